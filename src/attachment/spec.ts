@@ -1,0 +1,99 @@
+/** What an attachment shall be: a validated, complete request. Made by `cni/netconf.ts`, kept in the record. */
+import type { AttachmentKey } from './key.ts';
+
+export interface BackendSpec {
+  readonly type: 'vhost-user';
+  /** Absolute, placeholders resolved. */
+  readonly path: string;
+  /** true: we listen and the switch connects. */
+  readonly server: boolean;
+  readonly wait: 'optional' | 'required';
+  readonly waitTimeoutMs: number;
+}
+
+export interface DeviceSpec {
+  readonly queues: number;
+  readonly queueSize: number;
+  readonly cq: boolean;
+  /** Lower-case, resolved by precedence; never null in a spec. */
+  readonly mac: string;
+  readonly mrgRxbuf: boolean;
+  readonly inOrder: boolean;
+  readonly packedVq: boolean;
+  readonly mtu: number;
+  readonly memory: 'memfd' | 'hugetlb' | 'thp';
+}
+
+export interface OvsSpec {
+  readonly bridge: string;
+  readonly vlan: number | null;
+}
+
+export interface IpamSpec {
+  readonly type: string;
+  /** The netconf as it came on stdin, for the delegate. */
+  readonly netconf: string;
+}
+
+export interface PodIdentity {
+  readonly namespace: string;
+  readonly name: string;
+  readonly uid: string;
+}
+
+export interface AttachmentSpec {
+  readonly key: AttachmentKey;
+  /** CNI_NETNS as it came; opened through the passed descriptor on ADD, by path on re-adoption. */
+  readonly netnsPath: string;
+  readonly pod: PodIdentity | null;
+  /** CNI_ARGS and CNI_PATH as they came, for delegates. */
+  readonly cniArgs: string;
+  readonly cniPath: string;
+  readonly backend: BackendSpec;
+  readonly device: DeviceSpec;
+  readonly ovs: OvsSpec | null;
+  readonly ipam: IpamSpec | null;
+}
+
+export interface AddressResult {
+  /** CIDR. */
+  readonly address: string;
+  readonly gateway: string | null;
+}
+
+export interface RouteResult {
+  readonly dst: string;
+  readonly gw: string | null;
+  readonly mtu: number | null;
+  readonly advmss: number | null;
+  readonly priority: number | null;
+  readonly table: number | null;
+  readonly scope: number | null;
+}
+
+export interface DnsResult {
+  readonly nameservers: readonly string[];
+  readonly domain: string | null;
+  readonly search: readonly string[];
+  readonly options: readonly string[];
+}
+
+/** What IPAM gave. */
+export interface IpamResult {
+  readonly ips: readonly AddressResult[];
+  readonly routes: readonly RouteResult[];
+  readonly dns: DnsResult | null;
+}
+
+/** What ADD made, in our terms; `cni/result.ts` renders it for a cniVersion. */
+export interface AttachmentResult {
+  readonly ifName: string;
+  readonly netnsPath: string;
+  readonly mac: string;
+  readonly mtu: number;
+  /** Path of the vhost-user socket. */
+  readonly socketPath: string;
+  /** Name of the OVS port, if the agent made one. */
+  readonly ovsPort: string | null;
+  readonly ipam: IpamResult;
+}

@@ -1,0 +1,302 @@
+/**
+ * The one door to the native addon: what C++ offers to TypeScript. Only files of this room import the `.node` file.
+ *
+ * Rules at this border:
+ * - File descriptors and mappings cross as objects that own them, never as integers. `take…` moves ownership in (the
+ *   object passed is closed-from-JS afterwards), everything else borrows.
+ * - No packet and no view of shared memory reaches JavaScript.
+ * - Failures are thrown (or rejected) as {@link NativeFault}: an Error with `code` (errno name), `errno`, `syscall`,
+ *   and where it helps `path`. Misuse (a closed object, a wrong type) throws TypeError.
+ * - Handlers are called on the JS thread, one event at a time; an exception in a handler goes to `uncaughtException`.
+ */
+
+/** What a failed system call looks like. */
+export interface NativeFault extends Error {
+  readonly code: string;
+  readonly errno: number;
+  readonly syscall: string;
+  readonly path?: string;
+}
+
+/** Owner of one file descriptor (O_CLOEXEC). `close` is idempotent; a finalizer closes what was forgotten. */
+export interface NativeFd {
+  close(): void;
+  readonly isOpen: boolean;
+  /** st_dev and st_ino: what tells two namespaces apart. */
+  identity(): FileIdentity;
+}
+
+export interface FileIdentity {
+  readonly device: bigint;
+  readonly inode: bigint;
+}
+
+export interface PeerCredentials {
+  readonly pid: number;
+  readonly uid: number;
+  readonly gid: number;
+}
+
+export interface SocketHandlers {
+  /**
+   * Bytes in order, at most 64 KiB at a time, with the descriptors that came with them. The handler owns `fds` and
+   * must close every one that it does not keep. The next chunk is read only after the handler has returned.
+   */
+  onData(bytes: Buffer, fds: NativeFd[]): void;
+  /** Once, last: null for end of file (or after `close()` was called: then it is not called at all). */
+  onClose(fault: NativeFault | null): void;
+}
+
+/** A connected unix stream socket served by the reactor thread. */
+export interface FdSocket {
+  readonly peer: PeerCredentials;
+  /**
+   * One sendmsg with MSG_NOSIGNAL; descriptors travel with the first byte (at most 8, borrowed). What the kernel does
+   * not take at once is queued, at most 8 MiB, then sent by the reactor.
+   * @throws NativeFault EPIPE, ECONNRESET, ENOBUFS (queue full)
+   */
+  send(bytes: Uint8Array, fds: readonly NativeFd[]): void;
+  /** Number of queued bytes that the kernel has not taken yet. */
+  readonly pendingBytes: number;
+  /** Closes after queued bytes are out (bounded 1 s) or at once with `discard`. Idempotent. No event follows. */
+  close(): void;
+}
+
+export interface ListenerHandlers {
+  /** A peer connected. Call `accept` on it at once or its descriptor is closed: handlers are attached there. */
+  onConnection(incoming: IncomingSocket): void;
+  onFault(fault: NativeFault): void;
+}
+
+export interface IncomingSocket {
+  readonly peer: PeerCredentials;
+  accept(handlers: SocketHandlers): FdSocket;
+  refuse(): void;
+}
+
+export interface Listener {
+  /** Stops listening and unlinks the path if it is still the socket that this listener bound. Idempotent. */
+  close(): void;
+}
+
+/**
+ * A socket path as (trusted directory, path below it). `baseDirectory` may contain symbolic links (an admin set it);
+ * `relativePath` may not (openat2 RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS).
+ */
+export interface SocketPath {
+  readonly baseDirectory: string;
+  readonly relativePath: string;
+}
+
+export interface ListenOptions {
+  readonly path: SocketPath;
+  /** Permission bits of the socket file, e.g. 0o660. */
+  readonly mode: number;
+  /** chgrp of the socket file, or null. */
+  readonly groupId: number | null;
+  readonly backlog: number;
+}
+
+export interface TapSpec {
+  readonly name: string;
+  /** TAP queues = queue pairs, 1..256. */
+  readonly queues: number;
+  /** Bytes of the vnet header: 10 or 12. Set on every open. */
+  readonly headerBytes: number;
+  /** The device is there already and must have this ifindex (re-adoption); null: it must not exist (EEXIST). */
+  readonly adoptIfindex: number | null;
+  /** Set on creation only. */
+  readonly mac: string;
+  readonly mtu: number;
+  /** Owner-independent extras, set on creation: txqueuelen in packets, gso_max_size in bytes. */
+  readonly txQueueLength: number;
+  readonly gsoMaxBytes: number;
+}
+
+export interface OpenedTap {
+  readonly ifindex: number;
+  /** One per queue, in order, non-blocking. */
+  readonly queues: NativeFd[];
+}
+
+export interface PodAddress {
+  /** Text of an IPv4 or IPv6 address, no prefix. */
+  readonly address: string;
+  readonly prefixLength: number;
+}
+
+export interface PodRoute {
+  readonly destination: string;
+  readonly prefixLength: number;
+  readonly gateway: string | null;
+  readonly mtu: number | null;
+  readonly advmss: number | null;
+  readonly priority: number | null;
+  readonly table: number | null;
+  /** RT_SCOPE_* number, or null for the default. */
+  readonly scope: number | null;
+}
+
+export interface PodLinkSetup {
+  readonly ifindex: number;
+  readonly addresses: readonly PodAddress[];
+  readonly routes: readonly PodRoute[];
+}
+
+export interface PodLinkState {
+  readonly ifindex: number;
+  /** `tun` for a TAP of ours (IFLA_INFO_KIND), or null. */
+  readonly kind: string | null;
+  readonly mac: string;
+  readonly mtu: number;
+  readonly up: boolean;
+  readonly carrier: boolean;
+  readonly addresses: readonly PodAddress[];
+  readonly routes: readonly PodRoute[];
+}
+
+/** Where one vring lies; all values are the labels that go into SET_VRING_ADDR and descriptors (gpa = uva = label). */
+export interface RingLayout {
+  readonly size: number;
+  readonly descriptorAddress: bigint;
+  readonly availAddress: bigint;
+  readonly usedAddress: bigint;
+}
+
+export interface SessionOptions {
+  /** Queue pairs; rings are 2·pairs, rx = 2·i, tx = 2·i+1. */
+  readonly pairs: number;
+  /** Entries per ring: a power of two, 64..4096. */
+  readonly queueSize: number;
+  /** Bytes of one receive buffer, 2048..69632. */
+  readonly rxBufferBytes: number;
+  /** Acked feature mask: decides header size, EVENT_IDX, MRG_RXBUF, INDIRECT. */
+  readonly features: bigint;
+  readonly memory: 'memfd' | 'hugetlb' | 'thp';
+}
+
+/**
+ * The memory of one backend connection: a sealed memfd with zeroed rings first and lazily touched buffers behind, and
+ * a kick and a call eventfd per ring. Receive buffers are posted when the session is made, before any peer sees it.
+ */
+export interface Session {
+  readonly memory: NativeFd;
+  readonly memoryBytes: bigint;
+  /** Label of offset 0 of the memory (gpa = userspace_addr). */
+  readonly memoryLabel: bigint;
+  readonly rings: readonly RingLayout[];
+  readonly kicks: readonly NativeFd[];
+  readonly calls: readonly NativeFd[];
+  /** used->idx of a ring, as an anomaly check against GET_VRING_BASE. */
+  usedIndex(ring: number): number;
+  /** Unmaps. Throws while a port still owns the session (quiesce first). Idempotent. */
+  close(): void;
+}
+
+export interface PumpOptions {
+  /** Thread name, at most 15 bytes. */
+  readonly name: string;
+  /** Adaptive spin after the last work, microseconds; 0 never spins. */
+  readonly spinUs: number;
+}
+
+/** One native thread that moves frames for the ports assigned to it. */
+export interface Pump {
+  /** Joins the thread. Every port must be closed first. */
+  close(): void;
+}
+
+export interface PortEvent {
+  /**
+   * `ring-corrupt`: a used entry that cannot be; the port has stopped touching the session by itself.
+   * `tap-gone`: the TAP was deleted (EBADFD, ENODEV).
+   */
+  readonly kind: 'ring-corrupt' | 'tap-gone';
+  readonly reason: string;
+}
+
+export interface PortOptions {
+  /** Queue i of the TAP belongs to pair i. Ownership moves in (take). */
+  readonly taps: readonly NativeFd[];
+  /** Pair i is moved by pumps[i % pumps.length]. */
+  readonly pumps: readonly Pump[];
+  readonly onEvent: (event: PortEvent) => void;
+}
+
+export interface PortStartOptions {
+  /** Segment TSO frames from the pod in software: the backend lacks HOST_TSO4/6. */
+  readonly softwareGso: boolean;
+  /** Complete partial checksums in software: the backend lacks CSUM. */
+  readonly softwareChecksum: boolean;
+  /** Coalesce TCP segments from the backend before they are written to the TAP. */
+  readonly softwareGro: boolean;
+  /** Pairs that carry traffic, 1..pairs. */
+  readonly activePairs: number;
+}
+
+/** Counters of one port since it was made, summed over pairs and sessions. tx: pod → backend, rx: backend → pod. */
+export interface PortCounters {
+  readonly txFrames: bigint;
+  readonly txBytes: bigint;
+  readonly rxFrames: bigint;
+  readonly rxBytes: bigint;
+  /** reason → frames. Every reason is present, with 0. */
+  readonly drops: Readonly<Record<string, bigint>>;
+  /** kicks sent, calls received, kicks suppressed, gso segments, gro merges, ring resets … every key present. */
+  readonly events: Readonly<Record<string, bigint>>;
+}
+
+/**
+ * A pod's TAP as the pump sees it, with or without a session.
+ * States: `held` (made, or quiesced: nothing is read, the TAP's queue holds), `running`, `discarding` (read and
+ * dropped, counted), `closed`.
+ */
+export interface Port {
+  /** TUN_F_* mask. @throws NativeFault EINVAL for an illegal combination */
+  setOffload(mask: number): void;
+  setCarrier(up: boolean): void;
+  /** held|discarding → running. Kicks every ring once. Resolves when the pumps own the session. */
+  start(session: Session, options: PortStartOptions): Promise<void>;
+  /** running|discarding → held. Resolves when no pump touches the session any more; frames in flight count as lost. */
+  quiesce(): Promise<void>;
+  /** held → discarding. */
+  discard(): void;
+  /**
+   * Sends a frame (Ethernet, at most 1514 bytes) to the backend as if the pod had: announcements. Dropped unless running.
+   */
+  inject(frame: Uint8Array): void;
+  counters(): PortCounters;
+  /** Quiesces, then lets the TAP fds go (a persistent TAP stays). Idempotent. */
+  close(): Promise<void>;
+}
+
+export interface NativeBinding {
+  /** @throws NativeFault EADDRINUSE when somebody answers on the path; a dead socket file is replaced. */
+  listenUnix(options: ListenOptions, handlers: ListenerHandlers): Listener;
+  /** @throws NativeFault ENOENT, ECONNREFUSED, EACCES, ENOTSOCK, ELOOP, EAGAIN (backlog full) */
+  connectUnix(path: SocketPath, handlers: SocketHandlers): FdSocket;
+
+  /** Opens a namespace file. @throws NativeFault ENOENT; EINVAL when it is not a network namespace. */
+  openNetns(path: string): NativeFd;
+  /** The agent's own network namespace. */
+  ownNetns(): NativeFd;
+  /** @throws NativeFault EINVAL when a received descriptor is not a network namespace. */
+  checkNetns(fd: NativeFd): void;
+
+  openTap(netns: NativeFd, spec: TapSpec): Promise<OpenedTap>;
+  /** Sets the link up, adds addresses (IPv6 without DAD) and routes. All or nothing is the caller's: on failure delete the link. */
+  setupPodLink(netns: NativeFd, setup: PodLinkSetup): Promise<void>;
+  /** null when the namespace has no such link. */
+  inspectPodLink(netns: NativeFd, name: string): Promise<PodLinkState | null>;
+  /** Deletes the link if it has that name and ifindex. false: it was not there. */
+  deletePodLink(netns: NativeFd, name: string, ifindex: number): Promise<boolean>;
+
+  createSession(options: SessionOptions): Session;
+  createPump(options: PumpOptions): Pump;
+  createPort(options: PortOptions): Port;
+
+  /** flock(LOCK_EX|LOCK_NB) on a file, created 0600. null: another process holds it. Released by close. */
+  tryLockFile(path: string, shared: boolean): NativeFd | null;
+  /** Stops every thread and closes every object of this environment; for shutdown and for tests. */
+  shutdown(): void;
+}

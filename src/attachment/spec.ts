@@ -1,4 +1,5 @@
 /** What an attachment shall be: a validated, complete request. Made by `cni/netconf.ts`, kept in the record. */
+import type { IpamResult } from '../ipam/result.ts';
 import type { AttachmentKey } from './key.ts';
 
 export interface BackendSpec {
@@ -53,36 +54,6 @@ export interface AttachmentSpec {
   readonly device: DeviceSpec;
   readonly ovs: OvsSpec | null;
   readonly ipam: IpamSpec | null;
-}
-
-export interface AddressResult {
-  /** CIDR. */
-  readonly address: string;
-  readonly gateway: string | null;
-}
-
-export interface RouteResult {
-  readonly dst: string;
-  readonly gw: string | null;
-  readonly mtu: number | null;
-  readonly advmss: number | null;
-  readonly priority: number | null;
-  readonly table: number | null;
-  readonly scope: number | null;
-}
-
-export interface DnsResult {
-  readonly nameservers: readonly string[];
-  readonly domain: string | null;
-  readonly search: readonly string[];
-  readonly options: readonly string[];
-}
-
-/** What IPAM gave. */
-export interface IpamResult {
-  readonly ips: readonly AddressResult[];
-  readonly routes: readonly RouteResult[];
-  readonly dns: DnsResult | null;
 }
 
 /** What ADD made, in our terms; `cni/result.ts` renders it for a cniVersion. */

@@ -1,0 +1,79 @@
+/** What the verbs (`cni/`) and the agent ask of the attachment life cycle. Implemented by `manager.ts`. */
+import type { NativeFd, PortCounters } from '../native/binding.ts';
+import type { AttachmentKey } from './key.ts';
+import type { AttachmentResult, AttachmentSpec, IpamSpec } from './spec.ts';
+
+/** One call's limits and identity. Abort = deadline passed, caller vanished, or shutdown: roll back. */
+export interface CallContext {
+  readonly requestId: string;
+  readonly signal: AbortSignal;
+}
+
+export interface RemoveRequest {
+  readonly key: AttachmentKey;
+  /** May be empty. */
+  readonly netnsPath: string;
+  readonly cniArgs: string;
+  readonly cniPath: string;
+  /** From stdin; used when no record tells. */
+  readonly ipam: IpamSpec | null;
+  /** Milliseconds since the epoch when the caller asked; a record made later is not touched (queued DEL). */
+  readonly askedAtMs: number;
+}
+
+export interface GarbageRequest {
+  readonly networkName: string;
+  readonly valid: readonly { readonly containerId: string; readonly ifName: string }[];
+  readonly ipam: IpamSpec | null;
+  readonly cniPath: string;
+}
+
+export interface CheckRequest {
+  readonly spec: AttachmentSpec;
+  /** prevResult as parsed JSON, for the IPAM plugin's CHECK. */
+  readonly prevResult: unknown;
+}
+
+/** What a person or a metric may see of one attachment. */
+export interface AttachmentView {
+  readonly id: string;
+  readonly key: AttachmentKey;
+  readonly pod: AttachmentSpec['pod'];
+  readonly netnsPath: string;
+  readonly backendPath: string;
+  readonly server: boolean;
+  readonly ovsPort: string | null;
+  readonly mac: string;
+  readonly mtu: number;
+  readonly addresses: readonly string[];
+  /** `waiting`, `negotiating`, `running`, `held`, `parked`, `closing`, … */
+  readonly state: string;
+  /** For people: why it is not running, or null. */
+  readonly reason: string | null;
+  readonly carrier: boolean;
+  readonly statusNames: readonly string[];
+  readonly offeredFeatures: bigint | null;
+  readonly ackedFeatures: bigint | null;
+  readonly protocolFeatures: readonly string[];
+  readonly queuePairs: number;
+  readonly backendPid: number | null;
+  readonly connections: number;
+  readonly lastOutageMs: number | null;
+  readonly counters: PortCounters | null;
+}
+
+export interface Attachments {
+  /** All or nothing. @throws VirtioUserError; after it nothing of the attachment is left, or its undo is recorded. */
+  add(spec: AttachmentSpec, netns: NativeFd, context: CallContext): Promise<AttachmentResult>;
+  /** Idempotent. Succeeds when things are already gone. */
+  remove(request: RemoveRequest, context: CallContext): Promise<void>;
+  /** @throws VirtioUserError CHECK_MISMATCH, ATTACHMENT_UNKNOWN, IPAM_FAILED */
+  check(request: CheckRequest, context: CallContext): Promise<void>;
+  /** Removes what is recorded under the network name and not valid. Goes on after errors, then reports them together. */
+  collectGarbage(request: GarbageRequest, context: CallContext): Promise<void>;
+  /** @throws VirtioUserError when ADD could not work now */
+  status(ipam: IpamSpec | null, cniPath: string, context: CallContext): Promise<void>;
+  list(): readonly AttachmentView[];
+  /** Drops the current backend connection and starts anew. @throws ATTACHMENT_UNKNOWN */
+  reconnect(id: string): void;
+}

@@ -1,0 +1,57 @@
+/** What an IPAM plugin gave, validated: addresses, routes, DNS. CNI 1.1.0, section "Delegated plugins (IPAM)". */
+
+export interface IpamAddress {
+  /** CIDR. */
+  readonly address: string;
+  readonly gateway: string | null;
+}
+
+export interface IpamRoute {
+  /** CIDR. */
+  readonly dst: string;
+  readonly gw: string | null;
+  readonly mtu: number | null;
+  readonly advmss: number | null;
+  readonly priority: number | null;
+  readonly table: number | null;
+  readonly scope: number | null;
+}
+
+export interface IpamDns {
+  readonly nameservers: readonly string[];
+  readonly domain: string | null;
+  readonly search: readonly string[];
+  readonly options: readonly string[];
+}
+
+export interface IpamResult {
+  readonly ips: readonly IpamAddress[];
+  readonly routes: readonly IpamRoute[];
+  readonly dns: IpamDns | null;
+}
+
+/** Everything that a delegate is told about the attachment. */
+export interface IpamCall {
+  /** Name of the executable; no path separator. */
+  readonly type: string;
+  /** The network configuration as it came on stdin; `cniVersion` is lowered to what the plugin supports. */
+  readonly netconf: string;
+  readonly containerId: string;
+  /** May be empty on DEL. */
+  readonly netnsPath: string;
+  readonly ifName: string;
+  readonly cniArgs: string;
+  /** CNI_PATH of the caller; the agent's `--cni-bin-dir` is searched after it. */
+  readonly cniPath: string;
+}
+
+/** @throws VirtioUserError IPAM_FAILED (missing, failed, hung, garbage), CANCELLED */
+export interface Ipam {
+  add(call: IpamCall, signal: AbortSignal): Promise<IpamResult>;
+  /** Idempotent: a lease that is not there is success. */
+  del(call: IpamCall, signal: AbortSignal): Promise<void>;
+  check(call: IpamCall, prevResult: unknown, signal: AbortSignal): Promise<void>;
+  /** A plugin that does not know GC or STATUS (older than CNI 1.1.0) counts as success. */
+  gc(call: Pick<IpamCall, 'type' | 'netconf' | 'cniPath'>, signal: AbortSignal): Promise<void>;
+  status(call: Pick<IpamCall, 'type' | 'netconf' | 'cniPath'>, signal: AbortSignal): Promise<void>;
+}

@@ -1,0 +1,72 @@
+/** What the attachment life cycle asks of the virtio-user device. Implemented by `device.ts`. */
+import type { Session, SessionOptions } from '../native/binding.ts';
+import type { Frontend } from './frontend.ts';
+
+/** The original's devargs, as far as they mean something for a pod. */
+export interface DeviceOptions {
+  readonly queues: number;
+  readonly queueSize: number;
+  readonly cq: boolean;
+  readonly mac: string;
+  readonly mrgRxbuf: boolean;
+  readonly inOrder: boolean;
+  readonly packedVq: boolean;
+  readonly mtu: number;
+  readonly memory: 'memfd' | 'hugetlb' | 'thp';
+  /** false: never segment or coalesce in software (for measurements). */
+  readonly softwareOffloads: boolean;
+}
+
+/** What the TAP and the pump must do, given what was negotiated. */
+export interface OffloadPlan {
+  /** TUN_F_* mask for TUNSETOFFLOAD. */
+  readonly tapMask: number;
+  readonly softwareGso: boolean;
+  readonly softwareChecksum: boolean;
+  readonly softwareGro: boolean;
+}
+
+/** A device that has reached DRIVER_OK; the pump may start. */
+export interface ReadyDevice {
+  readonly session: Session;
+  readonly offeredFeatures: bigint;
+  readonly ackedFeatures: bigint;
+  readonly protocolFeatures: readonly string[];
+  readonly queuePairs: number;
+  readonly offloads: OffloadPlan;
+  /** Features that an earlier connection of this device had and this one lacks, by name; software stands in for them. */
+  readonly degradedBy: readonly string[];
+}
+
+/**
+ * - `idle`: no connection
+ * - `negotiating`: handshake under way, `step` names the message
+ * - `ready`: DRIVER_OK was sent and accepted; the session is shared with the backend
+ * - `parked`: the backend lacks what cannot be stood in for; `missing` names it
+ * - `failed`: the last handshake failed; `error` says where
+ */
+export type DeviceState =
+  | { readonly kind: 'idle' }
+  | { readonly kind: 'negotiating'; readonly step: string }
+  | { readonly kind: 'ready'; readonly ready: ReadyDevice }
+  | { readonly kind: 'parked'; readonly missing: readonly string[] }
+  | { readonly kind: 'failed'; readonly error: Error };
+
+export interface VirtioUserDevice {
+  readonly state: DeviceState;
+  /** The virtio status byte as we hold it. */
+  readonly status: number;
+  /**
+   * Runs the whole handshake on a fresh connection with fresh memory, up to DRIVER_OK.
+   * On rejection the connection is closed, the session freed, nothing is half set.
+   * @throws VirtioUserError NOT_NEGOTIATED (parked), or what the frontend threw
+   */
+  bringUp(frontend: Frontend): Promise<ReadyDevice>;
+  /**
+   * Ends the session in order on a living connection (rings disabled, GET_VRING_BASE), or locally on a dead one, then
+   * closes connection and memory. The pump must have quiesced. Never rejects; returns anomalies for the log.
+   */
+  shutDown(): Promise<readonly string[]>;
+}
+
+export type CreateSession = (options: SessionOptions) => Session;

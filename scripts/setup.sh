@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Makes a fresh Debian 12 machine ready for `npm run demo`, `npm test` and `npm run bench`: packages, npm modules, build.
+# Safe to repeat; when everything is there it takes well under a second.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '\033[1m[setup]\033[0m %s\n' "$*"; }
+fail() { printf '[setup] %s\n' "$*" >&2; exit 1; }
+
+[ "$(id -u)" = 0 ] || fail "must run as root: it makes network namespaces and TAPs, reserves hugepages and starts a switch"
+[ -c /dev/net/tun ] || fail "/dev/net/tun is missing: load the tun module (modprobe tun)"
+
+packages=(
+  openvswitch-switch-dpdk openvswitch-common dpdk containernetworking-plugins # the switch, a second backend, IPAM plugins
+  g++ make cmake ninja-build musl-tools libgtest-dev                          # the addon, the executable, native tests
+  clang libclang-rt-14-dev clang-format                                       # sanitizers, fuzzing, format check
+  iproute2 iputils-ping iperf3 sockperf ethtool tcpdump strace procps python3 # what the tests drive and observe with
+)
+
+missing=()
+for package in "${packages[@]}"; do
+  [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+if [ "${#missing[@]}" -gt 0 ]; then
+  say "installing ${missing[*]}"
+  # The packages would start their own services; this machine's are none of ours, so nothing is started on install.
+  guard=/usr/sbin/policy-rc.d
+  if [ ! -e "$guard" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$guard" && chmod 755 "$guard"
+    trap 'rm -f "$guard"' EXIT
+  fi
+  install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"; }
+  mkdir -p build
+  if ! install >build/apt.log 2>&1; then
+    apt-get update -q >build/apt-update.log 2>&1 || fail "apt-get update failed: see build/apt-update.log"
+    install >build/apt.log 2>&1 || { tail -n 20 build/apt.log >&2; fail "apt-get install failed: see build/apt.log"; }
+  fi
+fi
+
+lock=$(sha256sum package-lock.json | cut -d' ' -f1)
+if [ ! -x node_modules/.bin/jest ] || [ "$(cat node_modules/.lock-installed 2>/dev/null)" != "$lock" ]; then
+  say "installing npm modules"
+  npm ci --no-progress --loglevel=error
+  printf '%s\n' "$lock" >node_modules/.lock-installed
+fi
+export PATH="$PWD/node_modules/.bin:$PATH"
+
+bash scripts/build-native.sh
+bash scripts/build.sh

@@ -21,14 +21,12 @@ export interface OvsOptions {
 
 export class Ovs {
   readonly directory: string;
-  readonly #options: OvsOptions;
   readonly #env: NodeJS.ProcessEnv;
   #database: Daemon | null = null;
   #switch: Daemon | null = null;
 
-  private constructor(directory: string, options: OvsOptions) {
+  private constructor(directory: string) {
     this.directory = directory;
-    this.#options = options;
     this.#env = { ...process.env, OVS_RUNDIR: directory, OVS_LOGDIR: directory, OVS_DBDIR: directory };
   }
 
@@ -38,7 +36,7 @@ export class Ovs {
     chmodSync(directory, 0o755);
     const memoryMiB = options.memoryMiB ?? 256;
     reserveHugepages(memoryMiB + 64, cleanup);
-    const ovs = new Ovs(directory, options);
+    const ovs = new Ovs(directory);
     cleanup.add('OVS', () => ovs.stop());
     await run('ovsdb-tool', ['create', join(directory, 'conf.db'), schema]);
     ovs.#database = new Daemon(

@@ -1,0 +1,40 @@
+/** `ping` at a fixed interval as a bystander: how many were sent, answered, and the longest gap between answers. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Cleanup } from './cleanup.ts';
+import type { Netns } from './netns.ts';
+import type { Daemon } from './process.ts';
+
+export interface PingResult {
+  readonly sent: number;
+  readonly received: number;
+  readonly longestGapMs: number;
+}
+
+export class Ping {
+  readonly #daemon: Daemon;
+
+  private constructor(daemon: Daemon) {
+    this.#daemon = daemon;
+  }
+
+  static start(from: Netns, address: string, intervalMs: number, logDirectory: string, cleanup: Cleanup): Ping {
+    const log = join(logDirectory, `ping-${from.name}-${address.replaceAll(':', '_')}-${Date.now()}.log`);
+    const daemon = from.daemon('ping', log, 'ping', '-n', '-D', '-i', String(intervalMs / 1000), '-W', '5', address);
+    cleanup.add('ping', () => daemon.stop('SIGKILL'));
+    return new Ping(daemon);
+  }
+
+  /** SIGINT makes ping print its summary. */
+  async stop(): Promise<PingResult> {
+    await this.#daemon.stop('SIGINT');
+    const text = readFileSync(this.#daemon.logPath, 'utf8');
+    const summary = /(\d+) packets transmitted, (\d+) received/.exec(text);
+    const times = Array.from(text.matchAll(/^\[(\d+\.\d+)\] \d+ bytes/gm), (match) => Number(match[1]) * 1000);
+    let longestGapMs = 0;
+    times.forEach((time, index) => {
+      if (index > 0) longestGapMs = Math.max(longestGapMs, time - (times[index - 1] ?? time));
+    });
+    return { sent: Number(summary?.[1] ?? 0), received: Number(summary?.[2] ?? 0), longestGapMs };
+  }
+}

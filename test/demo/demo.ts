@@ -81,7 +81,8 @@ async function demo(): Promise<void> {
     ipam: hostLocal(directory, ['10.77.0.0/24', 'fd77::/64']),
   };
   const runtime = agent.runtime;
-  const pods: { netns: Netns; call: { containerId: string; netnsPath: string; podName: string }; address: string }[] = [];
+  const pods: { netns: Netns; call: { containerId: string; netnsPath: string; podName: string }; address: string }[] =
+    [];
   for (const name of ['one', 'two']) {
     const netns = await Netns.create(`vu-demo-${name}`, cleanup);
     const call = { containerId: newContainerId(), netnsPath: netns.path, podName: name };
@@ -108,7 +109,8 @@ async function demo(): Promise<void> {
     'TCP throughput, one stream, 4 seconds',
     async () => {
       const text = await one.netns.run('iperf3', '-J', '-c', two.address, '-t', '4', '--connect-timeout', '5000');
-      return (JSON.parse(text) as { end: { sum_received: { bits_per_second: number } } }).end.sum_received.bits_per_second;
+      return (JSON.parse(text) as { end: { sum_received: { bits_per_second: number } } }).end.sum_received
+        .bits_per_second;
     },
     (bits) => `${(bits / 1e9).toFixed(2)} Gbit/s`,
   );
@@ -149,7 +151,11 @@ async function demo(): Promise<void> {
   }
 
   for (const { netns, call } of pods) {
-    await step(`CNI DEL for ${netns.name}`, () => runtime.del(netconf, call), () => 'done');
+    await step(
+      `CNI DEL for ${netns.name}`,
+      () => runtime.del(netconf, call),
+      () => 'done',
+    );
     await netns.delete();
   }
   const left = snapshotDifference(before, await takeSnapshot(scope));

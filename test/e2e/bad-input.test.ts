@@ -51,7 +51,10 @@ async function unnoticed<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
-async function addFails(netconf: Netconf, overrides: Readonly<Record<string, string | undefined>> = {}): Promise<CniOutcome> {
+async function addFails(
+  netconf: Netconf,
+  overrides: Readonly<Record<string, string | undefined>> = {},
+): Promise<CniOutcome> {
   const netns = await world.netns();
   const call = { containerId: newContainerId(), netnsPath: netns.path };
   try {
@@ -160,12 +163,16 @@ describe('the call itself', () => {
 });
 
 describe('an IPAM plugin', () => {
-  it.each(rudePluginNames)('%s: ADD fails and leaves nothing', async (type) => {
-    const path = `${writeRudePlugins(join(world.directory, 'rude'))}:/usr/lib/cni`;
-    const outcome = await unnoticed(() => addFails(world.netconf({ ipam: { type } }), { CNI_PATH: path }));
-    expect(outcome.ok).toBe(false);
-    if (!outcome.ok) expect(outcome.error.msg).toContain(type);
-  }, 90_000);
+  it.each(rudePluginNames)(
+    '%s: ADD fails and leaves nothing',
+    async (type) => {
+      const path = `${writeRudePlugins(join(world.directory, 'rude'))}:/usr/lib/cni`;
+      const outcome = await unnoticed(() => addFails(world.netconf({ ipam: { type } }), { CNI_PATH: path }));
+      expect(outcome.ok).toBe(false);
+      if (!outcome.ok) expect(outcome.error.msg).toContain(type);
+    },
+    90_000,
+  );
 
   it('that does not exist is named', async () => {
     const outcome = await unnoticed(() => addFails(world.netconf({ ipam: { type: 'no-such-ipam' } })));

@@ -70,7 +70,9 @@ describe('while the switch is away', () => {
     const fourth = await world.addPod();
     await world.ovs.startSwitch();
     await Promise.all([one, two, fourth].map((pod) => world.waitForCarrier(pod.netns, true)));
-    expect(await fourth.netns.run('ping', '-n', '-c', '2', '-i', '0.2', '-W', '5', one.ipv4)).toContain(' 0% packet loss');
+    expect(await fourth.netns.run('ping', '-n', '-c', '2', '-i', '0.2', '-W', '5', one.ipv4)).toContain(
+      ' 0% packet loss',
+    );
     await world.agent.runtime.del(fourth.netconf, fourth.call);
     expect((await world.ovs.ports(bridge)).length).toBe(2);
   }, 60_000);

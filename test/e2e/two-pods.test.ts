@@ -111,7 +111,9 @@ describe('a second pod life', () => {
     expect(across.stdout).toContain('100% packet loss');
     const along = await world.addPod(tagged);
     await world.waitForCarrier(along.netns, true);
-    expect(await apart.netns.run('ping', '-n', '-c', '2', '-i', '0.2', '-W', '3', along.ipv4)).toContain(' 0% packet loss');
+    expect(await apart.netns.run('ping', '-n', '-c', '2', '-i', '0.2', '-W', '3', along.ipv4)).toContain(
+      ' 0% packet loss',
+    );
     for (const pod of [apart, along]) await world.agent.runtime.del(tagged, pod.call);
   });
 
@@ -140,7 +142,10 @@ describe('a second pod life', () => {
   });
 
   it('STATUS is silent success while agent and IPAM are well', async () => {
-    expect(await world.agent.runtime.call('STATUS', world.netconf({}, '1.1.0'), null)).toMatchObject({ ok: true, stdout: '' });
+    expect(await world.agent.runtime.call('STATUS', world.netconf({}, '1.1.0'), null)).toMatchObject({
+      ok: true,
+      stdout: '',
+    });
   });
 });
 

@@ -21,7 +21,10 @@ export class Cleanup {
 
   /** On SIGINT and SIGTERM: clean up, then exit as the shell would expect. */
   onSignals(): void {
-    for (const [signal, exitCode] of [['SIGINT', 130], ['SIGTERM', 143]] as const) {
+    for (const [signal, exitCode] of [
+      ['SIGINT', 130],
+      ['SIGTERM', 143],
+    ] as const) {
       process.once(signal, () => {
         void this.run().then(() => process.exit(exitCode));
       });

@@ -42,11 +42,7 @@ export class Ovs {
     ovs.#database = new Daemon(
       'ovsdb-server',
       'ovsdb-server',
-      [
-        join(directory, 'conf.db'),
-        `--remote=punix:${ovs.databasePath}`,
-        `--unixctl=${join(directory, 'ovsdb.ctl')}`,
-      ],
+      [join(directory, 'conf.db'), `--remote=punix:${ovs.databasePath}`, `--unixctl=${join(directory, 'ovsdb.ctl')}`],
       join(directory, 'ovsdb-server.log'),
       ovs.#env,
     );
@@ -128,7 +124,9 @@ export class Ovs {
   async stop(): Promise<void> {
     if (this.alive) {
       // `--cleanup` removes the internal ports, which are TAPs that would outlive the daemon.
-      await runAny('ovs-appctl', ['-t', join(this.directory, 'vswitchd.ctl'), 'exit', '--cleanup'], { timeoutMs: 5_000 });
+      await runAny('ovs-appctl', ['-t', join(this.directory, 'vswitchd.ctl'), 'exit', '--cleanup'], {
+        timeoutMs: 5_000,
+      });
     }
     await this.#switch?.stop('SIGTERM', 5_000);
     await this.#database?.stop();

@@ -10,7 +10,9 @@ const behaviours: Readonly<Record<Rudeness, (socket: Socket) => void>> = {
   'never answers': (socket) => socket.resume(),
   'answers nonsense': (socket) => socket.on('data', () => socket.write('HTTP/1.1 400 Bad Request\r\n\r\n')),
   'announces 4 GiB': (socket) =>
-    socket.on('data', () => socket.write(Buffer.from('010000000500000000000000ffffffff'.slice(0, 16) + 'ffffffff', 'hex'))),
+    socket.on('data', () =>
+      socket.write(Buffer.from('010000000500000000000000ffffffff'.slice(0, 16) + 'ffffffff', 'hex')),
+    ),
   floods: (socket) => {
     const pour = (): void => {
       while (!socket.destroyed && socket.write(Buffer.alloc(65536, 0x5a)));

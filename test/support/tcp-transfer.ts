@@ -20,7 +20,8 @@ function lines(daemon: Daemon): string[] {
 
 function resultOf(daemon: Daemon): TransferEnd {
   const line = lines(daemon).find((candidate) => candidate.startsWith('{'));
-  if (line === undefined) throw new Error(`${daemon.name} ended (${daemon.exit}) without a result:\n${daemon.logTail()}`);
+  if (line === undefined)
+    throw new Error(`${daemon.name} ended (${daemon.exit}) without a result:\n${daemon.logTail()}`);
   return JSON.parse(line) as TransferEnd;
 }
 
@@ -67,7 +68,11 @@ export class TcpTransfer {
     cleanup.add('sender', () => sender.stop('SIGKILL'));
     const tuple = await until('the connection', () => {
       if (!sender.alive) throw new Error(`the sender ended (${sender.exit}):\n${sender.logTail()}`);
-      return lines(sender).find((line) => line.startsWith('connected '))?.slice(10) ?? null;
+      return (
+        lines(sender)
+          .find((line) => line.startsWith('connected '))
+          ?.slice(10) ?? null
+      );
     });
     return new TcpTransfer(tuple, sender, receiver);
   }

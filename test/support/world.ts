@@ -106,7 +106,11 @@ export class World {
   }
 
   waitForCarrier(netns: Netns, wanted: boolean, timeoutMs = 10_000): Promise<true> {
-    return until(`carrier ${wanted ? 'on' : 'off'} in ${netns.name}`, async () => (await this.carrier(netns)) === wanted, timeoutMs);
+    return until(
+      `carrier ${wanted ? 'on' : 'off'} in ${netns.name}`,
+      async () => (await this.carrier(netns)) === wanted,
+      timeoutMs,
+    );
   }
 
   leases(): string[] {

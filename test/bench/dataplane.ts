@@ -1,0 +1,89 @@
+/** (a) Pod ⇄ pod traffic, rows interleaved round by round, with and without userspace TSO in the switch. */
+import { join } from 'node:path';
+import { Agent } from '../support/agent.ts';
+import { Cleanup } from '../support/cleanup.ts';
+import { Ovs } from '../support/ovs.ts';
+import { internalPath, kernelBridgePath, ourPath } from './paths.ts';
+import { Samples, type Summary } from './statistics.ts';
+import { type Path, pingPong, serve, smallUdp, tcp } from './traffic.ts';
+
+const bridge = 'br-vu-bench';
+
+export interface DataplaneOptions {
+  readonly rounds: number;
+  readonly tcpSeconds: number;
+  readonly shortSeconds: number;
+}
+
+export type Table = Readonly<Record<string, Readonly<Record<string, Summary>>>>;
+
+async function measureRound(path: Path, options: DataplaneOptions, samples: Samples): Promise<void> {
+  const dropsBefore = (await path.switchDrops?.()) ?? 0;
+  const one = await tcp(path, 1, options.tcpSeconds);
+  samples.add(path.row, 'TCP 1 stream, Gbit/s', one.gbits);
+  samples.add(path.row, 'TCP 1 stream, retransmits', one.retransmits);
+  if (path.switchDrops !== null) {
+    samples.add(path.row, 'TCP 1 stream, frames dropped by the switch', (await path.switchDrops()) - dropsBefore);
+  }
+  const dropsBetween = (await path.switchDrops?.()) ?? 0;
+  const four = await tcp(path, 4, options.tcpSeconds);
+  samples.add(path.row, 'TCP 4 streams, Gbit/s', four.gbits);
+  if (path.switchDrops !== null) {
+    samples.add(path.row, 'TCP 4 streams, frames dropped by the switch', (await path.switchDrops()) - dropsBetween);
+  }
+  samples.add(path.row, 'UDP 64 B, kpps received', await smallUdp(path, options.shortSeconds));
+  const { p50Us, p99Us } = await pingPong(path, options.shortSeconds);
+  samples.add(path.row, 'ping-pong p50, us', p50Us);
+  samples.add(path.row, 'ping-pong p99, us', p99Us);
+}
+
+export async function benchDataplane(
+  tso: boolean,
+  directory: string,
+  options: DataplaneOptions,
+  say: (text: string) => void,
+): Promise<Table> {
+  const cleanup = new Cleanup();
+  cleanup.onSignals();
+  const samples = new Samples();
+  try {
+    const ovs = await Ovs.start(join(directory, 'ovs'), { tso, memoryMiB: 512 }, cleanup);
+    await ovs.addBridge(bridge);
+    const agent = await Agent.start(join(directory, 'agent'), { ovsdb: ovs.databaseRemote }, cleanup);
+    const paths = [
+      await kernelBridgePath(cleanup),
+      await internalPath(ovs, bridge, cleanup),
+      await ourPath('virtio-user', 'vu', '10.77.0.0/24', agent, ovs, bridge, directory, cleanup),
+    ];
+    if (!tso) {
+      const plain = await Agent.start(
+        join(directory, 'plain'),
+        { ovsdb: ovs.databaseRemote, extraArgs: ['--software-offloads=false'] },
+        cleanup,
+      );
+      paths.push(
+        await ourPath(
+          'virtio-user, software offloads off',
+          'pl',
+          '10.78.0.0/24',
+          plain,
+          ovs,
+          bridge,
+          directory,
+          cleanup,
+        ),
+      );
+    }
+    for (const path of paths) await serve(path, directory, cleanup);
+    for (let round = 1; round <= options.rounds; round++) {
+      for (const path of paths) {
+        if (!ovs.alive) throw new Error(`ovs-vswitchd ended by itself:\n${ovs.log}`);
+        await measureRound(path, options, samples);
+      }
+      say(`dataplane, userspace TSO ${tso ? 'on' : 'off'}: round ${round} of ${options.rounds}`);
+    }
+    return samples.summary();
+  } finally {
+    for (const failure of await cleanup.run()) say(`clean-up: ${failure}`);
+  }
+}

@@ -23,18 +23,7 @@ for package in "${packages[@]}"; do
 done
 if [ "${#missing[@]}" -gt 0 ]; then
   say "installing ${missing[*]}"
-  # The packages would start their own services; this machine's are none of ours, so nothing is started on install.
-  guard=/usr/sbin/policy-rc.d
-  if [ ! -e "$guard" ]; then
-    printf '#!/bin/sh\nexit 101\n' >"$guard" && chmod 755 "$guard"
-    trap 'rm -f "$guard"' EXIT
-  fi
-  install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"; }
-  mkdir -p build
-  if ! install >build/apt.log 2>&1; then
-    apt-get update -q >build/apt-update.log 2>&1 || fail "apt-get update failed: see build/apt-update.log"
-    install >build/apt.log 2>&1 || { tail -n 20 build/apt.log >&2; fail "apt-get install failed: see build/apt.log"; }
-  fi
+  bash scripts/apt-install.sh "${missing[@]}" || fail "apt-get could not install them: see build/apt.log"
 fi
 
 lock=$(sha256sum package-lock.json | cut -d' ' -f1)

@@ -1,0 +1,246 @@
+#include "pump.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <array>
+
+namespace vu {
+namespace {
+
+constexpr uint64_t kSecondNs = 1'000'000'000;
+// Rounds of one pair between two looks at epoll while there is work.
+constexpr uint32_t kRoundsPerPoll = 16;
+// A pair that had nothing for so many rounds leaves the run list while others are busy.
+constexpr uint32_t kFruitlessRounds = 64;
+// At most so much fruitless spinning per second: 30 % of a core.
+constexpr uint64_t kSpinBudgetNs = 300'000'000;
+// A call may never come (F40): how often a sleeping pump looks by itself.
+constexpr uint64_t kLookNs = kSecondNs;
+constexpr uint64_t kLookBlockedNs = 100'000'000;
+constexpr uint64_t kLookMutedNs = 10'000'000;
+
+}  // namespace
+
+Pump::Pump(std::string name, uint32_t spinUs, UniqueFd epoll, UniqueFd control) noexcept
+    : name_(std::move(name)),
+      spinNs_(uint64_t{spinUs} * 1000),
+      epoll_(std::move(epoll)),
+      control_(std::move(control)),
+      scratch_(std::make_unique<PumpScratch>()) {
+  context_.epollFd = epoll_.get();
+  context_.scratch = scratch_.get();
+}
+
+Result<std::shared_ptr<Pump>> Pump::create(const std::string& name, uint32_t spinUs) noexcept {
+  UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
+  if (!epoll) return lastFault("epoll_create1");
+  UniqueFd control(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!control) return lastFault("eventfd");
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLET;
+  event.data.ptr = nullptr;
+  if (::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, control.get(), &event) != 0) return lastFault("epoll_ctl");
+  std::shared_ptr<Pump> pump(new Pump(name.substr(0, 15), spinUs, std::move(epoll), std::move(control)));
+  // The thread inherits a full mask: signals are for the main thread, and SIGPIPE from a write is an errno.
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  pump->thread_ = std::thread([raw = pump.get()]() noexcept { raw->run(); });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return pump;
+}
+
+Pump::~Pump() { stop(); }
+
+bool Pump::post(std::function<void()> command) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_) return false;
+    inbox_.push_back(std::move(command));
+  }
+  const uint64_t one = 1;
+  (void)!::write(control_.get(), &one, sizeof one);
+  return true;
+}
+
+void Pump::stop() noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_) return;
+    closed_ = true;
+  }
+  stop_.store(true, std::memory_order_release);
+  const uint64_t one = 1;
+  (void)!::write(control_.get(), &one, sizeof one);
+  if (thread_.joinable()) thread_.join();
+}
+
+void Pump::attach(QueuePair& pair) noexcept {
+  pair.attach(&context_);
+  pairs_.push_back(&pair);
+  runList_.reserve(pairs_.size());
+}
+
+void Pump::detach(QueuePair& pair) noexcept {
+  std::erase(pairs_, &pair);
+  std::erase(runList_, &pair);
+  pair.active = false;
+}
+
+void Pump::activate(QueuePair& pair) noexcept {
+  if (pair.active || !pair.pumpable()) return;
+  pair.active = true;
+  pair.fruitless = 0;
+  pair.wake();
+  runList_.push_back(&pair);
+}
+
+void Pump::run() noexcept {
+  pthread_setname_np(pthread_self(), name_.c_str());
+  while (!stop_.load(std::memory_order_acquire)) {
+    if (runList_.empty()) {
+      sleep(monotonicNs());
+      continue;
+    }
+    if (runRound() != 0) {
+      worked_ = true;
+      continue;
+    }
+    const uint64_t now = monotonicNs();
+    if (worked_) {
+      worked_ = false;
+      idleSinceNs_ = now;
+    }
+    if (maySpin(now)) continue;
+    endSpin(now);
+    park();
+  }
+  // Commands posted before stop() still run: somebody may wait for them.
+  runCommands();
+}
+
+uint32_t Pump::runRound() noexcept {
+  uint32_t total = 0;
+  for (size_t i = 0; i < runList_.size();) {
+    QueuePair& pair = *runList_[i];
+    const uint32_t work = pair.round();
+    total += work;
+    if (work != 0) {
+      pair.fruitless = 0;
+      pair.woken = false;
+    } else {
+      ++pair.fruitless;
+      pair.countSpin();
+      if (pair.woken) {
+        pair.woken = false;
+        pair.fruitlessCall(monotonicNs());
+      }
+    }
+    const bool leaves = !pair.pumpable() || (total != 0 && pair.fruitless >= kFruitlessRounds && !pair.arm());
+    if (leaves) {
+      pair.active = false;
+      runList_[i] = runList_.back();
+      runList_.pop_back();
+    } else {
+      ++i;
+    }
+    if (++pairRounds_ % kRoundsPerPoll == 0) {
+      poll(0);
+      if (stop_.load(std::memory_order_relaxed)) return total;
+    }
+    if (pairRounds_ % 4096 == 0) look(monotonicNs());
+  }
+  return total;
+}
+
+void Pump::park() noexcept {
+  std::erase_if(runList_, [](QueuePair* pair) {
+    if (pair->arm()) return false;
+    pair->active = false;
+    return true;
+  });
+}
+
+uint64_t Pump::lookIntervalNs() const noexcept {
+  if (context_.muted != 0) return kLookMutedNs;
+  return context_.blocked != 0 ? kLookBlockedNs : kLookNs;
+}
+
+void Pump::sleep(uint64_t nowNs) noexcept {
+  if (context_.running == 0) {
+    poll(-1);
+    wakeups_.add(1);
+    return;
+  }
+  nextLookNs_ = std::min(nextLookNs_, nowNs + lookIntervalNs());
+  if (nextLookNs_ > nowNs) {
+    poll(static_cast<int>((nextLookNs_ - nowNs + 999'999) / 1'000'000));
+    wakeups_.add(1);
+  }
+  if (runList_.empty()) look(monotonicNs());
+}
+
+void Pump::look(uint64_t nowNs) noexcept {
+  if (nowNs < nextLookNs_) return;
+  nextLookNs_ = nowNs + lookIntervalNs();
+  for (QueuePair* pair : pairs_) {
+    pair->unmute(nowNs);
+    if (!pair->active && pair->overdue()) activate(*pair);
+  }
+}
+
+void Pump::poll(int timeoutMs) noexcept {
+  std::array<epoll_event, 64> events;
+  const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeoutMs);
+  bool control = false;
+  for (int i = 0; i < count; ++i) {
+    auto* watch = static_cast<Watch*>(events[static_cast<size_t>(i)].data.ptr);
+    if (watch == nullptr) {
+      control = true;
+      continue;
+    }
+    QueuePair& pair = *watch->pair;
+    if (watch->kind == WatchKind::kCall) {
+      pair.countCall();
+      pair.woken = true;
+    }
+    activate(pair);
+  }
+  // Last: commands may free what the events above point at.
+  if (control) runCommands();
+}
+
+bool Pump::maySpin(uint64_t nowNs) noexcept {
+  if (spinNs_ == 0 || idleSinceNs_ == 0 || nowNs - idleSinceNs_ >= spinNs_) return false;
+  if (nowNs - budgetWindowNs_ >= kSecondNs) {
+    budgetWindowNs_ = nowNs;
+    budgetSpentNs_ = 0;
+  }
+  return budgetSpentNs_ < kSpinBudgetNs;
+}
+
+// A spin that work ended was not in vain and is not charged.
+void Pump::endSpin(uint64_t nowNs) noexcept {
+  if (idleSinceNs_ == 0) return;
+  budgetSpentNs_ += nowNs - idleSinceNs_;
+  spunNs_.add(nowNs - idleSinceNs_);
+  idleSinceNs_ = 0;
+}
+
+void Pump::runCommands() noexcept {
+  uint64_t count = 0;
+  (void)!::read(control_.get(), &count, sizeof count);
+  std::vector<std::function<void()>> commands;
+  {
+    const std::lock_guard lock(mutex_);
+    commands.swap(inbox_);
+  }
+  for (auto& command : commands) command();
+}
+
+}  // namespace vu

@@ -1,0 +1,227 @@
+#include "queue_pair.h"
+
+#include <sys/epoll.h>
+#include <time.h>
+
+namespace vu {
+namespace {
+
+constexpr uint64_t kSecondNs = 1'000'000'000;
+// More calls without work in one second than any honest backend sends.
+constexpr uint32_t kCallStorm = 4096;
+
+}  // namespace
+
+uint64_t monotonicNs() noexcept {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * kSecondNs + static_cast<uint64_t>(now.tv_nsec);
+}
+
+QueuePair::QueuePair(UniqueFd tap, uint32_t index, std::shared_ptr<PortShared> shared) noexcept
+    : tap_(std::move(tap)),
+      index_(index),
+      shared_(std::move(shared)),
+      tapWatch_{this, WatchKind::kTap},
+      callWatch_{this, WatchKind::kCall} {}
+
+void QueuePair::start(std::shared_ptr<Session> session, std::shared_ptr<PortShared> shared,
+                      const StartOptions& options) noexcept {
+  if (!tap_) return;
+  shared_ = std::move(shared);
+  session_ = std::move(session);
+  options_ = options;
+  const Session& s = *session_;
+  const uint32_t size = s.options().queueSize;
+  headerBytes_ = s.headerBytes();
+  mergeable_ = s.mergeable();
+  features_ = s.options().features;
+  rxBufferBytes_ = s.options().rxBufferBytes;
+  rxStride_ = s.rxStride();
+  rx_ = s.virtq(2 * index_);
+  tx_ = s.virtq(2 * index_ + 1);
+  txState_ = s.state(2 * index_ + 1);
+  headLabel_ = kMemoryLabel + s.txHeadOffset(index_);
+  tailLabel_ = kMemoryLabel + s.txTailOffset(index_);
+  rxBase_ = s.addresses().host(kMemoryLabel + s.rxOffset(index_), uint64_t{rxStride_} * size);
+  headBase_ = s.addresses().host(headLabel_, uint64_t{kTxHeadBytes} * size);
+  tailBase_ = s.addresses().host(tailLabel_, uint64_t{kTxTailBytes} * s.tailCount());
+  kickRx_ = s.kickFd(2 * index_);
+  kickTx_ = s.kickFd(2 * index_ + 1);
+  callRx_ = s.callFd(2 * index_);
+  callTx_ = s.callFd(2 * index_ + 1);
+  frame_.want = 0;
+  strikes_ = 0;
+  state_ = PairState::kRunning;
+  counted_ = true;
+  ++pump_->running;
+  setTapInterest(true);
+  watch(callRx_, callWatch_);
+  watch(callTx_, callWatch_);
+  // VPP starts a ring only when its kick eventfd becomes readable: once, whatever the flags say.
+  const uint64_t one = 1;
+  (void)!::write(kickRx_, &one, sizeof one);
+  (void)!::write(kickTx_, &one, sizeof one);
+  counters_.event(Event::kKicks, 2);
+}
+
+// Lets every event source and the session's memory alone; the session object stays for stop().
+void QueuePair::leave() noexcept {
+  if (counted_) {
+    counted_ = false;
+    --pump_->running;
+  }
+  setBlocked(false);
+  if (muted_) {
+    muted_ = false;
+    --pump_->muted;
+  } else if (session_) {
+    unwatch(callRx_);
+    unwatch(callTx_);
+  }
+  setTapInterest(false);
+}
+
+void QueuePair::stop() noexcept {
+  if (state_ == PairState::kRunning && !shared_->broken.load(std::memory_order_relaxed)) reap();
+  state_ = PairState::kHeld;
+  leave();
+  if (session_) {
+    counters_.drop(Drop::kTxLost, tx_.outstanding());
+    if (frame_.want != 0) counters_.drop(Drop::kRxLost);
+  }
+  frame_.want = 0;
+  rx_ = SplitVirtq();
+  tx_ = SplitVirtq();
+  session_.reset();
+}
+
+void QueuePair::discard() noexcept {
+  if (state_ != PairState::kHeld || !tap_) return;
+  state_ = PairState::kDiscarding;
+  setTapInterest(true);
+}
+
+uint32_t QueuePair::round() noexcept {
+  if (state_ == PairState::kRunning) {
+    if (shared_->broken.load(std::memory_order_relaxed)) {
+      // Another pair of this port found the backend lying.
+      state_ = PairState::kFailed;
+      leave();
+      return 0;
+    }
+    const uint32_t received = rxBurst();
+    if (state_ != PairState::kRunning) return received;
+    return received + txBurst();
+  }
+  return state_ == PairState::kDiscarding ? discardBurst() : 0;
+}
+
+bool QueuePair::arm() noexcept {
+  if (state_ != PairState::kRunning) return false;
+  rx_.enableCalls(0);
+  if (txBlocked_) {
+    // Half of what is there: one wake-up frees room for a burst.
+    tx_.enableCalls(static_cast<uint16_t>(tx_.outstanding() / 2));
+    if (!tapSuspended_) {
+      setTapInterest(false);
+      tapSuspended_ = true;
+      ++pump_->blocked;
+    }
+  }
+  if (!rx_.usedPending() && !(txBlocked_ && tx_.usedPending())) return false;
+  wake();
+  return true;
+}
+
+void QueuePair::wake() noexcept {
+  if (state_ == PairState::kRunning) rx_.disableCalls();
+}
+
+bool QueuePair::overdue() noexcept {
+  return state_ == PairState::kRunning && (rx_.usedPending() || (txBlocked_ && tx_.usedPending()));
+}
+
+void QueuePair::fruitlessCall(uint64_t nowNs) noexcept {
+  if (state_ != PairState::kRunning || muted_) return;
+  if (nowNs - callWindowNs_ > kSecondNs) {
+    callWindowNs_ = nowNs;
+    fruitlessCalls_ = 0;
+  }
+  if (++fruitlessCalls_ < kCallStorm) return;
+  unwatch(callRx_);
+  unwatch(callTx_);
+  muted_ = true;
+  ++pump_->muted;
+  counters_.event(Event::kCallsMuted);
+}
+
+void QueuePair::unmute(uint64_t nowNs) noexcept {
+  if (!muted_ || nowNs - callWindowNs_ <= kSecondNs) return;
+  muted_ = false;
+  --pump_->muted;
+  watch(callRx_, callWatch_);
+  watch(callTx_, callWatch_);
+}
+
+void QueuePair::fail(const char* reason) noexcept {
+  if (state_ != PairState::kRunning) return;
+  state_ = PairState::kFailed;
+  leave();
+  counters_.event(Event::kRingsCorrupt);
+  if (!shared_->broken.exchange(true) && shared_->listener) shared_->listener(PortEventKind::kRingCorrupt, reason);
+}
+
+void QueuePair::tapGone(const char* reason) noexcept {
+  state_ = PairState::kFailed;
+  leave();
+  if (!shared_->tapGone.exchange(true) && shared_->listener) shared_->listener(PortEventKind::kTapGone, reason);
+}
+
+void QueuePair::kick(int fd, SplitVirtq& queue) noexcept {
+  if (!queue.shouldKick()) {
+    counters_.event(Event::kKicksSuppressed);
+    return;
+  }
+  // EAGAIN: the counter is full, so a kick is pending already.
+  const uint64_t one = 1;
+  (void)!::write(fd, &one, sizeof one);
+  counters_.event(Event::kKicks);
+}
+
+void QueuePair::setBlocked(bool blocked) noexcept {
+  if (blocked == txBlocked_) return;
+  txBlocked_ = blocked;
+  if (blocked) {
+    counters_.event(Event::kTxRingFull);
+    return;
+  }
+  if (session_ && state_ == PairState::kRunning) tx_.disableCalls();
+  if (tapSuspended_) {
+    tapSuspended_ = false;
+    --pump_->blocked;
+    setTapInterest(true);
+  }
+}
+
+void QueuePair::watch(int fd, Watch& watch) noexcept {
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLET;
+  event.data.ptr = &watch;
+  ::epoll_ctl(pump_->epollFd, EPOLL_CTL_ADD, fd, &event);
+}
+
+void QueuePair::unwatch(int fd) noexcept { ::epoll_ctl(pump_->epollFd, EPOLL_CTL_DEL, fd, nullptr); }
+
+// Adding anew reports what is readable already, so no edge is lost.
+void QueuePair::setTapInterest(bool on) noexcept {
+  if (on == tapWatched_ || !tap_) return;
+  tapWatched_ = on;
+  if (on) {
+    watch(tap_.get(), tapWatch_);
+  } else {
+    unwatch(tap_.get());
+  }
+}
+
+}  // namespace vu

@@ -1,0 +1,215 @@
+// One TAP queue and one pair of vrings: moves frames between them. Belongs to one pump thread.
+//
+// Everything here runs on the owning pump thread, except counters() and the constructor. No allocation, no lock and no
+// log per frame.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "counters.h"
+#include "session.h"
+#include "unique_fd.h"
+#include "virtq_split.h"
+
+namespace vu {
+
+enum class PortEventKind : uint8_t { kRingCorrupt, kTapGone };
+
+// What the pairs of one port share across pumps.
+struct PortShared {
+  // A ring broke: every pair lets the session alone, whichever pump it lives on.
+  std::atomic<bool> broken{false};
+  std::atomic<bool> tapGone{false};
+  // Called on a pump thread, at most once per kind and start. `reason` is a literal.
+  std::function<void(PortEventKind, const char*)> listener;
+};
+
+struct StartOptions {
+  bool softwareGso = false;
+  bool softwareChecksum = false;
+  bool softwareGro = false;
+  uint32_t activePairs = 1;
+};
+
+class QueuePair;
+
+enum class WatchKind : uint8_t { kTap, kCall };
+// What an epoll event points at.
+struct Watch {
+  QueuePair* pair = nullptr;
+  WatchKind kind = WatchKind::kTap;
+};
+
+// Work space of one pump thread, lent to the pair whose round it is.
+struct PumpScratch;
+
+// How a pair reaches its pump; all on the pump thread.
+struct PumpContext {
+  int epollFd = -1;
+  PumpScratch* scratch = nullptr;
+  // Pairs with a session: the pump looks at them by itself once a second.
+  uint32_t running = 0;
+  // Sleeping pairs that wait for room in their transmit ring: these want the 100 ms fallback (a call may never come).
+  uint32_t blocked = 0;
+  // Pairs whose call eventfd is muted because of a storm: looked at every 10 ms.
+  uint32_t muted = 0;
+};
+
+enum class PairState : uint8_t { kHeld, kRunning, kDiscarding, kFailed };
+
+class QueuePair {
+ public:
+  static constexpr uint32_t kBurst = 64;
+  static constexpr uint32_t kMaxFrameBuffers = 64;
+  // Longest frame a TAP can be given or give: 64 KiB of IP, Ethernet, two VLAN tags, vnet header; virtio 1.2, 5.1.6.3.
+  static constexpr uint32_t kMaxFrameBytes = 65589 + 12;
+
+  QueuePair(UniqueFd tap, uint32_t index, std::shared_ptr<PortShared> shared) noexcept;
+  QueuePair(const QueuePair&) = delete;
+  QueuePair& operator=(const QueuePair&) = delete;
+
+  uint32_t index() const noexcept { return index_; }
+  int tapFd() const noexcept { return tap_.get(); }
+  const PairCounters& counters() const noexcept { return counters_; }
+
+  void attach(PumpContext* pump) noexcept { pump_ = pump; }
+  // Lets the TAP queue go. After stop().
+  void closeTap() noexcept { tap_.reset(); }
+
+  // held → running. Kicks both rings once. `shared` is of this start: what an earlier session did is forgotten.
+  void start(std::shared_ptr<Session> session, std::shared_ptr<PortShared> shared, const StartOptions& options) noexcept;
+  // any → held. Counts what is in flight as lost; the session is not touched any more.
+  void stop() noexcept;
+  // held → discarding.
+  void discard() noexcept;
+  void inject(const uint8_t* frame, uint32_t bytes) noexcept;
+
+  // One burst in each direction. Returns the units of work done; 0 = nothing to do.
+  uint32_t round() noexcept;
+  bool pumpable() const noexcept { return state_ == PairState::kRunning || state_ == PairState::kDiscarding; }
+  // Before sleep: asks for events and looks once more. false: nothing to do, an event will come.
+  bool arm() noexcept;
+  // An event came, or somebody wants a look.
+  void wake() noexcept;
+  // The timed look: is there something that no event announced?
+  bool overdue() noexcept;
+  // A call that brought no work; more than a storm's worth in one second mutes the call eventfd.
+  void fruitlessCall(uint64_t nowNs) noexcept;
+  void unmute(uint64_t nowNs) noexcept;
+
+  PairState state() const noexcept { return state_; }
+  // For tests: the queues as the pair drives them.
+  const SplitVirtq& rx() const noexcept { return rx_; }
+  const SplitVirtq& tx() const noexcept { return tx_; }
+
+  // Bookkeeping of the owning pump.
+  bool active = false;
+  bool woken = false;
+  uint32_t fruitless = 0;
+  void countSpin() noexcept { counters_.event(Event::kSpins); }
+  void countCall() noexcept { counters_.event(Event::kCalls); }
+
+ private:
+  // A received frame as far as its buffers are used; kept across wake-ups.
+  struct RxFrame {
+    // Buffers that make up the frame; 0 = no frame begun.
+    uint16_t want = 0;
+    uint16_t have = 0;
+    bool bad = false;
+    Drop verdict = Drop::kRxInvalid;
+    uint32_t bytes = 0;
+    std::array<uint16_t, kMaxFrameBuffers> heads{};
+    std::array<uint32_t, kMaxFrameBuffers> lens{};
+  };
+  enum class Assembled : uint8_t { kFrame, kBad, kNothing };
+
+  // Receive (rx_path.cc).
+  uint32_t rxBurst() noexcept;
+  Assembled assemble() noexcept;
+  bool beginFrame(const UsedHead& used) noexcept;
+  void spoil(Drop reason) noexcept;
+  void strike() noexcept;
+  void deliver() noexcept;
+  void repostFrame() noexcept;
+  void repost(uint16_t head) noexcept;
+  void publishRx() noexcept;
+  void writeTap(const iovec* parts, uint32_t count, uint32_t frameBytes, uint32_t frames) noexcept;
+
+  // Transmit (tx_path.cc).
+  uint32_t txBurst() noexcept;
+  bool haveTxRoom() noexcept;
+  uint32_t reap() noexcept;
+  void submitFrame(uint16_t head, uint16_t tail, uint32_t bytes) noexcept;
+  bool readFailed() noexcept;
+  void publishTx() noexcept;
+  uint16_t takeTail() noexcept;
+  void dropTail(uint16_t tail) noexcept;
+  uint32_t discardBurst() noexcept;
+
+  // Common (queue_pair.cc).
+  void fail(const char* reason) noexcept;
+  void tapGone(const char* reason) noexcept;
+  void kick(int fd, SplitVirtq& queue) noexcept;
+  void setBlocked(bool blocked) noexcept;
+  void watch(int fd, Watch& watch) noexcept;
+  void unwatch(int fd) noexcept;
+  void setTapInterest(bool on) noexcept;
+  void leave() noexcept;
+  uint8_t* rxBuffer(uint16_t head) const noexcept { return rxBase_ + size_t{rxStride_} * head; }
+  uint8_t* txHead(uint16_t head) const noexcept { return headBase_ + size_t{kTxHeadBytes} * head; }
+  uint8_t* txTail(uint16_t tail) const noexcept { return tailBase_ + size_t{kTxTailBytes} * tail; }
+
+  PairState state_ = PairState::kHeld;
+  bool mergeable_ = false;
+  bool txBlocked_ = false;
+  bool tapWatched_ = false;
+  bool tapSuspended_ = false;
+  bool muted_ = false;
+  bool counted_ = false;
+  uint32_t headerBytes_ = 12;
+  uint32_t rxBufferBytes_ = 0;
+  uint32_t rxStride_ = 0;
+  SplitVirtq rx_;
+  SplitVirtq tx_;
+  QueueStateView txState_;
+  uint8_t* rxBase_ = nullptr;
+  uint8_t* headBase_ = nullptr;
+  uint8_t* tailBase_ = nullptr;
+  uint64_t headLabel_ = 0;
+  uint64_t tailLabel_ = 0;
+  uint64_t features_ = 0;
+  StartOptions options_;
+  PumpContext* pump_ = nullptr;
+  UniqueFd tap_;
+  uint32_t index_ = 0;
+  int kickRx_ = -1;
+  int kickTx_ = -1;
+  int callRx_ = -1;
+  int callTx_ = -1;
+  std::shared_ptr<PortShared> shared_;
+  std::shared_ptr<Session> session_;
+  Watch tapWatch_;
+  Watch callWatch_;
+  RxFrame frame_;
+  // Misbehaviour that is forgiven up to a rate: F33 lengths, fruitless calls.
+  uint64_t strikeWindowNs_ = 0;
+  uint32_t strikes_ = 0;
+  uint64_t callWindowNs_ = 0;
+  uint32_t fruitlessCalls_ = 0;
+  PairCounters counters_;
+};
+
+// CLOCK_MONOTONIC in nanoseconds.
+uint64_t monotonicNs() noexcept;
+
+struct PumpScratch {
+  std::array<iovec, 1024> parts;
+};
+
+}  // namespace vu

@@ -1,0 +1,162 @@
+// Receive half of a queue pair: used ring → one writev per frame → TAP.
+#include <cerrno>
+
+#include "queue_pair.h"
+
+namespace vu {
+namespace {
+
+constexpr uint16_t kRepostBatch = 16;
+// F33: lengths that cannot be are dropped, unless they come at this rate.
+constexpr uint32_t kStrikesPerSecond = 16;
+constexpr uint64_t kSecondNs = 1'000'000'000;
+constexpr uint32_t kNumBuffersOffset = 10;
+
+}  // namespace
+
+uint32_t QueuePair::rxBurst() noexcept {
+  uint32_t frames = 0;
+  while (frames < kBurst) {
+    const Assembled what = assemble();
+    if (what == Assembled::kNothing) break;
+    ++frames;
+    if (what == Assembled::kFrame) deliver();
+    if (state_ != PairState::kRunning) return frames;
+  }
+  // Nothing is held back while we may sleep: the backend gets every buffer that is free.
+  if (rx_.unpublished() != 0) publishRx();
+  return frames;
+}
+
+// Takes used elements until a frame is complete. What is there of an incomplete one stays in frame_.
+QueuePair::Assembled QueuePair::assemble() noexcept {
+  for (;;) {
+    UsedHead used;
+    switch (rx_.take(used)) {
+      case SplitVirtq::Take::kNone:
+        return Assembled::kNothing;
+      case SplitVirtq::Take::kBroken:
+        fail(rx_.broken());
+        return Assembled::kNothing;
+      case SplitVirtq::Take::kTaken:
+        break;
+    }
+    if (frame_.want == 0 && !beginFrame(used)) return Assembled::kNothing;
+    if (used.len > used.posted) spoil(Drop::kRxTooLong);
+    frame_.bytes += used.len > used.posted ? used.posted : used.len;
+    if (frame_.bytes > kMaxFrameBytes || frame_.have >= kMaxFrameBuffers) spoil(Drop::kRxTooLong);
+    if (frame_.bad) {
+      repost(used.head);
+    } else {
+      frame_.heads[frame_.have] = used.head;
+      frame_.lens[frame_.have] = used.len;
+    }
+    if (++frame_.have < frame_.want) continue;
+    frame_.want = 0;
+    if (!frame_.bad) return Assembled::kFrame;
+    counters_.drop(frame_.verdict);
+    if (frame_.verdict == Drop::kRxTooLong || frame_.verdict == Drop::kRxShort) strike();
+    return Assembled::kBad;
+  }
+}
+
+bool QueuePair::beginFrame(const UsedHead& used) noexcept {
+  frame_.have = 0;
+  frame_.bytes = 0;
+  frame_.bad = false;
+  frame_.want = 1;
+  if (used.len < headerBytes_) {
+    // num_buffers was not written: taken as a frame of one buffer.
+    spoil(Drop::kRxShort);
+    return true;
+  }
+  if (!mergeable_) return true;
+  frame_.want = loadRelaxed(reinterpret_cast<uint16_t*>(rxBuffer(used.head) + kNumBuffersOffset));
+  // The buffers of one frame must all be with the device or used: with fewer it could never be completed.
+  const uint32_t attainable = uint32_t{rx_.outstanding()} + 1;
+  if (frame_.want == 0 || frame_.want > attainable) {
+    rx_.markBroken(frame_.want == 0 ? "num_buffers is 0" : "num_buffers exceeds the posted buffers");
+    frame_.want = 0;
+    fail(rx_.broken());
+    return false;
+  }
+  return true;
+}
+
+// From now on the frame is only consumed; what was kept of it goes back at once.
+void QueuePair::spoil(Drop reason) noexcept {
+  if (frame_.bad) return;
+  frame_.bad = true;
+  frame_.verdict = reason;
+  for (uint16_t i = 0; i < frame_.have; ++i) repost(frame_.heads[i]);
+}
+
+void QueuePair::strike() noexcept {
+  const uint64_t now = monotonicNs();
+  if (now - strikeWindowNs_ > kSecondNs) {
+    strikeWindowNs_ = now;
+    strikes_ = 0;
+  }
+  if (++strikes_ > kStrikesPerSecond) {
+    rx_.markBroken("used lengths keep being impossible");
+    fail(rx_.broken());
+  }
+}
+
+void QueuePair::deliver() noexcept {
+  iovec* parts = pump_->scratch->parts.data();
+  for (uint16_t i = 0; i < frame_.have; ++i) parts[i] = iovec{rxBuffer(frame_.heads[i]), frame_.lens[i]};
+  writeTap(parts, frame_.have, frame_.bytes, 1);
+  repostFrame();
+}
+
+void QueuePair::writeTap(const iovec* parts, uint32_t count, uint32_t frameBytes, uint32_t frames) noexcept {
+  if (::writev(tap_.get(), parts, static_cast<int>(count)) >= 0) {
+    counters_.rxFrames.add(frames);
+    counters_.rxBytes.add(frameBytes - headerBytes_);
+    return;
+  }
+  switch (errno) {
+    case EINVAL:
+      counters_.drop(Drop::kRxInvalid, frames);
+      return;
+    case EIO:
+      counters_.drop(Drop::kRxLinkDown, frames);
+      return;
+    case EAGAIN:
+    case ENOBUFS:
+    case ENOMEM:
+      counters_.drop(Drop::kRxTapFull, frames);
+      return;
+    case EBADFD:
+    case ENODEV:
+    case ENXIO:
+    case EPIPE:
+    case ECONNRESET:
+    case ENOTCONN:
+      counters_.drop(Drop::kRxLost, frames);
+      tapGone("write to the TAP: the device is gone");
+      return;
+    default:
+      counters_.drop(Drop::kRxInvalid, frames);
+  }
+}
+
+void QueuePair::repostFrame() noexcept {
+  if (state_ != PairState::kRunning) return;
+  for (uint16_t i = 0; i < frame_.have; ++i) repost(frame_.heads[i]);
+}
+
+// The descriptor of a receive buffer never changes; only the avail ring names it again.
+void QueuePair::repost(uint16_t head) noexcept {
+  rx_.submit(head, 1, rxBufferBytes_, kNoTail);
+  if (rx_.unpublished() >= kRepostBatch) publishRx();
+}
+
+void QueuePair::publishRx() noexcept {
+  rx_.publish();
+  counters_.event(Event::kRxRefills);
+  kick(kickRx_, rx_);
+}
+
+}  // namespace vu

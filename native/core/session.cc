@@ -1,0 +1,175 @@
+#include "session.h"
+
+#include <fcntl.h>
+#include <linux/memfd.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+
+#include <bit>
+
+namespace vu {
+namespace {
+
+constexpr uint64_t kHugePageBytes = 2 * 1024 * 1024;
+constexpr unsigned kMfdNoexecSeal = 0x0008U;  // Linux 6.3
+
+Result<UniqueFd> createMemfd(const char* name, unsigned flags) noexcept {
+  UniqueFd fd(::memfd_create(name, flags | MFD_CLOEXEC | kMfdNoexecSeal));
+  if (!fd && errno == EINVAL) fd.reset(::memfd_create(name, flags | MFD_CLOEXEC));
+  if (!fd) return lastFault("memfd_create");
+  return fd;
+}
+
+bool valid(const SessionOptions& options) noexcept {
+  return options.pairs >= 1 && options.pairs <= 256 && options.queueSize >= 64 && options.queueSize <= 4096 &&
+         std::has_single_bit(options.queueSize) && options.rxBufferBytes >= 2048 && options.rxBufferBytes <= 69632;
+}
+
+}  // namespace
+
+Session::Session(const SessionOptions& options) noexcept : options_(options) {
+  headerBytes_ = (options.features & (kFeatureVersion1 | kFeatureMrgRxbuf)) != 0 ? 12 : 10;
+  rxStride_ = static_cast<uint32_t>(alignUp(options.rxBufferBytes, 64));
+  tailCount_ = options.queueSize / 2;
+  uint64_t offset = 0;
+  uint64_t stateOffset = alignUp(sizeof(StateHeader), 64);
+  for (uint32_t ring = 0; ring < options.pairs * 2; ++ring) {
+    RingPlace place;
+    place.vring = VringLayout::at(offset, options.queueSize);
+    place.state = QueueStateLayout::at(stateOffset, options.queueSize, ring % 2 == 1 ? tailCount_ : 0);
+    offset = place.vring.end;
+    stateOffset = place.state.end;
+    rings_.push_back(place);
+  }
+  ringBytes_ = offset;
+  for (uint32_t pair = 0; pair < options.pairs; ++pair) {
+    PairPlace place;
+    place.rx = offset;
+    place.txHeads = alignUp(place.rx + uint64_t{rxStride_} * options.queueSize, kPageBytes);
+    place.txTails = place.txHeads + uint64_t{kTxHeadBytes} * options.queueSize;
+    offset = place.txTails + uint64_t{kTxTailBytes} * tailCount_;
+    pairs_.push_back(place);
+  }
+  memoryBytes_ = alignUp(offset, options.memory == MemoryKind::kHugetlb ? kHugePageBytes : kPageBytes);
+  stateBytes_ = alignUp(stateOffset, kPageBytes);
+}
+
+Result<std::shared_ptr<Session>> Session::create(const SessionOptions& options) noexcept {
+  if (!valid(options)) return Fault{EINVAL, "session options"};
+  std::shared_ptr<Session> session(new Session(options));
+  if (auto made = session->createMemory(); !made) return made.fault();
+  if (auto made = session->createState(); !made) return made.fault();
+  if (auto made = session->createEvents(); !made) return made.fault();
+  session->initQueues();
+  return session;
+}
+
+Result<void> Session::createMemory() noexcept {
+  const bool huge = options_.memory == MemoryKind::kHugetlb;
+  auto fd = createMemfd("vu-session", MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0U));
+  if (!fd) return fd.fault();
+  memoryFd_ = std::move(fd).value();
+  const auto bytes = static_cast<off_t>(memoryBytes_);
+  if (::ftruncate(memoryFd_.get(), bytes) != 0) return lastFault("ftruncate session memory");
+  // Huge pages are reserved as a whole by mmap below.
+  if (!huge && ::fallocate(memoryFd_.get(), 0, 0, static_cast<off_t>(ringBytes_)) != 0) {
+    return lastFault("fallocate rings");
+  }
+  // A file that nobody can shrink cannot turn an access of ours into SIGBUS.
+  if (::fcntl(memoryFd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    return lastFault("seal session memory");
+  }
+  auto mapping =
+      Mapping::shared(memoryFd_.get(), memoryBytes_, huge ? "reserve 2 MB huge pages" : "mmap session memory");
+  if (!mapping) return mapping.fault();
+  memory_ = std::move(mapping).value();
+  if (options_.memory == MemoryKind::kThp && ::madvise(memory_.data(), memory_.size(), MADV_HUGEPAGE) != 0) {
+    return lastFault("madvise MADV_HUGEPAGE");
+  }
+  addresses_.add(AddressRegion{kMemoryLabel, memoryBytes_, memory_.data()});
+  return {};
+}
+
+Result<void> Session::createState() noexcept {
+  auto fd = createMemfd("vu-queue-state", MFD_ALLOW_SEALING);
+  if (!fd) return fd.fault();
+  stateFd_ = std::move(fd).value();
+  if (::ftruncate(stateFd_.get(), static_cast<off_t>(stateBytes_)) != 0) return lastFault("ftruncate queue state");
+  if (::fcntl(stateFd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    return lastFault("seal queue state");
+  }
+  auto mapping = Mapping::shared(stateFd_.get(), stateBytes_, "mmap queue state");
+  if (!mapping) return mapping.fault();
+  stateMemory_ = std::move(mapping).value();
+  auto* header = reinterpret_cast<StateHeader*>(stateMemory_.data());
+  *header = StateHeader{kStateMagic,
+                        kStateVersion,
+                        static_cast<uint16_t>(headerBytes_),
+                        ringCount(),
+                        options_.queueSize,
+                        options_.rxBufferBytes,
+                        tailCount_,
+                        options_.features,
+                        memoryBytes_,
+                        stateBytes_};
+  return {};
+}
+
+Result<void> Session::createEvents() noexcept {
+  for (uint32_t ring = 0; ring < ringCount(); ++ring) {
+    kicks_.emplace_back(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!kicks_.back()) return lastFault("eventfd kick");
+    calls_.emplace_back(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!calls_.back()) return lastFault("eventfd call");
+  }
+  return {};
+}
+
+void Session::initQueues() noexcept {
+  for (uint32_t pair = 0; pair < options_.pairs; ++pair) {
+    SplitVirtq rx = virtq(2 * pair);
+    const uint64_t label = kMemoryLabel + pairs_[pair].rx;
+    for (uint32_t i = 0; i < options_.queueSize; ++i) {
+      const auto index = static_cast<uint16_t>(i);
+      rx.describe(index, label + uint64_t{rxStride_} * i, options_.rxBufferBytes, kDescWrite, 0);
+      rx.submit(index, 1, options_.rxBufferBytes, kNoTail);
+    }
+    rx.publish();
+
+    SplitVirtq tx = virtq(2 * pair + 1);
+    tx.initFreeList();
+    const QueueStateView view = state(2 * pair + 1);
+    for (uint32_t i = 0; i < tailCount_; ++i) view.tailNext[i] = static_cast<uint16_t>(i + 1);
+    view.queue->freeTail = 0;
+    view.queue->freeTailCount = static_cast<uint16_t>(tailCount_);
+    // Used transmit buffers are reaped on the way; calls are wanted only while a full ring waits.
+    if (eventIdx()) {
+      tx.enableCalls(0xffff);
+    } else {
+      tx.disableCalls();
+    }
+  }
+}
+
+uint16_t Session::usedIndex(uint32_t ring) const noexcept {
+  return loadAcquire(Vring::over(memory_.data(), rings_[ring].vring, options_.queueSize).usedIdx);
+}
+
+SplitVirtq Session::virtq(uint32_t ring) const noexcept {
+  return SplitVirtq(Vring::over(memory_.data(), rings_[ring].vring, options_.queueSize), state(ring), eventIdx());
+}
+
+QueueStateView Session::state(uint32_t ring) const noexcept {
+  return QueueStateView::over(stateMemory_.data(), rings_[ring].state);
+}
+
+void Session::close() noexcept {
+  memory_.reset();
+  stateMemory_.reset();
+  memoryFd_.reset();
+  stateFd_.reset();
+  kicks_.clear();
+  calls_.clear();
+}
+
+}  // namespace vu

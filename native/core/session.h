@@ -1,0 +1,124 @@
+// The memory of one backend connection: a sealed memfd (rings first, buffers behind), a private memfd with the queues'
+// driver-side state, and a kick and a call eventfd per ring. A new connection gets a new session.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "address_map.h"
+#include "mapping.h"
+#include "queue_state.h"
+#include "result.h"
+#include "unique_fd.h"
+#include "virtq_split.h"
+
+namespace vu {
+
+inline constexpr uint64_t kFeatureCsum = uint64_t{1} << 0;
+inline constexpr uint64_t kFeatureHostTso4 = uint64_t{1} << 11;
+inline constexpr uint64_t kFeatureHostTso6 = uint64_t{1} << 12;
+inline constexpr uint64_t kFeatureHostUfo = uint64_t{1} << 14;
+inline constexpr uint64_t kFeatureMrgRxbuf = uint64_t{1} << 15;
+inline constexpr uint64_t kFeatureEventIdx = uint64_t{1} << 29;
+inline constexpr uint64_t kFeatureVersion1 = uint64_t{1} << 32;
+inline constexpr uint64_t kFeatureHostUso = uint64_t{1} << 56;
+
+// Label of offset 0: gpa = userspace_addr. Any consistent value works; this one gives no address of ours away.
+inline constexpr uint64_t kMemoryLabel = 0x7f0000000000;
+
+// A transmitted frame is read into [head 2 KiB][tail 68 KiB]; the tail is consumed only by what the head cannot hold, so
+// small frames stay dense. Every descriptor has its head. A large frame takes two descriptors and one tail, so N/2 tails
+// are as many as the ring can hold. For N = 1024: 4 MiB receive + 2 MiB heads + 34 MiB tails, touched lazily.
+inline constexpr uint32_t kTxHeadBytes = 2048;
+inline constexpr uint32_t kTxTailBytes = 68 * 1024;
+
+enum class MemoryKind : uint8_t { kMemfd, kHugetlb, kThp };
+
+struct SessionOptions {
+  uint32_t pairs = 1;
+  uint32_t queueSize = 1024;
+  uint32_t rxBufferBytes = 4096;
+  uint64_t features = 0;
+  MemoryKind memory = MemoryKind::kMemfd;
+};
+
+class Session {
+ public:
+  // Receive buffers are posted and published. Errors: EINVAL (options), ENOMEM (no free huge pages), ENOSPC, EMFILE, …
+  static Result<std::shared_ptr<Session>> create(const SessionOptions& options) noexcept;
+
+  const SessionOptions& options() const noexcept { return options_; }
+  uint32_t ringCount() const noexcept { return options_.pairs * 2; }
+  // 12 bytes with VERSION_1 or MRG_RXBUF, else 10.
+  uint32_t headerBytes() const noexcept { return headerBytes_; }
+  bool mergeable() const noexcept { return (options_.features & kFeatureMrgRxbuf) != 0; }
+  bool eventIdx() const noexcept { return (options_.features & kFeatureEventIdx) != 0; }
+
+  int memoryFd() const noexcept { return memoryFd_.get(); }
+  uint64_t memoryBytes() const noexcept { return memoryBytes_; }
+  int stateFd() const noexcept { return stateFd_.get(); }
+  int kickFd(uint32_t ring) const noexcept { return kicks_[ring].get(); }
+  int callFd(uint32_t ring) const noexcept { return calls_[ring].get(); }
+  // Offsets; add kMemoryLabel for what goes on the wire.
+  const VringLayout& layout(uint32_t ring) const noexcept { return rings_[ring].vring; }
+
+  // Below: only while mapped.
+  bool mapped() const noexcept { return memory_.data() != nullptr; }
+  uint16_t usedIndex(uint32_t ring) const noexcept;
+  SplitVirtq virtq(uint32_t ring) const noexcept;
+  QueueStateView state(uint32_t ring) const noexcept;
+  uint8_t* base() const noexcept { return memory_.data(); }
+  const AddressMap& addresses() const noexcept { return addresses_; }
+  // Stride of receive buffers in memory: rxBufferBytes rounded up to a cache line.
+  uint32_t rxStride() const noexcept { return rxStride_; }
+  uint32_t tailCount() const noexcept { return tailCount_; }
+  uint64_t rxOffset(uint32_t pair) const noexcept { return pairs_[pair].rx; }
+  uint64_t txHeadOffset(uint32_t pair) const noexcept { return pairs_[pair].txHeads; }
+  uint64_t txTailOffset(uint32_t pair) const noexcept { return pairs_[pair].txTails; }
+
+  // Ownership by a port: true when it was free.
+  bool acquire() noexcept { return !owned_.exchange(true, std::memory_order_acq_rel); }
+  void release() noexcept { owned_.store(false, std::memory_order_release); }
+  bool owned() const noexcept { return owned_.load(std::memory_order_acquire); }
+  // Unmaps and closes every descriptor. Idempotent. Never while owned.
+  void close() noexcept;
+
+ private:
+  struct RingPlace {
+    VringLayout vring;
+    QueueStateLayout state;
+  };
+  struct PairPlace {
+    uint64_t rx = 0;
+    uint64_t txHeads = 0;
+    uint64_t txTails = 0;
+  };
+
+  explicit Session(const SessionOptions& options) noexcept;
+  Result<void> createMemory() noexcept;
+  Result<void> createState() noexcept;
+  Result<void> createEvents() noexcept;
+  void initQueues() noexcept;
+
+  SessionOptions options_;
+  uint32_t headerBytes_ = 0;
+  uint32_t rxStride_ = 0;
+  uint32_t tailCount_ = 0;
+  uint64_t ringBytes_ = 0;
+  uint64_t memoryBytes_ = 0;
+  uint64_t stateBytes_ = 0;
+  std::vector<RingPlace> rings_;
+  std::vector<PairPlace> pairs_;
+  UniqueFd memoryFd_;
+  UniqueFd stateFd_;
+  std::vector<UniqueFd> kicks_;
+  std::vector<UniqueFd> calls_;
+  Mapping memory_;
+  Mapping stateMemory_;
+  AddressMap addresses_;
+  std::atomic<bool> owned_{false};
+};
+
+}  // namespace vu

@@ -1,0 +1,172 @@
+// Transmit half of a queue pair: one readv per frame from the TAP → available ring.
+#include <cerrno>
+#include <cstring>
+
+#include "queue_pair.h"
+
+namespace vu {
+namespace {
+
+constexpr uint16_t kPublishBatch = 8;
+constexpr uint32_t kEthernetBytes = 14;
+constexpr uint32_t kNumBuffersOffset = 10;
+constexpr uint32_t kFrameCapacity = kTxHeadBytes + kTxTailBytes;
+
+}  // namespace
+
+uint16_t QueuePair::takeTail() noexcept {
+  QueueState& queue = *txState_.queue;
+  const uint16_t tail = queue.freeTail;
+  queue.freeTail = txState_.tailNext[tail];
+  --queue.freeTailCount;
+  txState_.tailRefs[tail] = 1;
+  return tail;
+}
+
+void QueuePair::dropTail(uint16_t tail) noexcept {
+  if (--txState_.tailRefs[tail] != 0) return;
+  QueueState& queue = *txState_.queue;
+  txState_.tailNext[tail] = queue.freeTail;
+  queue.freeTail = tail;
+  ++queue.freeTailCount;
+}
+
+// Takes back what the backend has sent. Returns the number of chains.
+uint32_t QueuePair::reap() noexcept {
+  uint32_t chains = 0;
+  UsedHead used;
+  for (;;) {
+    switch (tx_.take(used)) {
+      case SplitVirtq::Take::kNone:
+        return chains;
+      case SplitVirtq::Take::kBroken:
+        fail(tx_.broken());
+        return chains;
+      case SplitVirtq::Take::kTaken:
+        tx_.release(used.head, used.chain);
+        if (used.tail != kNoTail) dropTail(used.tail);
+        ++chains;
+    }
+  }
+}
+
+bool QueuePair::haveTxRoom() noexcept { return tx_.freeCount() >= 2 && txState_.queue->freeTailCount != 0; }
+
+uint32_t QueuePair::txBurst() noexcept {
+  const uint32_t reaped = reap();
+  if (state_ != PairState::kRunning) return reaped;
+  if (txBlocked_) {
+    // The TAP's queue is the backpressure: nothing is read before there is room.
+    if (!haveTxRoom()) return reaped;
+    setBlocked(false);
+  }
+  uint32_t frames = 0;
+  for (; frames < kBurst; ++frames) {
+    if (!haveTxRoom()) {
+      reap();
+      if (state_ != PairState::kRunning) return frames;
+      if (!haveTxRoom()) {
+        setBlocked(true);
+        break;
+      }
+    }
+    const uint16_t head = tx_.peekFree();
+    const uint16_t tail = txState_.queue->freeTail;
+    uint8_t* const buffer = txHead(head);
+    const std::array<iovec, 2> parts = {iovec{buffer, kTxHeadBytes}, iovec{txTail(tail), kTxTailBytes}};
+    const ssize_t got = ::readv(tap_.get(), parts.data(), 2);
+    if (got <= 0) {
+      if (got == 0) tapGone("read from the TAP: end of file");
+      if (got < 0 && readFailed()) continue;
+      break;
+    }
+    const auto bytes = static_cast<uint32_t>(got);
+    if (bytes < headerBytes_ + kEthernetBytes) {
+      counters_.drop(Drop::kTxInvalid);
+      continue;
+    }
+    if (bytes >= kFrameCapacity) {
+      counters_.drop(Drop::kTxTruncated);
+      continue;
+    }
+    if (headerBytes_ == 12) std::memset(buffer + kNumBuffersOffset, 0, 2);
+    submitFrame(head, tail, bytes);
+    if (buffer[1] != 0 || tx_.unpublished() >= kPublishBatch) publishTx();
+  }
+  if (state_ == PairState::kRunning && tx_.unpublished() != 0) publishTx();
+  return frames;
+}
+
+// true: go on reading.
+bool QueuePair::readFailed() noexcept {
+  switch (errno) {
+    case EAGAIN:
+      return false;
+    case EINTR:
+      return true;
+    case EBADFD:
+    case ENODEV:
+    case ENXIO:
+    case ECONNRESET:
+    case ENOTCONN:
+      tapGone("read from the TAP: the device is gone");
+      return false;
+    default:
+      counters_.drop(Drop::kTxInvalid);
+      return false;
+  }
+}
+
+// `head` is the next free descriptor and the frame lies in its buffer and, where it is longer, in `tail`, the next free one.
+void QueuePair::submitFrame(uint16_t head, uint16_t tail, uint32_t bytes) noexcept {
+  tx_.allocate();
+  const uint64_t headLabel = headLabel_ + uint64_t{kTxHeadBytes} * head;
+  if (bytes <= kTxHeadBytes) {
+    tx_.describe(head, headLabel, bytes, 0, 0);
+    tx_.submit(head, 1, bytes, kNoTail);
+  } else {
+    const uint16_t second = tx_.allocate();
+    takeTail();
+    tx_.describe(head, headLabel, kTxHeadBytes, kDescNext, second);
+    tx_.describe(second, tailLabel_ + uint64_t{kTxTailBytes} * tail, bytes - kTxHeadBytes, 0, 0);
+    tx_.submit(head, 2, bytes, tail);
+  }
+  counters_.txFrames.add(1);
+  counters_.txBytes.add(bytes - headerBytes_);
+}
+
+void QueuePair::publishTx() noexcept {
+  tx_.publish();
+  kick(kickTx_, tx_);
+}
+
+void QueuePair::inject(const uint8_t* frame, uint32_t bytes) noexcept {
+  if (state_ == PairState::kRunning) reap();
+  if (state_ != PairState::kRunning || shared_->broken.load(std::memory_order_relaxed) || !haveTxRoom() ||
+      bytes < kEthernetBytes || bytes + headerBytes_ > kTxHeadBytes) {
+    counters_.drop(Drop::kTxInject);
+    return;
+  }
+  const uint16_t head = tx_.peekFree();
+  std::memset(txHead(head), 0, headerBytes_);
+  std::memcpy(txHead(head) + headerBytes_, frame, bytes);
+  submitFrame(head, txState_.queue->freeTail, bytes + headerBytes_);
+  publishTx();
+}
+
+// The hold time has passed: what waits in the TAP is old, and is dropped.
+uint32_t QueuePair::discardBurst() noexcept {
+  uint32_t frames = 0;
+  std::array<uint8_t, 64> start;
+  for (; frames < kBurst; ++frames) {
+    // The TAP gives the start of a frame and forgets the rest.
+    const ssize_t got = ::read(tap_.get(), start.data(), start.size());
+    if (got == 0) tapGone("read from the TAP: end of file");
+    if (got < 0 && readFailed()) continue;
+    if (got <= 0) break;
+    counters_.drop(Drop::kTxDiscarded);
+  }
+  return frames;
+}
+
+}  // namespace vu

@@ -93,7 +93,10 @@ export async function busyboxImage(directory: string): Promise<string> {
   mkdirSync(join(root, 'bin'), { recursive: true });
   mkdirSync(join(root, 'tmp'), { recursive: true });
   copyFileSync('/bin/busybox', join(root, 'bin', 'busybox'));
-  await run('/bin/busybox', ['--install', '-s', join(root, 'bin')]);
+  await run('sh', [
+    '-c',
+    `for applet in $(/bin/busybox --list); do [ $applet = busybox ] || ln -sf busybox ${root}/bin/$applet; done`,
+  ]);
   const archive = join(directory, 'busybox.tar');
   await writeImage({ name: 'vu.test/busybox:1', entrypoint: ['/bin/sleep', 'infinity'] }, root, archive);
   return archive;

@@ -1,7 +1,8 @@
 /**
  * One Kubernetes node inside the test machine: a network namespace and a mount namespace of its own with containerd,
  * kubelet and an OVS-DPDK. Its /run, /var/lib/{containerd,kubelet,virtio-user,cni,openvswitch}, /etc/cni and /opt/cni
- * are private, so nothing of the machine's own is touched and several nodes fit on it.
+ * are private, so nothing of the machine's own is touched and several nodes fit on it. Its directory must not lie below
+ * /run, which the node covers with a tmpfs of its own.
  */
 import {
   cpSync,
@@ -89,6 +90,7 @@ export class Node {
     cleanup.add(`namespace of ${name}`, () => run('ip', ['netns', 'del', node.#netns]));
     const veth = `vuk8s${index}`;
     await run('ip', ['link', 'add', veth, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', node.#netns]);
+    cleanup.add(`link of ${name}`, () => runAny('ip', ['link', 'del', veth]));
     await run('ip', ['link', 'set', veth, 'master', plane.bridge, 'up']);
     const inside = ['netns', 'exec', node.#netns, 'ip'];
     await run('ip', [...inside, 'addr', 'add', `${node.address}/24`, 'dev', 'eth0']);
@@ -280,7 +282,7 @@ export class Node {
 
   /** Power off: everything of the node dies at once; `/run` goes with the mount namespace. */
   async powerOff(): Promise<void> {
-    if (this.#shell === null) return;
+    if (this.#shell?.alive !== true) return;
     const shellPid = this.#shellPid;
     const kill = (pid: number): void => {
       try {

@@ -46,8 +46,6 @@ class Port {
   void close(Done done) noexcept;
 
   CounterTotals counters() const noexcept;
-  // For tests.
-  QueuePair& pair(uint32_t index) noexcept { return *pairs_[index]; }
 
  private:
   Port() noexcept = default;

@@ -104,9 +104,6 @@ class QueuePair {
   void unmute(uint64_t nowNs) noexcept;
 
   PairState state() const noexcept { return state_; }
-  // For tests: the queues as the pair drives them.
-  const SplitVirtq& rx() const noexcept { return rx_; }
-  const SplitVirtq& tx() const noexcept { return tx_; }
 
   // Bookkeeping of the owning pump.
   bool active = false;

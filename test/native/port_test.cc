@@ -1,0 +1,447 @@
+// A port between a pod's socket and model devices: traffic, hold, discard, quiesce, sleep.
+#include <poll.h>
+#include <sys/eventfd.h>
+
+#include <random>
+#include <thread>
+
+#include "harness.h"
+
+namespace vu::test {
+namespace {
+
+TEST(Session, MemoryIsSealedAndRingsLieFirst) {
+  auto made = Session::create({2, 1024, 4096, kUsualFeatures, MemoryKind::kMemfd});
+  ASSERT_TRUE(made.ok());
+  const Session& session = *made.value();
+  EXPECT_NE(::ftruncate(session.memoryFd(), 4096), 0);
+  EXPECT_EQ(errno, EPERM);
+  for (uint32_t ring = 0; ring < 4; ++ring) {
+    EXPECT_EQ(session.layout(ring).desc % 4096, 0U);
+    EXPECT_LE(session.layout(ring).end, session.rxOffset(0));
+    EXPECT_EQ(session.usedIndex(ring), 0);
+  }
+  EXPECT_EQ(session.memoryBytes() % 4096, 0U);
+}
+
+TEST(Session, VirtualSizeOfTheDefaultGeometryIs42Megabytes) {
+  auto made = Session::create({1, 1024, 4096, kUsualFeatures, MemoryKind::kMemfd});
+  ASSERT_TRUE(made.ok());
+  EXPECT_LE(made.value()->memoryBytes(), 42U << 20);
+}
+
+TEST(Session, EveryReceiveBufferIsPostedBeforeAnybodySeesTheMemory) {
+  Bench bench;
+  EXPECT_EQ(bench.rx().available(), 256);
+  Chain chain;
+  while (bench.rx().pop(chain)) EXPECT_EQ(chain.bytes(), 4096U);
+  bench.expectLawful();
+}
+
+TEST(Session, OptionsOutsideTheirRangeAreRefused) {
+  for (const SessionOptions& bad : {SessionOptions{0, 256, 4096, 0, MemoryKind::kMemfd},
+                                    SessionOptions{1, 32, 4096, 0, MemoryKind::kMemfd},
+                                    SessionOptions{1, 100, 4096, 0, MemoryKind::kMemfd},
+                                    SessionOptions{1, 8192, 4096, 0, MemoryKind::kMemfd},
+                                    SessionOptions{1, 256, 1024, 0, MemoryKind::kMemfd}}) {
+    auto made = Session::create(bad);
+    ASSERT_FALSE(made.ok());
+    EXPECT_EQ(made.fault().errnum, EINVAL);
+  }
+}
+
+TEST(Session, HugePagesThatAreNotThereAreAnErrorAndNotASignal) {
+  // 4 GiB of huge pages: no test machine reserves so many.
+  auto made = Session::create({16, 4096, 69632, kUsualFeatures, MemoryKind::kHugetlb});
+  ASSERT_FALSE(made.ok());
+  EXPECT_EQ(made.fault().errnum, ENOMEM);
+  EXPECT_STREQ(made.fault().operation, "reserve 2 MB huge pages");
+}
+
+TEST(Port, StartKicksEveryRingOnce) {
+  BenchOptions options;
+  options.session.pairs = 2;
+  Bench bench(options);
+  bench.start();
+  for (auto& device : bench.devices) EXPECT_EQ(device->drainKicks(), 1U);
+  EXPECT_EQ(bench.port->counters().event(Event::kKicks), 4U);
+}
+
+TEST(Port, FramesOfThePodArriveUnchangedWithNumBuffersZero) {
+  Bench bench;
+  bench.start();
+  for (const uint32_t payload : {0U, 46U, 1500U, 2022U, 2023U, 9000U, 65000U}) {
+    Bytes frame = plainFrame(payload, static_cast<uint8_t>(payload));
+    frame[10] = 7;
+    bench.send(frame);
+    Chain chain;
+    ASSERT_TRUE(bench.await(chain));
+    frame[10] = 0;
+    EXPECT_EQ(gather(chain), frame);
+    EXPECT_EQ(chain.segments.size(), frame.size() <= 2048 ? 1U : 2U);
+    bench.tx().push(chain.head, 0);
+    bench.tx().publish();
+  }
+  bench.quiesce();
+  bench.expectNoLeak();
+  bench.expectLawful();
+  EXPECT_EQ(bench.port->counters().txFrames, 7U);
+}
+
+TEST(Port, SegmentationHeaderOfTheTapPassesUntouched) {
+  Bench bench;
+  bench.start();
+  Bytes frame = plainFrame(4000, 1);
+  const Bytes header = {1, 1, 54, 0, 0xb4, 5, 34, 0, 16, 0, 0, 0};
+  std::copy(header.begin(), header.end(), frame.begin());
+  bench.send(frame);
+  Chain chain;
+  ASSERT_TRUE(bench.await(chain));
+  EXPECT_EQ(gather(chain), frame);
+}
+
+class Mergeable : public ::testing::TestWithParam<uint32_t> {};
+
+TEST_P(Mergeable, FrameOfManyBuffersArrivesWhole) {
+  Bench bench;
+  bench.start();
+  const uint32_t buffers = GetParam();
+  Bytes frame = plainFrame(buffers * 3800, 3);
+  bench.deliver(frame, buffers);
+  const auto count = static_cast<uint16_t>(buffers);
+  std::memcpy(frame.data() + 10, &count, 2);
+  EXPECT_EQ(bench.receive(), frame);
+  bench.quiesce();
+  bench.expectNoLeak();
+  bench.expectLawful();
+  EXPECT_EQ(bench.port->counters().rxFrames, 1U);
+  EXPECT_EQ(bench.port->counters().rxBytes, frame.size() - 12);
+}
+
+INSTANTIATE_TEST_SUITE_P(Port, Mergeable, ::testing::Range(1U, 18U));
+
+TEST(Port, FrameWhoseBuffersComeInTwoWakeUpsIsWrittenOnceAndWhole) {
+  Bench bench;
+  bench.start();
+  Bytes frame = plainFrame(6000, 9);
+  const uint16_t two = 2;
+  std::memcpy(frame.data() + 10, &two, 2);
+  Chain first;
+  Chain second;
+  ASSERT_TRUE(bench.rx().pop(first));
+  ASSERT_TRUE(bench.rx().pop(second));
+  std::memcpy(first.segments[0].host, frame.data(), 4096);
+  bench.rx().push(first.head, 4096);
+  bench.rx().publish();
+  EXPECT_TRUE(bench.rx().notify());
+  // The pump has looked and sleeps again when it has put its event index past the first element.
+  const Vring ring = Vring::over(bench.session->base(), bench.session->layout(0), 256);
+  ASSERT_TRUE(eventually([&] { return loadAcquire(ring.usedEvent) == 1; }));
+  EXPECT_FALSE(bench.podHasFrame());
+  std::memcpy(second.segments[0].host, frame.data() + 4096, frame.size() - 4096);
+  bench.rx().push(second.head, static_cast<uint32_t>(frame.size() - 4096));
+  bench.rx().publish();
+  EXPECT_TRUE(bench.rx().notify());
+  EXPECT_EQ(bench.receive(), frame);
+  bench.quiesce();
+  bench.expectNoLeak();
+}
+
+TEST(Port, HeldPortLeavesFramesInTheTap) {
+  Bench bench;
+  const Bytes frame = plainFrame(100, 1);
+  bench.send(frame);
+  bench.quiesce();
+  EXPECT_EQ(bench.tx().available(), 0);
+  bench.start();
+  Chain chain;
+  ASSERT_TRUE(bench.await(chain));
+  EXPECT_EQ(gather(chain), frame);
+}
+
+TEST(Port, DiscardingPortReadsAndCounts) {
+  Bench bench;
+  for (uint8_t i = 0; i < 100; ++i) bench.send(plainFrame(500, i));
+  ASSERT_TRUE(bench.port->discard().ok());
+  ASSERT_TRUE(eventually([&] { return bench.port->counters().drop(Drop::kTxDiscarded) == 100; }));
+  const Bytes fresh = plainFrame(60, 200);
+  bench.start();
+  bench.send(fresh);
+  Chain chain;
+  ASSERT_TRUE(bench.await(chain));
+  EXPECT_EQ(gather(chain), fresh);
+  EXPECT_EQ(bench.port->counters().txFrames, 1U);
+}
+
+TEST(Port, FramesInFlightAtQuiesceAreCountedAsLost) {
+  Bench bench;
+  bench.start();
+  for (uint8_t i = 0; i < 10; ++i) bench.send(plainFrame(100, i));
+  Chain chain;
+  for (int i = 0; i < 10; ++i) ASSERT_TRUE(bench.await(chain));
+  bench.tx().push(chain.head, 0);
+  bench.tx().publish();
+  bench.quiesce();
+  EXPECT_EQ(bench.port->counters().drop(Drop::kTxLost), 9U);
+  bench.expectNoLeak();
+}
+
+TEST(Port, QuiescedSessionIsNeverTouchedAgain) {
+  Bench bench;
+  bench.start();
+  bench.quiesce();
+  const Bytes before(bench.session->base(), bench.session->base() + bench.session->rxOffset(0));
+  bench.send(plainFrame(100, 1));
+  const uint64_t one = 1;
+  ASSERT_EQ(::write(bench.session->callFd(0), &one, sizeof one), 8);
+  bench.quiesce();
+  const Bytes after(bench.session->base(), bench.session->base() + bench.session->rxOffset(0));
+  EXPECT_EQ(before, after);
+  EXPECT_FALSE(bench.session->owned());
+}
+
+TEST(Port, NewSessionAfterADeadOneCarriesTraffic) {
+  Bench bench;
+  bench.start();
+  for (uint8_t round = 0; round < 5; ++round) {
+    bench.quiesce();
+    bench.newSession();
+    bench.start();
+    const Bytes frame = plainFrame(3000, round);
+    bench.send(frame);
+    Chain chain;
+    ASSERT_TRUE(bench.await(chain));
+    EXPECT_EQ(gather(chain), frame);
+    bench.deliver(frame, 1);
+    EXPECT_EQ(bench.receive().size(), frame.size());
+  }
+  EXPECT_EQ(bench.port->counters().drop(Drop::kTxLost), 4U);
+}
+
+TEST(Port, SessionOfOnePortIsRefusedToAnother) {
+  Bench bench;
+  Bench other;
+  bench.start();
+  auto second = other.port->start(bench.session, {}, nullptr);
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.fault().errnum, EBUSY);
+  auto again = bench.port->start(other.session, {}, nullptr);
+  ASSERT_FALSE(again.ok());
+  EXPECT_EQ(again.fault().errnum, EBUSY);
+  EXPECT_FALSE(other.session->owned());
+}
+
+TEST(Port, FullTransmitRingReadsNothingAndGoesOnWhenThereIsRoom) {
+  BenchOptions options;
+  options.session.queueSize = 64;
+  Bench bench(options);
+  bench.start();
+  std::thread pod([&] {
+    for (uint32_t i = 0; i < 500; ++i) bench.send(plainFrame(1000, static_cast<uint8_t>(i)));
+  });
+  ASSERT_TRUE(eventually([&] { return bench.port->counters().event(Event::kTxRingFull) >= 1; }));
+  EXPECT_GE(bench.tx().available(), 62);
+  uint32_t got = 0;
+  ASSERT_TRUE(eventually([&] {
+    Chain chain;
+    while (bench.tx().pop(chain)) {
+      EXPECT_EQ(gather(chain), plainFrame(1000, static_cast<uint8_t>(got)));
+      ++got;
+      bench.tx().push(chain.head, 0);
+    }
+    bench.tx().publish();
+    bench.tx().notify();
+    return got == 500;
+  }));
+  pod.join();
+  bench.quiesce();
+  bench.expectNoLeak();
+  bench.expectLawful();
+  EXPECT_EQ(bench.port->counters().drop(Drop::kTxLost), 0U);
+}
+
+TEST(Port, FullRingWithoutACallIsSeenByTheFallback) {
+  BenchOptions options;
+  options.session.queueSize = 64;
+  Bench bench(options);
+  bench.start();
+  std::thread pod([&] {
+    for (uint32_t i = 0; i < 100; ++i) bench.send(plainFrame(1000, static_cast<uint8_t>(i)));
+  });
+  uint32_t got = 0;
+  ASSERT_TRUE(eventually([&] {
+    Chain chain;
+    while (bench.tx().pop(chain)) {
+      ++got;
+      bench.tx().push(chain.head, 0);
+    }
+    bench.tx().publish();  // No notify: the call is lost.
+    return got == 100;
+  }));
+  pod.join();
+}
+
+TEST(Port, ReceivedFrameWithoutACallIsSeenWithinASecond) {
+  Bench bench;
+  bench.start();
+  bench.fill(plainFrame(100, 1), 1);
+  bench.rx().publish();
+  EXPECT_EQ(bench.receive().size(), 126U);
+}
+
+TEST(Port, TapThatIsGoneIsReportedOnce) {
+  Bench bench;
+  bench.start();
+  bench.pods[0].reset();
+  ASSERT_TRUE(bench.corruption->signal.wait());
+  bench.quiesce();
+  const std::lock_guard lock(bench.corruption->mutex);
+  ASSERT_EQ(bench.corruption->events.size(), 1U);
+  EXPECT_EQ(bench.corruption->events[0].first, PortEventKind::kTapGone);
+}
+
+TEST(Port, InjectedFrameIsSentAsIfThePodHad) {
+  Bench bench;
+  const Bytes framed = plainFrame(46, 5);
+  const Bytes bare(framed.begin() + 12, framed.end());
+  bench.port->inject(bare);
+  ASSERT_TRUE(eventually([&] { return bench.port->counters().drop(Drop::kTxInject) == 1; }));
+  bench.start();
+  bench.port->inject(bare);
+  Chain chain;
+  ASSERT_TRUE(bench.await(chain));
+  EXPECT_EQ(gather(chain), framed);
+}
+
+TEST(Port, TruncatedAndRuntFramesAreDroppedAndCounted) {
+  Bench bench;
+  bench.start();
+  bench.send(Bytes(20, 0));
+  bench.send(Bytes(2048 + 68 * 1024 + 100, 0));
+  const Bytes good = plainFrame(60, 1);
+  bench.send(good);
+  Chain chain;
+  ASSERT_TRUE(bench.await(chain));
+  EXPECT_EQ(gather(chain), good);
+  EXPECT_EQ(bench.port->counters().drop(Drop::kTxInvalid), 1U);
+  EXPECT_EQ(bench.port->counters().drop(Drop::kTxTruncated), 1U);
+}
+
+TEST(Port, PairsOfOnePortLiveOnTheirPumps) {
+  BenchOptions options;
+  options.session.pairs = 3;
+  options.pumps = 2;
+  Bench bench(options);
+  bench.start();
+  for (uint32_t pair = 0; pair < 3; ++pair) {
+    const Bytes frame = plainFrame(200 + pair, static_cast<uint8_t>(pair));
+    bench.send(frame, pair);
+    Chain chain;
+    ASSERT_TRUE(bench.await(chain, pair));
+    EXPECT_EQ(gather(chain), frame);
+    bench.deliver(frame, 1, pair);
+    EXPECT_EQ(bench.receive(pair).size(), frame.size());
+  }
+  bench.quiesce();
+  EXPECT_EQ(bench.port->counters().txFrames, 3U);
+  EXPECT_EQ(bench.port->counters().rxFrames, 3U);
+}
+
+TEST(Port, QuiesceUnderLoadLosesNothingThatIsNotCounted) {
+  BenchOptions options;
+  options.session.queueSize = 64;
+  options.spinUs = 50;
+  Bench bench(options);
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> sent{0};
+  std::thread pod([&] {
+    const Bytes frame = plainFrame(300, 1);
+    while (!stop.load()) {
+      if (::send(bench.pods[0].get(), frame.data(), frame.size(), MSG_NOSIGNAL) > 0) sent.fetch_add(1);
+    }
+  });
+  uint64_t received = 0;
+  for (int round = 0; round < 30; ++round) {
+    if (round != 0) bench.newSession();
+    bench.start();
+    Chain chain;
+    for (int i = 0; i < 200; ++i) {
+      while (bench.tx().pop(chain)) {
+        ++received;
+        bench.tx().push(chain.head, 0);
+        bench.tx().publish();
+        bench.tx().notify();
+      }
+      std::this_thread::yield();
+    }
+    bench.quiesce();
+    bench.expectNoLeak();
+    bench.expectLawful();
+  }
+  stop.store(true);
+  pod.join();
+  ASSERT_TRUE(bench.port->discard().ok());
+  ASSERT_TRUE(eventually([&] {
+    const CounterTotals totals = bench.port->counters();
+    return totals.txFrames + totals.drop(Drop::kTxDiscarded) == sent.load();
+  }));
+  const CounterTotals totals = bench.port->counters();
+  EXPECT_EQ(totals.txFrames, received + totals.drop(Drop::kTxLost));
+}
+
+TEST(Pump, IdlePortsSleep) {
+  auto made = Pump::create("vu-idle", 50);
+  ASSERT_TRUE(made.ok());
+  const std::shared_ptr<Pump> pump = std::move(made).value();
+  {
+    BenchOptions options;
+    options.session.queueSize = 64;
+    options.sharedPump = pump;
+    std::vector<std::unique_ptr<Bench>> benches;
+    for (int i = 0; i < 20; ++i) {
+      benches.push_back(std::make_unique<Bench>(options));
+      benches.back()->start();
+    }
+    // All of them asleep: a command is answered, then nothing happens but the look once a second.
+    benches[0]->port->inject(Bytes(10));
+    ASSERT_TRUE(eventually([&] { return benches[0]->port->counters().drop(Drop::kTxInject) == 1; }));
+    const uint64_t before = pump->wakeups();
+    ASSERT_EQ(::poll(nullptr, 0, 1500), 0);
+    EXPECT_LE(pump->wakeups() - before, 3U);
+  }
+  pump->stop();
+}
+
+TEST(Pump, SpinIsBoundedByItsBudget) {
+  BenchOptions options;
+  options.spinUs = 1000;
+  Bench bench(options);
+  bench.start();
+  // 1 ms of spin after each frame, a frame every 1.2 ms: without the budget it would spin more than 80 % of the time.
+  const auto begin = std::chrono::steady_clock::now();
+  Chain chain;
+  while (std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(900)) {
+    bench.send(plainFrame(60, 1));
+    ASSERT_TRUE(bench.await(chain));
+    bench.tx().push(chain.head, 0);
+    bench.tx().publish();
+    ::poll(nullptr, 0, 2);
+  }
+  EXPECT_GT(bench.pumps[0]->fruitlessSpinNs(), 50'000'000U);
+  EXPECT_LT(bench.pumps[0]->fruitlessSpinNs(), 650'000'000U);
+}
+
+TEST(Pump, CallStormIsMutedAndTrafficGoesOn) {
+  Bench bench;
+  bench.start();
+  const uint64_t one = 1;
+  ASSERT_TRUE(eventually([&] {
+    for (int i = 0; i < 50; ++i) (void)!::write(bench.session->callFd(0), &one, sizeof one);
+    return bench.port->counters().event(Event::kCallsMuted) == 1;
+  }));
+  bench.deliver(plainFrame(100, 1), 1);
+  EXPECT_EQ(bench.receive().size(), 126U);
+}
+
+}  // namespace
+}  // namespace vu::test

@@ -1,0 +1,249 @@
+// A backend that lies in the used ring breaks its own port, and nothing else (faults F31–F37, F44).
+#include "harness.h"
+
+namespace vu::test {
+namespace {
+
+// A victim and a bystander on one pump.
+class CorruptRing : public ::testing::Test {
+ protected:
+  CorruptRing() {
+    auto made = Pump::create("vu-corrupt", 0);
+    EXPECT_TRUE(made.ok());
+    options_.sharedPump = std::move(made).value();
+    options_.session.queueSize = 64;
+    victim = std::make_unique<Bench>(options_);
+    bystander = std::make_unique<Bench>(options_);
+    victim->start();
+    bystander->start();
+  }
+  ~CorruptRing() override {
+    victim.reset();
+    bystander.reset();
+    options_.sharedPump->stop();
+  }
+
+  void call(uint32_t ring) {
+    const uint64_t one = 1;
+    ASSERT_EQ(::write(victim->session->callFd(ring), &one, sizeof one), 8);
+  }
+  void expectBroken(const std::string& reason) {
+    ASSERT_TRUE(victim->corruption->signal.wait()) << "no ring-corrupt event";
+    {
+      const std::lock_guard lock(victim->corruption->mutex);
+      ASSERT_EQ(victim->corruption->events.size(), 1U);
+      EXPECT_EQ(victim->corruption->events[0].first, PortEventKind::kRingCorrupt);
+      EXPECT_EQ(victim->corruption->events[0].second, reason);
+    }
+    // The port lets the shared memory alone by itself …
+    const uint64_t rings = victim->session->rxOffset(0);
+    const Bytes before(victim->session->base(), victim->session->base() + rings);
+    victim->send(plainFrame(100, 1));
+    call(0);
+    call(1);
+    // … while its neighbour on the same pump goes on …
+    for (uint8_t i = 0; i < 20; ++i) {
+      const Bytes frame = plainFrame(100, i);
+      bystander->send(frame);
+      Chain chain;
+      ASSERT_TRUE(bystander->await(chain));
+      EXPECT_EQ(gather(chain), frame);
+      bystander->tx().push(chain.head, 0);
+      bystander->tx().publish();
+      bystander->deliver(frame, 1);
+      EXPECT_EQ(bystander->receive().size(), frame.size());
+    }
+    EXPECT_EQ(Bytes(victim->session->base(), victim->session->base() + rings), before);
+    // … and it runs again on a new session, which carries what the TAP kept.
+    victim->quiesce();
+    victim->newSession();
+    victim->start();
+    Chain chain;
+    do {
+      ASSERT_TRUE(victim->await(chain));
+    } while (gather(chain) != plainFrame(100, 1));
+    EXPECT_EQ(victim->corruption->signal.count(), 1);
+  }
+  Chain sendOne() {
+    victim->send(plainFrame(60, 1));
+    Chain chain;
+    EXPECT_TRUE(victim->await(chain));
+    return chain;
+  }
+
+  BenchOptions options_;
+  std::unique_ptr<Bench> victim;
+  std::unique_ptr<Bench> bystander;
+};
+
+TEST_F(CorruptRing, ReceiveIndexJumpsBeyondWhatIsPosted) {
+  victim->rx().forgeUsedIndex(65);
+  call(0);
+  expectBroken("used index moved by more than what is outstanding");
+}
+
+TEST_F(CorruptRing, ReceiveIndexMovesBackwards) {
+  victim->deliver(plainFrame(60, 1), 1);
+  ASSERT_FALSE(victim->receive().empty());
+  victim->rx().forgeUsedIndex(0);
+  call(0);
+  expectBroken("used index moved by more than what is outstanding");
+}
+
+TEST_F(CorruptRing, ReceiveIdIsNotADescriptor) {
+  victim->rx().forgeUsed(0, 64, 100);
+  victim->rx().forgeUsedIndex(1);
+  call(0);
+  expectBroken("used id is not a descriptor of the ring");
+}
+
+TEST_F(CorruptRing, ReceiveIdHasHighBitsSet) {
+  victim->rx().forgeUsed(0, 0x10000, 100);
+  victim->rx().forgeUsedIndex(1);
+  call(0);
+  expectBroken("used id is not a descriptor of the ring");
+}
+
+TEST_F(CorruptRing, ReceiveIdIsRepeatedWithinOneFrame) {
+  Chain chain;
+  ASSERT_TRUE(victim->rx().pop(chain));
+  const uint16_t two = 2;
+  std::memset(chain.segments[0].host, 0, 12);
+  std::memcpy(chain.segments[0].host + 10, &two, 2);
+  victim->rx().forgeUsed(0, chain.head, 4096);
+  victim->rx().forgeUsed(1, chain.head, 100);
+  victim->rx().forgeUsedIndex(2);
+  call(0);
+  expectBroken("used id is not outstanding");
+}
+
+TEST_F(CorruptRing, TransmitIdWasNeverSent) {
+  sendOne();
+  victim->tx().forgeUsed(0, 63, 0);
+  victim->tx().forgeUsedIndex(1);
+  victim->send(plainFrame(60, 2));
+  expectBroken("used id is not outstanding");
+}
+
+TEST_F(CorruptRing, TransmitIndexJumpsBeyondWhatWasSent) {
+  sendOne();
+  victim->tx().forgeUsedIndex(2);
+  victim->send(plainFrame(60, 2));
+  expectBroken("used index moved by more than what is outstanding");
+}
+
+TEST_F(CorruptRing, TransmitIdIsTheSecondDescriptorOfAChain) {
+  victim->send(plainFrame(5000, 1));
+  Chain chain;
+  ASSERT_TRUE(victim->await(chain));
+  ASSERT_EQ(chain.segments.size(), 2U);
+  const Vring ring = Vring::over(victim->session->base(), victim->session->layout(1), 64);
+  victim->tx().forgeUsed(0, ring.desc[chain.head].next, 0);
+  victim->tx().forgeUsedIndex(1);
+  victim->send(plainFrame(60, 2));
+  expectBroken("used id is not outstanding");
+}
+
+TEST_F(CorruptRing, NumBuffersIsZero) {
+  victim->fill(plainFrame(60, 1), 1, 0);
+  victim->rx().publish();
+  victim->rx().notify();
+  expectBroken("num_buffers is 0");
+}
+
+TEST_F(CorruptRing, NumBuffersIsMoreThanWasEverPosted) {
+  victim->fill(plainFrame(60, 1), 1, 65);
+  victim->rx().publish();
+  victim->rx().notify();
+  expectBroken("num_buffers exceeds the posted buffers");
+}
+
+TEST_F(CorruptRing, ImpossibleLengthsAtARateBreakTheRing) {
+  uint32_t dropped = 0;
+  for (; dropped < 16; ++dropped) {
+    Chain chain;
+    ASSERT_TRUE(victim->rx().pop(chain));
+    std::memset(chain.segments[0].host, 0, 12);
+    chain.segments[0].host[10] = 1;
+    victim->rx().push(chain.head, dropped % 2 == 0 ? 4097 : 11);
+    victim->rx().publish();
+    victim->rx().notify();
+  }
+  ASSERT_TRUE(eventually([&] {
+    const CounterTotals totals = victim->port->counters();
+    return totals.drop(Drop::kRxTooLong) == 8 && totals.drop(Drop::kRxShort) == 8;
+  }));
+  EXPECT_EQ(victim->corruption->signal.count(), 0);
+  Chain chain;
+  ASSERT_TRUE(victim->rx().pop(chain));
+  victim->rx().push(chain.head, 0xffffffff);
+  std::memset(chain.segments[0].host, 0, 12);
+  chain.segments[0].host[10] = 1;
+  victim->rx().publish();
+  victim->rx().notify();
+  expectBroken("used lengths keep being impossible");
+}
+
+TEST_F(CorruptRing, SingleImpossibleLengthsAreDroppedAndTheirBuffersComeBack) {
+  // The second of three buffers claims more than was posted.
+  const auto heads = victim->fill(plainFrame(9000, 1), 3);
+  victim->rx().forgeUsed(static_cast<uint16_t>(-2), heads[1], 5000);
+  victim->rx().publish();
+  victim->rx().notify();
+  // More buffers than a frame may have.
+  victim->fill(plainFrame(200 * 30, 2), 30);
+  victim->rx().publish();
+  victim->rx().notify();
+  EXPECT_EQ(victim->receive().size(), 6026U);
+  // Longer than any frame: 17 full buffers.
+  victim->fill(Bytes(17 * 4096, 0), 17);
+  victim->rx().publish();
+  victim->rx().notify();
+  const Bytes good = plainFrame(60, 3);
+  victim->deliver(good, 1);
+  EXPECT_EQ(victim->receive().size(), good.size());
+  EXPECT_EQ(victim->port->counters().drop(Drop::kRxTooLong), 2U);
+  victim->quiesce();
+  victim->expectNoLeak();
+  victim->expectLawful();
+  EXPECT_EQ(victim->corruption->signal.count(), 0);
+}
+
+TEST_F(CorruptRing, RewrittenDescriptorsAndAvailRingAreNeverReadBack) {
+  const Vring rx = Vring::over(victim->session->base(), victim->session->layout(0), 64);
+  for (uint32_t i = 1; i < 64; ++i) rx.desc[i] = VringDesc{0xdeadbeef, 0xffffffff, 0xffff, 0xffff};
+  const Bytes frame = plainFrame(60, 1);
+  victim->deliver(frame, 1);
+  EXPECT_EQ(victim->receive().size(), frame.size());
+  const Chain chain = sendOne();
+  const Vring tx = Vring::over(victim->session->base(), victim->session->layout(1), 64);
+  for (uint32_t i = 0; i < 64; ++i) {
+    tx.desc[i] = VringDesc{0, 0xffffffff, 0xffff, 0xffff};
+    tx.availRing[i] = 0xffff;
+  }
+  victim->tx().push(chain.head, 0);
+  victim->tx().publish();
+  sendOne();
+  victim->quiesce();
+  victim->expectNoLeak();
+  EXPECT_EQ(victim->corruption->signal.count(), 0);
+}
+
+TEST(CorruptRingAcrossPumps, OnePairsCorruptionStopsEveryPairOfThePort) {
+  BenchOptions options;
+  options.session.pairs = 2;
+  options.pumps = 2;
+  Bench bench(options);
+  bench.start();
+  bench.rx(0).forgeUsedIndex(10'000);
+  const uint64_t one = 1;
+  ASSERT_EQ(::write(bench.session->callFd(0), &one, sizeof one), 8);
+  ASSERT_TRUE(bench.corruption->signal.wait());
+  bench.send(plainFrame(60, 1), 1);
+  bench.quiesce();
+  EXPECT_EQ(bench.tx(1).available(), 0);
+  EXPECT_EQ(bench.corruption->signal.count(), 1);
+}
+
+}  // namespace
+}  // namespace vu::test

@@ -1,0 +1,167 @@
+// The fuzzer is the device: it completes buffers, lies in the used rings and flips any byte of the shared memory while a
+// queue pair runs on it. Whatever it does, the pair neither leaves its memory nor loops, and its books balance.
+//
+//   clang++ -fsanitize=fuzzer,address,undefined; the first byte chooses the options, the rest is a list of operations.
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "queue_pair.h"
+
+namespace {
+
+using namespace vu;
+
+constexpr uint32_t kSize = 64;
+
+class Input {
+ public:
+  Input(const uint8_t* data, size_t size) : data_(data), size_(size) {}
+  bool empty() const { return at_ >= size_; }
+  uint8_t byte() { return at_ < size_ ? data_[at_++] : uint8_t{0}; }
+  uint16_t word() { return static_cast<uint16_t>(byte() | byte() << 8); }
+  uint32_t dword() { return word() | uint32_t{word()} << 16; }
+
+ private:
+  const uint8_t* data_;
+  size_t size_;
+  size_t at_ = 0;
+};
+
+// An honest device would do this; the fuzzer decides when and with what values.
+struct Device {
+  Vring ring;
+  uint16_t lastAvail = 0;
+  uint16_t used = 0;
+
+  bool pop(uint16_t& head) {
+    if (loadAcquire(ring.availIdx) == lastAvail) return false;
+    head = static_cast<uint16_t>(ring.availRing[lastAvail++ & (kSize - 1)] & (kSize - 1));
+    return true;
+  }
+  void push(uint32_t id, uint32_t len) { ring.usedRing[used++ & (kSize - 1)] = VringUsedElem{id, len}; }
+  void publish() { storeRelease(ring.usedIdx, used); }
+};
+
+[[noreturn]] void bug(const char* what) {
+  std::fprintf(stderr, "invariant broken: %s\n", what);
+  std::abort();
+}
+
+void checkBooks(const Session& session) {
+  const QueueStateView tx = session.state(1);
+  uint32_t chained = 0;
+  for (uint32_t i = 0; i < kSize; ++i) chained += tx.heads[i].chain;
+  if (chained + tx.queue->freeCount != kSize) bug("transmit descriptors leaked");
+  uint16_t free = tx.queue->freeHead;
+  for (uint32_t i = 0; i < tx.queue->freeCount; ++i, free = tx.next[free]) {
+    if (free >= kSize) bug("free list leaves the ring");
+    if (tx.heads[free].chain != 0) bug("free descriptor is with the device");
+  }
+  const QueueStateView rx = session.state(0);
+  uint32_t posted = 0;
+  for (uint32_t i = 0; i < kSize; ++i) posted += rx.heads[i].chain;
+  if (posted != rx.queue->outstanding) bug("receive buffers miscounted");
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  if (size < 2) return 0;
+  Input input(data, size);
+  const uint8_t choice = input.byte();
+  SessionOptions options;
+  options.queueSize = kSize;
+  options.rxBufferBytes = 2048;
+  options.features = kFeatureVersion1 | ((choice & 1) != 0 ? kFeatureMrgRxbuf : 0) |
+                     ((choice & 2) != 0 ? kFeatureEventIdx : 0) |
+                     ((choice & 4) != 0 ? kFeatureCsum : 0) | ((choice & 8) != 0 ? kFeatureHostTso4 : 0);
+  StartOptions start;
+  start.softwareGso = (choice & 16) != 0;
+  start.softwareChecksum = (choice & 32) != 0;
+  start.softwareGro = (choice & 64) != 0;
+  auto made = Session::create(options);
+  if (!made) bug("no session");
+  const std::shared_ptr<Session> session = std::move(made).value();
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) bug("no socketpair");
+  const UniqueFd pod(ends[1]);
+  const UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
+  static PumpScratch scratch;
+  PumpContext context;
+  context.epollFd = epoll.get();
+  context.scratch = &scratch;
+  bool corrupt = false;
+  auto shared = std::make_shared<PortShared>();
+  shared->listener = [&corrupt](PortEventKind, const char*) { corrupt = true; };
+  QueuePair pair(UniqueFd(ends[0]), 0, shared);
+  pair.attach(&context);
+  pair.start(session, shared, start);
+
+  Device rx{Vring::over(session->base(), session->layout(0), kSize)};
+  Device tx{Vring::over(session->base(), session->layout(1), kSize)};
+  static uint8_t frame[70'000];
+  const uint64_t rings = session->rxOffset(0);
+  while (!input.empty()) {
+    switch (input.byte() % 9) {
+      case 0: {
+        const uint64_t offset = input.word() % rings;
+        session->base()[offset] = input.byte();
+        break;
+      }
+      case 1: {
+        // A received frame of one buffer: header and start of the packet from the input.
+        uint16_t head = 0;
+        const uint16_t len = input.word();
+        const uint8_t copied = input.byte();
+        if (!rx.pop(head)) break;
+        uint8_t* buffer = session->base() + session->rxOffset(0) + uint64_t{session->rxStride()} * head;
+        for (uint8_t i = 0; i < copied; ++i) buffer[i] = input.byte();
+        rx.push(head, len);
+        break;
+      }
+      case 2: {
+        uint16_t head = 0;
+        if (tx.pop(head)) tx.push(head, 0);
+        break;
+      }
+      case 3:
+        rx.publish();
+        tx.publish();
+        break;
+      case 4: {
+        const size_t bytes = input.byte() * 8U + (input.byte() % 16 == 0 ? 60'000U : 0U);
+        const uint8_t copied = input.byte();
+        std::memset(frame, 0, sizeof frame);
+        for (size_t i = 0; i < copied; ++i) frame[i] = input.byte();
+        (void)!::send(pod.get(), frame, bytes, MSG_NOSIGNAL);
+        break;
+      }
+      case 5:
+        rx.push(input.dword(), input.dword());
+        break;
+      case 6:
+        tx.push(input.dword(), input.dword());
+        break;
+      case 7:
+        storeRelease((input.byte() & 1) != 0 ? rx.ring.usedIdx : tx.ring.usedIdx, input.word());
+        break;
+      default:
+        pair.round();
+        if (input.byte() % 4 == 0) pair.arm();
+        while (::recv(pod.get(), frame, sizeof frame, 0) > 0) {
+        }
+    }
+  }
+  for (int i = 0; i < 70 && pair.round() != 0; ++i) {
+    while (::recv(pod.get(), frame, sizeof frame, 0) > 0) {
+    }
+  }
+  if (corrupt && pair.state() != PairState::kFailed) bug("corrupt, yet running");
+  pair.stop();
+  checkBooks(*session);
+  return 0;
+}

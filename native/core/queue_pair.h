@@ -142,6 +142,7 @@ class QueuePair {
   uint32_t txBurst() noexcept;
   bool haveTxRoom() noexcept;
   uint32_t reap() noexcept;
+  bool backendTakes(uint8_t flags, uint8_t gsoType) const noexcept;
   void submitFrame(uint16_t head, uint16_t tail, uint32_t bytes) noexcept;
   bool readFailed() noexcept;
   void publishTx() noexcept;

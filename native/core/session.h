@@ -19,6 +19,7 @@ namespace vu {
 inline constexpr uint64_t kFeatureCsum = uint64_t{1} << 0;
 inline constexpr uint64_t kFeatureHostTso4 = uint64_t{1} << 11;
 inline constexpr uint64_t kFeatureHostTso6 = uint64_t{1} << 12;
+inline constexpr uint64_t kFeatureHostEcn = uint64_t{1} << 13;
 inline constexpr uint64_t kFeatureHostUfo = uint64_t{1} << 14;
 inline constexpr uint64_t kFeatureMrgRxbuf = uint64_t{1} << 15;
 inline constexpr uint64_t kFeatureEventIdx = uint64_t{1} << 29;

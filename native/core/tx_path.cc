@@ -10,6 +10,13 @@ namespace {
 constexpr uint16_t kPublishBatch = 8;
 constexpr uint32_t kEthernetBytes = 14;
 constexpr uint32_t kNumBuffersOffset = 10;
+constexpr uint8_t kHdrNeedsCsum = 1;
+constexpr uint8_t kGsoNone = 0;
+constexpr uint8_t kGsoTcp4 = 1;
+constexpr uint8_t kGsoUdp = 3;
+constexpr uint8_t kGsoTcp6 = 4;
+constexpr uint8_t kGsoUdpL4 = 5;
+constexpr uint8_t kGsoEcn = 0x80;
 constexpr uint32_t kFrameCapacity = kTxHeadBytes + kTxTailBytes;
 
 }  // namespace
@@ -29,6 +36,27 @@ void QueuePair::dropTail(uint16_t tail) noexcept {
   txState_.tailNext[tail] = queue.freeTail;
   queue.freeTail = tail;
   ++queue.freeTailCount;
+}
+
+// May a header with these flags and this GSO type go to the backend? (virtio 1.2, 5.1.6.2). Normally the TAP's offloads
+// see to it; frames queued before a reconnect were made for the features of the backend before.
+bool QueuePair::backendTakes(uint8_t flags, uint8_t gsoType) const noexcept {
+  if ((flags & kHdrNeedsCsum) != 0 && (features_ & kFeatureCsum) == 0) return false;
+  if ((gsoType & kGsoEcn) != 0 && (features_ & kFeatureHostEcn) == 0) return false;
+  switch (gsoType & ~kGsoEcn) {
+    case kGsoNone:
+      return gsoType == kGsoNone;
+    case kGsoTcp4:
+      return (features_ & kFeatureHostTso4) != 0;
+    case kGsoTcp6:
+      return (features_ & kFeatureHostTso6) != 0;
+    case kGsoUdp:
+      return (features_ & kFeatureHostUfo) != 0;
+    case kGsoUdpL4:
+      return (features_ & kFeatureHostUso) != 0;
+    default:
+      return false;
+  }
 }
 
 // Takes back what the backend has sent. Returns the number of chains.
@@ -90,8 +118,14 @@ uint32_t QueuePair::txBurst() noexcept {
       continue;
     }
     if (headerBytes_ == 12) std::memset(buffer + kNumBuffersOffset, 0, 2);
+    buffer[0] &= kHdrNeedsCsum;
+    const bool segmented = buffer[1] != 0;
+    if ((buffer[0] != 0 || segmented) && !backendTakes(buffer[0], buffer[1])) {
+      counters_.drop(Drop::kTxUnsupported);
+      continue;
+    }
     submitFrame(head, tail, bytes);
-    if (buffer[1] != 0 || tx_.unpublished() >= kPublishBatch) publishTx();
+    if (segmented || tx_.unpublished() >= kPublishBatch) publishTx();
   }
   if (state_ == PairState::kRunning && tx_.unpublished() != 0) publishTx();
   return frames;

@@ -100,6 +100,27 @@ TEST(Port, SegmentationHeaderOfTheTapPassesUntouched) {
   EXPECT_EQ(gather(chain), frame);
 }
 
+TEST(Port, OffloadsThatTheBackendLacksNeverReachIt) {
+  BenchOptions options;
+  options.session.features = kFeatureVersion1 | kFeatureMrgRxbuf | kFeatureEventIdx;
+  Bench bench(options);
+  bench.start();
+  Bytes frame = plainFrame(4000, 1);
+  for (const uint8_t type : {uint8_t{0}, uint8_t{1}, uint8_t{3}, uint8_t{4}, uint8_t{5}, uint8_t{0x81}, uint8_t{9}}) {
+    frame[0] = 1;
+    frame[1] = type;
+    bench.send(frame);
+  }
+  Bytes plain = plainFrame(60, 1);
+  plain[0] = 2;  // DATA_VALID: a driver must not set it.
+  bench.send(plain);
+  Chain chain;
+  ASSERT_TRUE(bench.await(chain));
+  plain[0] = 0;
+  EXPECT_EQ(gather(chain), plain);
+  EXPECT_EQ(bench.port->counters().drop(Drop::kTxUnsupported), 7U);
+}
+
 class Mergeable : public ::testing::TestWithParam<uint32_t> {};
 
 TEST_P(Mergeable, FrameOfManyBuffersArrivesWhole) {

@@ -1,0 +1,120 @@
+/**
+ * What the cluster sees of a node: the VirtioUserNode object (group virtio-user.dev), computed from the agent's own view.
+ * Pure: the same view gives the same object, so that an unchanged node is not written again.
+ */
+import type { AttachmentView } from '../attachment/api.ts';
+
+export const group = 'virtio-user.dev';
+export const version = 'v1alpha1';
+export const plural = 'virtiousernodes';
+export const kind = 'VirtioUserNode';
+
+export interface NodeCondition {
+  readonly type: 'Ready' | 'BackendConnected' | 'StateRestored' | 'Degraded';
+  readonly status: 'True' | 'False';
+  /** CamelCase, stable. */
+  readonly reason: string;
+  readonly message: string;
+  /** RFC 3339; moves only when `status` does. */
+  readonly lastTransitionTime: string;
+}
+
+export interface UnhealthyAttachment {
+  readonly id: string;
+  readonly pod: string;
+  readonly interface: string;
+  readonly state: string;
+  readonly reason: string;
+}
+
+export interface NodeStatus {
+  readonly agentVersion: string;
+  readonly backend: string;
+  readonly attachments: number;
+  readonly disconnected: number;
+  /** At most 20, the rest is counted. */
+  readonly unhealthy: readonly UnhealthyAttachment[];
+  readonly conditions: readonly NodeCondition[];
+}
+
+export interface NodeView {
+  readonly agentVersion: string;
+  readonly ready: boolean;
+  /** Why it is not ready, or empty. */
+  readonly readyReason: string;
+  readonly attachments: readonly AttachmentView[];
+  /** Records that could not be read and were set aside. */
+  readonly corruptRecords: number;
+}
+
+const unhealthyLimit = 20;
+
+/** Most connected first; what an admin wants in one word. */
+function backendSummary(attachments: number, disconnected: number): string {
+  if (attachments === 0) return 'Idle';
+  if (disconnected === 0) return 'Connected';
+  return disconnected === attachments ? 'Disconnected' : 'Partial';
+}
+
+export function nodeStatus(view: NodeView, previous: NodeStatus | null, now: Date): NodeStatus {
+  const unhealthy = view.attachments.filter((attachment) => attachment.state !== 'running');
+  const degraded = view.attachments.filter((attachment) => attachment.state === 'parked');
+  const condition = (
+    type: NodeCondition['type'],
+    holds: boolean,
+    reasons: readonly [string, string],
+    message: string,
+  ): NodeCondition => {
+    const status = holds ? 'True' : 'False';
+    const before = previous?.conditions.find((candidate) => candidate.type === type);
+    const lastTransitionTime = before?.status === status ? before.lastTransitionTime : now.toISOString();
+    return { type, status, reason: holds ? reasons[0] : reasons[1], message, lastTransitionTime };
+  };
+  const total = view.attachments.length;
+  return {
+    agentVersion: view.agentVersion,
+    backend: backendSummary(total, unhealthy.length),
+    attachments: total,
+    disconnected: unhealthy.length,
+    unhealthy: unhealthy.slice(0, unhealthyLimit).map((attachment) => ({
+      id: attachment.id,
+      pod: attachment.pod === null ? '' : `${attachment.pod.namespace}/${attachment.pod.name}`,
+      interface: attachment.key.ifName,
+      state: attachment.state,
+      reason: attachment.reason ?? '',
+    })),
+    conditions: [
+      condition('Ready', view.ready, ['AgentReady', 'AgentNotReady'], view.ready ? 'pods can be attached' : view.readyReason),
+      condition(
+        'BackendConnected',
+        unhealthy.length === 0,
+        ['AllConnected', 'BackendDisconnected'],
+        unhealthy.length === 0 ? `${total} attachments` : `${unhealthy.length} of ${total} attachments have no backend`,
+      ),
+      condition(
+        'StateRestored',
+        view.corruptRecords === 0,
+        ['AllRecordsRead', 'StateCorrupt'],
+        view.corruptRecords === 0 ? 'every record was read' : `${view.corruptRecords} records were set aside as *.bad`,
+      ),
+      condition(
+        'Degraded',
+        degraded.length > 0,
+        ['FeatureMismatch', 'NotDegraded'],
+        degraded.length > 0 ? `${degraded.length} attachments wait for a backend with more features` : '',
+      ),
+    ],
+  };
+}
+
+/** Whether writing `next` would tell anybody anything; messages count, times do not. */
+export function sameStatus(a: NodeStatus, b: NodeStatus): boolean {
+  return JSON.stringify(a) === JSON.stringify(b);
+}
+
+/** Whether a condition changed its status: such news does not wait. */
+export function conditionFlipped(a: NodeStatus | null, b: NodeStatus): boolean {
+  return b.conditions.some(
+    (condition) => a?.conditions.find((before) => before.type === condition.type)?.status !== condition.status,
+  );
+}

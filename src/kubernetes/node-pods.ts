@@ -1,0 +1,106 @@
+/**
+ * The pods of this node, kept current by a watch that restarts after whatever happens to it: resets, silence, 403, 410,
+ * 500, missing token files. Only a field selector on the node name goes to the server. Answers carry what they are
+ * worth: until the first list has come, and while there is none, nothing may be concluded from a pod's absence.
+ */
+import type { Logger } from '../telemetry/log.ts';
+import { CoreV1Api, ListWatch } from './client-node.ts';
+import { apiFailure } from './failure.ts';
+import type { PooledKubeConfig } from './pooled-config.ts';
+import { SafeWatch } from './safe-watch.ts';
+
+export interface PodSummary {
+  readonly namespace: string;
+  readonly name: string;
+  readonly uid: string;
+  /** Succeeded or Failed: its sandbox may go any time. */
+  readonly ended: boolean;
+}
+
+export interface NodePodsOptions {
+  readonly config: PooledKubeConfig;
+  readonly nodeName: string;
+  readonly log: Logger;
+  /** Silence that makes the watch reconnect, milliseconds. */
+  readonly idleMs?: number;
+  /** First and longest wait before a restart, milliseconds. */
+  readonly backoffMs?: readonly [number, number];
+}
+
+export class NodePods {
+  readonly #log: Logger;
+  readonly #informer: ListWatch<Pod>;
+  readonly #backoffMs: readonly [number, number];
+  #failures = 0;
+  #timer: NodeJS.Timeout | null = null;
+  #stopped = false;
+  #listed = false;
+  #lastError: string | null = null;
+
+  constructor({ config, nodeName, log, idleMs = 90_000, backoffMs = [1_000, 30_000] }: NodePodsOptions) {
+    this.#log = log;
+    this.#backoffMs = backoffMs;
+    const api = config.makeApiClient(CoreV1Api);
+    const fieldSelector = `spec.nodeName=${nodeName}`;
+    const list = async (): Promise<Awaited<ReturnType<CoreV1Api['listPodForAllNamespaces']>>> => {
+      const pods = await api.listPodForAllNamespaces({ fieldSelector });
+      this.#listed = true;
+      this.#recovered();
+      return pods;
+    };
+    this.#informer = new ListWatch<Pod>('/api/v1/pods', new SafeWatch(config, idleMs), list, false, undefined, fieldSelector);
+    this.#informer.on('change', () => this.#recovered());
+    this.#informer.on('error', (error: unknown) => this.#failed(error));
+  }
+
+  start(): void {
+    this.#informer.start().catch((error: unknown) => this.#failed(error));
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    await this.#informer.stop();
+    await this.#informer.stop(); // a stop during connect leaves the first request behind
+  }
+
+  /** null: not known, draw no conclusion. */
+  list(): readonly PodSummary[] | null {
+    if (!this.#listed || this.#lastError !== null) return null;
+    return this.#informer.list().map((pod) => ({
+      namespace: pod.metadata?.namespace ?? '',
+      name: pod.metadata?.name ?? '',
+      uid: pod.metadata?.uid ?? '',
+      ended: pod.status?.phase === 'Succeeded' || pod.status?.phase === 'Failed',
+    }));
+  }
+
+  /** Why the view is not current, or null. */
+  get trouble(): string | null {
+    return this.#lastError ?? (this.#listed ? null : 'no list yet');
+  }
+
+  #recovered(): void {
+    if (this.#lastError !== null) this.#log.info({ failures: this.#failures }, 'pod watch works again');
+    this.#failures = 0;
+    this.#lastError = null;
+  }
+
+  #failed(error: unknown): void {
+    if (this.#stopped || this.#timer !== null) return; // stop() itself reports an AbortError
+    const failure = apiFailure(error);
+    this.#lastError = failure.reason;
+    if (failure.status === 410) Reflect.set(this.#informer, 'resourceVersion', ''); // only a new list helps
+    const [first, longest] = this.#backoffMs;
+    const backoff = Math.min(longest, first * 2 ** this.#failures++);
+    const delayMs = Math.max(failure.retryAfterMs ?? 0, backoff * (0.8 + Math.random() * 0.4));
+    this.#log.warn({ status: failure.status, reason: failure.reason, delayMs: Math.round(delayMs) }, 'pod watch ended');
+    this.#timer = setTimeout(() => {
+      this.#timer = null;
+      this.start();
+    }, delayMs);
+    this.#timer.unref();
+  }
+}
+
+type Pod = Awaited<ReturnType<CoreV1Api['listPodForAllNamespaces']>>['items'][number];

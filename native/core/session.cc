@@ -68,19 +68,19 @@ Result<void> Session::createMemory() noexcept {
   const bool huge = options_.memory == MemoryKind::kHugetlb;
   auto fd = createMemfd("vu-session", MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0U));
   if (!fd) return fd.fault();
-  memoryFd_ = std::move(fd).value();
+  *memoryFd_ = std::move(fd).value();
   const auto bytes = static_cast<off_t>(memoryBytes_);
-  if (::ftruncate(memoryFd_.get(), bytes) != 0) return lastFault("ftruncate session memory");
+  if (::ftruncate(memoryFd_->get(), bytes) != 0) return lastFault("ftruncate session memory");
   // Huge pages are reserved as a whole by mmap below.
-  if (!huge && ::fallocate(memoryFd_.get(), 0, 0, static_cast<off_t>(ringBytes_)) != 0) {
+  if (!huge && ::fallocate(memoryFd_->get(), 0, 0, static_cast<off_t>(ringBytes_)) != 0) {
     return lastFault("fallocate rings");
   }
   // A file that nobody can shrink cannot turn an access of ours into SIGBUS.
-  if (::fcntl(memoryFd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+  if (::fcntl(memoryFd_->get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
     return lastFault("seal session memory");
   }
   auto mapping =
-      Mapping::shared(memoryFd_.get(), memoryBytes_, huge ? "reserve 2 MB huge pages" : "mmap session memory");
+      Mapping::shared(memoryFd_->get(), memoryBytes_, huge ? "reserve 2 MB huge pages" : "mmap session memory");
   if (!mapping) return mapping.fault();
   memory_ = std::move(mapping).value();
   if (options_.memory == MemoryKind::kThp && ::madvise(memory_.data(), memory_.size(), MADV_HUGEPAGE) != 0) {
@@ -117,10 +117,10 @@ Result<void> Session::createState() noexcept {
 
 Result<void> Session::createEvents() noexcept {
   for (uint32_t ring = 0; ring < ringCount(); ++ring) {
-    kicks_.emplace_back(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    if (!kicks_.back()) return lastFault("eventfd kick");
-    calls_.emplace_back(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    if (!calls_.back()) return lastFault("eventfd call");
+    kicks_.push_back(std::make_shared<UniqueFd>(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)));
+    if (!kicks_.back()->valid()) return lastFault("eventfd kick");
+    calls_.push_back(std::make_shared<UniqueFd>(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)));
+    if (!calls_.back()->valid()) return lastFault("eventfd call");
   }
   return {};
 }
@@ -166,10 +166,10 @@ QueueStateView Session::state(uint32_t ring) const noexcept {
 void Session::close() noexcept {
   memory_.reset();
   stateMemory_.reset();
-  memoryFd_.reset();
+  memoryFd_->reset();
   stateFd_.reset();
-  kicks_.clear();
-  calls_.clear();
+  for (auto& kick : kicks_) kick->reset();
+  for (auto& call : calls_) call->reset();
 }
 
 }  // namespace vu

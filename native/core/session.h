@@ -50,6 +50,10 @@ class Session {
   // Receive buffers are posted and published. Errors: EINVAL (options), ENOMEM (no free huge pages), ENOSPC, EMFILE, …
   static Result<std::shared_ptr<Session>> create(const SessionOptions& options) noexcept;
 
+  ~Session() { close(); }
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
   const SessionOptions& options() const noexcept { return options_; }
   uint32_t ringCount() const noexcept { return options_.pairs * 2; }
   // 12 bytes with VERSION_1 or MRG_RXBUF, else 10.
@@ -57,11 +61,15 @@ class Session {
   bool mergeable() const noexcept { return (options_.features & kFeatureMrgRxbuf) != 0; }
   bool eventIdx() const noexcept { return (options_.features & kFeatureEventIdx) != 0; }
 
-  int memoryFd() const noexcept { return memoryFd_.get(); }
+  int memoryFd() const noexcept { return memoryFd_->get(); }
   uint64_t memoryBytes() const noexcept { return memoryBytes_; }
   int stateFd() const noexcept { return stateFd_.get(); }
-  int kickFd(uint32_t ring) const noexcept { return kicks_[ring].get(); }
-  int callFd(uint32_t ring) const noexcept { return calls_[ring].get(); }
+  int kickFd(uint32_t ring) const noexcept { return kicks_[ring]->get(); }
+  int callFd(uint32_t ring) const noexcept { return calls_[ring]->get(); }
+  // The same descriptors for those who pass them on; close() closes them for everybody.
+  const std::shared_ptr<UniqueFd>& memory() const noexcept { return memoryFd_; }
+  const std::shared_ptr<UniqueFd>& kick(uint32_t ring) const noexcept { return kicks_[ring]; }
+  const std::shared_ptr<UniqueFd>& call(uint32_t ring) const noexcept { return calls_[ring]; }
   // Offsets; add kMemoryLabel for what goes on the wire.
   const VringLayout& layout(uint32_t ring) const noexcept { return rings_[ring].vring; }
 
@@ -112,10 +120,10 @@ class Session {
   uint64_t stateBytes_ = 0;
   std::vector<RingPlace> rings_;
   std::vector<PairPlace> pairs_;
-  UniqueFd memoryFd_;
+  std::shared_ptr<UniqueFd> memoryFd_ = std::make_shared<UniqueFd>();
   UniqueFd stateFd_;
-  std::vector<UniqueFd> kicks_;
-  std::vector<UniqueFd> calls_;
+  std::vector<std::shared_ptr<UniqueFd>> kicks_;
+  std::vector<std::shared_ptr<UniqueFd>> calls_;
   Mapping memory_;
   Mapping stateMemory_;
   AddressMap addresses_;

@@ -1,0 +1,92 @@
+// Session, Pump and Port as JavaScript sees them (src/native/binding.ts).
+#pragma once
+
+#include <napi.h>
+
+#include <memory>
+
+#include "../core/port.h"
+#include "../core/pump.h"
+#include "../core/session.h"
+#include "environment.h"
+
+namespace vu::bind {
+
+class SessionObject : public Napi::ObjectWrap<SessionObject>, public LiveObject {
+ public:
+  static Napi::Function define(Napi::Env env);
+  explicit SessionObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<SessionObject>(info) {}
+  ~SessionObject() override;
+  // createSession(options)
+  static Napi::Value create(const Napi::CallbackInfo& info);
+  // nullptr and a TypeError: not a session, or a closed one.
+  static SessionObject* from(Napi::Env env, napi_value value);
+  const std::shared_ptr<Session>& session() const { return session_; }
+  void shutDown() override;
+
+ private:
+  Napi::Value usedIndex(const Napi::CallbackInfo& info);
+  void close(const Napi::CallbackInfo& info);
+
+  Environment* environment_ = nullptr;
+  std::shared_ptr<Session> session_;
+};
+
+class PumpObject : public Napi::ObjectWrap<PumpObject>, public LiveObject {
+ public:
+  static Napi::Function define(Napi::Env env);
+  explicit PumpObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<PumpObject>(info) {}
+  ~PumpObject() override;
+  // createPump(options)
+  static Napi::Value create(const Napi::CallbackInfo& info);
+  static PumpObject* from(Napi::Env env, napi_value value);
+  const std::shared_ptr<Pump>& pump() const { return pump_; }
+  // Ports that are not closed. Shared with them: a port may outlive this object.
+  const std::shared_ptr<uint32_t>& ports() const { return ports_; }
+  void shutDown() override;
+
+ private:
+  void close(const Napi::CallbackInfo& info);
+
+  Environment* environment_ = nullptr;
+  std::shared_ptr<Pump> pump_;
+  std::shared_ptr<uint32_t> ports_;
+};
+
+class PortObject : public Napi::ObjectWrap<PortObject>, public LiveObject {
+ public:
+  static Napi::Function define(Napi::Env env);
+  explicit PortObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<PortObject>(info) {}
+  ~PortObject() override;
+  // createPort(options)
+  static Napi::Value create(const Napi::CallbackInfo& info);
+  void shutDown() override;
+
+ private:
+  // The event handler and what it needs; pump threads refer to it weakly.
+  struct Handler {
+    Napi::FunctionReference onEvent;
+  };
+
+  Napi::Value setOffload(const Napi::CallbackInfo& info);
+  Napi::Value setCarrier(const Napi::CallbackInfo& info);
+  Napi::Value start(const Napi::CallbackInfo& info);
+  Napi::Value quiesce(const Napi::CallbackInfo& info);
+  Napi::Value discard(const Napi::CallbackInfo& info);
+  Napi::Value inject(const Napi::CallbackInfo& info);
+  Napi::Value counters(const Napi::CallbackInfo& info);
+  Napi::Value close(const Napi::CallbackInfo& info);
+
+  // false and a TypeError on an object that has no open port.
+  bool checkOpen(Napi::Env env, const char* what) const;
+  // A completion that resolves `deferred` on the JS thread and keeps the process alive until then.
+  Port::Done resolver(Napi::Env env, const Napi::Promise::Deferred& deferred);
+  void forgetPumps();
+
+  Environment* environment_ = nullptr;
+  std::shared_ptr<Port> port_;
+  std::shared_ptr<Handler> handler_;
+  std::vector<std::shared_ptr<uint32_t>> pumpUses_;
+};
+
+}  // namespace vu::bind

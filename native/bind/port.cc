@@ -1,0 +1,270 @@
+#include "../core/port.h"
+
+#include <chrono>
+#include <condition_variable>
+
+#include "convert.h"
+#include "dataplane.h"
+#include "fd.h"
+
+namespace vu::bind {
+namespace {
+
+constexpr size_t kMaxInjectBytes = 1514;
+
+std::optional<StartOptions> toStartOptions(napi_env env, napi_value object) {
+  const auto gso = boolProperty(env, object, "softwareGso");
+  if (!gso) return std::nullopt;
+  const auto checksum = boolProperty(env, object, "softwareChecksum");
+  if (!checksum) return std::nullopt;
+  const auto gro = boolProperty(env, object, "softwareGro");
+  if (!gro) return std::nullopt;
+  const auto activePairs = uint32Property(env, object, "activePairs");
+  if (!activePairs) return std::nullopt;
+  return StartOptions{*gso, *checksum, *gro, *activePairs};
+}
+
+template <size_t N>
+napi_value table(napi_env env, const std::array<const char*, N>& names, const std::array<uint64_t, N>& values) {
+  napi_value object = nullptr;
+  napi_create_object(env, &object);
+  for (size_t i = 0; i < N; ++i) napi_set_named_property(env, object, names[i], bigint(env, values[i]));
+  return object;
+}
+
+const char* eventName(PortEventKind kind) { return kind == PortEventKind::kRingCorrupt ? "ring-corrupt" : "tap-gone"; }
+
+}  // namespace
+
+Napi::Function PortObject::define(Napi::Env env) {
+  return DefineClass(
+      env, "Port",
+      {InstanceMethod<&PortObject::setOffload>("setOffload"), InstanceMethod<&PortObject::setCarrier>("setCarrier"),
+       InstanceMethod<&PortObject::start>("start"), InstanceMethod<&PortObject::quiesce>("quiesce"),
+       InstanceMethod<&PortObject::discard>("discard"), InstanceMethod<&PortObject::inject>("inject"),
+       InstanceMethod<&PortObject::counters>("counters"), InstanceMethod<&PortObject::close>("close")});
+}
+
+PortObject::~PortObject() {
+  if (environment_ != nullptr) environment_->remove(Stage::kPorts, this);
+  // Forgotten without close(): the pumps finish by themselves.
+  if (port_ && port_->state() != PortState::kClosed) port_->close(nullptr);
+  forgetPumps();
+}
+
+Napi::Value PortObject::create(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto tapsValue = property(env, info[0], "taps");
+  if (!tapsValue) return env.Undefined();
+  const auto tapItems = toArray(env, *tapsValue, "taps");
+  if (!tapItems) return env.Undefined();
+  const auto pumpsValue = property(env, info[0], "pumps");
+  if (!pumpsValue) return env.Undefined();
+  const auto pumpItems = toArray(env, *pumpsValue, "pumps");
+  if (!pumpItems) return env.Undefined();
+  const auto onEvent = property(env, info[0], "onEvent");
+  if (!onEvent) return env.Undefined();
+  napi_valuetype type = napi_undefined;
+  if (napi_typeof(env, *onEvent, &type) != napi_ok || type != napi_function) {
+    wrongType(env, "onEvent", "a function");
+    return env.Undefined();
+  }
+  if (tapItems->empty() || tapItems->size() > 256 || pumpItems->empty()) {
+    throwMisuse(env, "createPort: expected 1..256 taps and at least one pump");
+    return env.Undefined();
+  }
+  std::vector<std::shared_ptr<Pump>> pumps;
+  std::vector<std::shared_ptr<uint32_t>> uses;
+  for (napi_value item : *pumpItems) {
+    PumpObject* pump = PumpObject::from(env, item);
+    if (pump == nullptr) return env.Undefined();
+    pumps.push_back(pump->pump());
+    uses.push_back(pump->ports());
+  }
+  // All of them are looked at before the first one is taken.
+  std::vector<Fd*> fds;
+  for (napi_value item : *tapItems) {
+    Fd* fd = Fd::from(env, item, "taps");
+    if (fd == nullptr) return env.Undefined();
+    if (!fd->takeable() || std::find(fds.begin(), fds.end(), fd) != fds.end()) {
+      wrongType(env, "taps", "open descriptors, each once, that nobody else owns");
+      return env.Undefined();
+    }
+    fds.push_back(fd);
+  }
+  std::vector<UniqueFd> taps;
+  for (Fd* fd : fds) taps.push_back(fd->take());
+
+  Environment& environment = Environment::of(env);
+  auto handler = std::make_shared<Handler>();
+  handler->onEvent = Napi::Persistent(Napi::Function(env, *onEvent));
+  auto made = Port::create(
+      std::move(taps), std::move(pumps),
+      [events = environment.events, weak = std::weak_ptr<Handler>(handler)](PortEventKind kind, const char* reason) {
+        events->post([weak, kind, reason](Napi::Env where) {
+          const std::shared_ptr<Handler> alive = weak.lock();
+          if (!alive) return;
+          napi_value event = nullptr;
+          napi_create_object(where, &event);
+          napi_set_named_property(where, event, "kind", Napi::String::New(where, eventName(kind)));
+          napi_set_named_property(where, event, "reason", Napi::String::New(where, reason));
+          callHandler(where, where.Undefined(), alive->onEvent.Value(), 1, &event);
+        });
+      });
+  if (!made) {
+    throwFault(env, made.fault());
+    return env.Undefined();
+  }
+  napi_value object = nullptr;
+  if (napi_new_instance(env, environment.portClass.Value(), 0, nullptr, &object) != napi_ok) {
+    made.value()->close(nullptr);
+    return env.Undefined();
+  }
+  PortObject* self = Unwrap(Napi::Object(env, object));
+  self->port_ = std::move(made).value();
+  self->handler_ = std::move(handler);
+  self->pumpUses_ = std::move(uses);
+  for (auto& use : self->pumpUses_) ++*use;
+  self->environment_ = &environment;
+  environment.add(Stage::kPorts, self);
+  return Napi::Value(env, object);
+}
+
+void PortObject::forgetPumps() {
+  for (auto& use : pumpUses_) --*use;
+  pumpUses_.clear();
+}
+
+bool PortObject::checkOpen(Napi::Env env, const char* what) const {
+  if (port_ && port_->state() != PortState::kClosed) return true;
+  throwMisuse(env, (std::string(what) + " on a closed port").c_str());
+  return false;
+}
+
+Port::Done PortObject::resolver(Napi::Env env, const Napi::Promise::Deferred& deferred) {
+  environment_->events->hold(env);
+  return [events = environment_->events, deferred] {
+    events->post([events, deferred](Napi::Env where) {
+      events->letGo(where);
+      deferred.Resolve(where.Undefined());
+    });
+  };
+}
+
+Napi::Value PortObject::setOffload(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!checkOpen(env, "setOffload")) return env.Undefined();
+  const auto mask = toUint32(env, info[0], "mask");
+  if (!mask) return env.Undefined();
+  if (const auto set = port_->setOffload(*mask); !set) throwFault(env, set.fault());
+  return env.Undefined();
+}
+
+Napi::Value PortObject::setCarrier(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!checkOpen(env, "setCarrier")) return env.Undefined();
+  const auto up = toBool(env, info[0], "up");
+  if (!up) return env.Undefined();
+  if (const auto set = port_->setCarrier(*up); !set) throwFault(env, set.fault());
+  return env.Undefined();
+}
+
+Napi::Value PortObject::start(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!checkOpen(env, "start")) return env.Undefined();
+  SessionObject* session = SessionObject::from(env, info[0]);
+  if (session == nullptr) return env.Undefined();
+  const auto options = toStartOptions(env, info[1]);
+  if (!options) return env.Undefined();
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  const Port::Done done = resolver(env, deferred);
+  if (const auto started = port_->start(session->session(), *options, done); !started) {
+    environment_->events->letGo(env);
+    deferred.Reject(faultError(env, started.fault()));
+  }
+  return deferred.Promise();
+}
+
+Napi::Value PortObject::quiesce(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  if (!port_ || port_->state() == PortState::kClosed) {
+    deferred.Resolve(env.Undefined());
+  } else {
+    port_->quiesce(resolver(env, deferred));
+  }
+  return deferred.Promise();
+}
+
+Napi::Value PortObject::discard(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!checkOpen(env, "discard")) return env.Undefined();
+  if (const auto discarding = port_->discard(); !discarding) throwMisuse(env, "discard on a running port");
+  return env.Undefined();
+}
+
+Napi::Value PortObject::inject(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!checkOpen(env, "inject")) return env.Undefined();
+  napi_typedarray_type type = napi_int8_array;
+  size_t length = 0;
+  void* data = nullptr;
+  if (napi_get_typedarray_info(env, info[0], &type, &length, &data, nullptr, nullptr) != napi_ok ||
+      type != napi_uint8_array || length > kMaxInjectBytes) {
+    wrongType(env, "frame", "a Uint8Array of at most 1514 bytes");
+    return env.Undefined();
+  }
+  const auto* bytes = static_cast<const uint8_t*>(data);
+  port_->inject(std::vector<uint8_t>(bytes, bytes + length));
+  return env.Undefined();
+}
+
+Napi::Value PortObject::counters(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  // A closed port still tells what it counted.
+  const CounterTotals totals = port_ ? port_->counters() : CounterTotals{};
+  napi_value object = nullptr;
+  napi_create_object(env, &object);
+  napi_set_named_property(env, object, "txFrames", bigint(env, totals.txFrames));
+  napi_set_named_property(env, object, "txBytes", bigint(env, totals.txBytes));
+  napi_set_named_property(env, object, "rxFrames", bigint(env, totals.rxFrames));
+  napi_set_named_property(env, object, "rxBytes", bigint(env, totals.rxBytes));
+  napi_set_named_property(env, object, "drops", table(env, kDropNames, totals.drops));
+  napi_set_named_property(env, object, "events", table(env, kEventNames, totals.events));
+  return Napi::Value(env, object);
+}
+
+Napi::Value PortObject::close(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  if (!port_ || port_->state() == PortState::kClosed) {
+    deferred.Resolve(env.Undefined());
+    return deferred.Promise();
+  }
+  // No event after close.
+  handler_.reset();
+  port_->close(resolver(env, deferred));
+  forgetPumps();
+  return deferred.Promise();
+}
+
+void PortObject::shutDown() {
+  if (!port_ || port_->state() == PortState::kClosed) return;
+  handler_.reset();
+  struct Latch {
+    std::mutex mutex;
+    std::condition_variable condition;
+    bool done = false;
+  };
+  const auto latch = std::make_shared<Latch>();
+  port_->close([latch] {
+    const std::lock_guard lock(latch->mutex);
+    latch->done = true;
+    latch->condition.notify_all();
+  });
+  std::unique_lock lock(latch->mutex);
+  latch->condition.wait_for(lock, std::chrono::seconds(2), [&] { return latch->done; });
+  forgetPumps();
+}
+
+}  // namespace vu::bind

@@ -1,0 +1,47 @@
+/** What the life cycle is given at the composition root; tests give it something else. */
+import type { VirtioUserDevice, DeviceOptions } from '../device/api.ts';
+import type { FrontendSource } from '../device/frontend.ts';
+import type { Ipam } from '../ipam/result.ts';
+import type { NativeBinding, Pump } from '../native/binding.ts';
+import type { OvsPorts } from '../ovs/ports.ts';
+import type { Logger } from '../telemetry/log.ts';
+import type { BackendSpec } from './spec.ts';
+
+export interface Clock {
+  /** Monotonic milliseconds. */
+  now(): number;
+  /** Milliseconds since the epoch. */
+  wallMs(): number;
+  setTimeout(callback: () => void, ms: number): { cancel(): void };
+}
+
+export const realClock: Clock = {
+  now: () => performance.now(),
+  wallMs: () => Date.now(),
+  setTimeout: (callback, ms) => {
+    const timer = setTimeout(callback, ms);
+    timer.unref();
+    return { cancel: () => clearTimeout(timer) };
+  },
+};
+
+export interface LifeCycleOptions {
+  readonly nodeName: string;
+  readonly stateDir: string;
+  /** How long the TAP's queue holds frames and carrier stays on after the backend is gone, milliseconds. */
+  readonly holdMs: number;
+  readonly softwareOffloads: boolean;
+  readonly bootId: string;
+}
+
+export interface AttachmentDependencies {
+  readonly binding: NativeBinding;
+  readonly pumps: readonly Pump[];
+  readonly ipam: Ipam;
+  readonly ovs: OvsPorts;
+  readonly createDevice: (options: DeviceOptions) => VirtioUserDevice;
+  readonly createSource: (backend: BackendSpec) => FrontendSource;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly options: LifeCycleOptions;
+}

@@ -1,0 +1,56 @@
+/** From an IPAM result to what netlink is told, and back to what CHECK expects. */
+import type { IpamResult } from '../ipam/result.ts';
+import type { PodAddress, PodLinkSetup, PodRoute, TapSpec } from '../native/binding.ts';
+import { headerBytes, maskOf } from '../virtio/feature.ts';
+import type { DeviceSpec } from './spec.ts';
+
+/**
+ * Frames above this need more than one buffer of a DPDK backend's linear extbuf (65535 bytes with headroom and shared
+ * info), which would drop them; much less costs throughput.
+ */
+const gsoMaxBytes = 65_000;
+/** What a TAP holds while nobody reads: enough for a switch restart at moderate load. */
+const txQueueLength = 1_000;
+
+export function tapSpec(ifName: string, device: DeviceSpec, adoptIfindex: number | null): TapSpec {
+  return {
+    name: ifName,
+    queues: device.queues,
+    headerBytes: headerBytes(maskOf('VERSION_1')),
+    adoptIfindex,
+    mac: device.mac,
+    mtu: device.mtu,
+    txQueueLength,
+    gsoMaxBytes,
+  };
+}
+
+function isV6(text: string): boolean {
+  return text.includes(':');
+}
+
+function splitCidr(cidr: string): PodAddress {
+  const [address = '', prefix = ''] = cidr.split('/');
+  return { address, prefixLength: Number(prefix) };
+}
+
+/** A route without a gateway takes that of the first address of its family, as the reference IPAM helper does. */
+export function linkSetup(ifindex: number, ipam: IpamResult): PodLinkSetup {
+  const gatewayFor = (dst: string): string | null =>
+    ipam.ips.find((ip) => isV6(ip.address) === isV6(dst) && ip.gateway !== null)?.gateway ?? null;
+  const routes = ipam.routes.map((route): PodRoute => {
+    const { address, prefixLength } = splitCidr(route.dst);
+    const linkScope = route.scope !== null && route.scope >= 253;
+    return {
+      destination: address,
+      prefixLength,
+      gateway: route.gw ?? (linkScope ? null : gatewayFor(route.dst)),
+      mtu: route.mtu,
+      advmss: route.advmss,
+      priority: route.priority,
+      table: route.table,
+      scope: route.scope,
+    };
+  });
+  return { ifindex, addresses: ipam.ips.map((ip) => splitCidr(ip.address)), routes };
+}

@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "counters.h"
+#include "segment.h"
 #include "session.h"
 #include "unique_fd.h"
 #include "virtq_split.h"
@@ -138,6 +139,20 @@ class QueuePair {
   void publishRx() noexcept;
   void writeTap(const iovec* parts, uint32_t count, uint32_t frameBytes, uint32_t frames) noexcept;
 
+  // A frame of the pod that is being segmented: kept while the ring has no room for the rest.
+  struct TxSegmentation {
+    bool active = false;
+    uint16_t tail = 0;
+    uint32_t next = 0;
+    SegmentPlan plan;
+  };
+
+  // Transmit in software (tx_software.cc): frames are read in one piece.
+  uint32_t txSoftwareBurst() noexcept;
+  bool forwardWhole(uint16_t tail, uint32_t bytes) noexcept;
+  bool emitSegments() noexcept;
+  void dropSegmentation() noexcept;
+
   // Transmit (tx_path.cc).
   uint32_t txBurst() noexcept;
   bool haveTxRoom() noexcept;
@@ -145,6 +160,8 @@ class QueuePair {
   bool backendTakes(uint8_t flags, uint8_t gsoType) const noexcept;
   void submitFrame(uint16_t head, uint16_t tail, uint32_t bytes) noexcept;
   bool readFailed() noexcept;
+  bool makeTxRoom() noexcept;
+  bool readable(ssize_t got, uint32_t capacity) noexcept;
   void publishTx() noexcept;
   uint16_t takeTail() noexcept;
   void dropTail(uint16_t tail) noexcept;
@@ -195,6 +212,7 @@ class QueuePair {
   Watch tapWatch_;
   Watch callWatch_;
   RxFrame frame_;
+  TxSegmentation segmentation_;
   // Misbehaviour that is forgiven up to a rate: F33 lengths, fruitless calls.
   uint64_t strikeWindowNs_ = 0;
   uint32_t strikes_ = 0;

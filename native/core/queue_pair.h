@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 
+#include "coalesce.h"
 #include "counters.h"
 #include "segment.h"
 #include "session.h"
@@ -137,7 +138,13 @@ class QueuePair {
   void repostFrame() noexcept;
   void repost(uint16_t head) noexcept;
   void publishRx() noexcept;
-  void writeTap(const iovec* parts, uint32_t count, uint32_t frameBytes, uint32_t frames) noexcept;
+  // `bytes`: Ethernet bytes of all `frames` of the backend that this write stands for.
+  void writeTap(const iovec* parts, uint32_t count, uint64_t bytes, uint32_t frames) noexcept;
+
+  // Receive in software (rx_software.cc): consecutive TCP segments are written as one frame.
+  void coalesce() noexcept;
+  void flushCoalesced() noexcept;
+  void abandonCoalesced() noexcept;
 
   // A frame of the pod that is being segmented: kept while the ring has no room for the rest.
   struct TxSegmentation {
@@ -225,7 +232,14 @@ class QueuePair {
 uint64_t monotonicNs() noexcept;
 
 struct PumpScratch {
-  std::array<iovec, 1024> parts;
+  std::array<iovec, QueuePair::kMaxFrameBuffers> parts;
+  // A run of segments within one burst, and the buffers that hold it.
+  TcpSegment segment;
+  Coalescer run;
+  std::array<uint16_t, Coalescer::kMaxSegments> runHeads;
+  uint32_t runBytes = 0;
+  // The first frame of the run as it came: what is written when nothing follows.
+  iovec runFirst{};
 };
 
 }  // namespace vu

@@ -1,4 +1,6 @@
 // What the pump does for a backend that lacks checksum and segmentation offload.
+#include <algorithm>
+
 #include "harness.h"
 #include "tcp_frames.h"
 
@@ -147,6 +149,157 @@ TEST(SoftwareOffload, SegmentationHeaderThatDoesNotFitTheFrameIsDropped) {
   const CounterTotals totals = bench.port->counters();
   EXPECT_GE(totals.drop(Drop::kTxInvalid), 7U);
   EXPECT_EQ(totals.drop(Drop::kTxUnsupported), 1U);
+}
+
+// Puts frames into the ring so that the pump sees them in one burst.
+void burst(Bench& bench, const std::vector<Bytes>& frames) {
+  for (const Bytes& frame : frames) bench.fill(frame, 1);
+  bench.rx().publish();
+  bench.rx().notify();
+}
+
+class Coalescing : public ::testing::TestWithParam<std::tuple<bool, bool, uint32_t>> {};
+
+TEST_P(Coalescing, SegmentsInOrderArriveAsOneFrameOfTheSameBytes) {
+  const auto [ipv6, checksummed, vlanTags] = GetParam();
+  Bench bench(software(kBare));
+  std::vector<Bytes> frames;
+  uint32_t total = 0;
+  for (uint32_t i = 0; i < 40; ++i) {
+    TcpSpec spec{.ipv6 = ipv6,
+                 .vlanTags = vlanTags,
+                 .payload = i == 39 ? 700U : 1448U,
+                 .seq = 0xffffff00 + 1448 * i,  // Wraps.
+                 .ipId = static_cast<uint16_t>(i),
+                 .flags = static_cast<uint8_t>(i == 39 ? 0x18 : 0x10),
+                 .checksummed = checksummed};
+    total += spec.payload;
+    frames.push_back(tcpFrame(spec));
+  }
+  burst(bench, frames);
+  bench.start();
+  const Bytes merged = bench.receive();
+  const VnetHdr header = VnetHdr::read(merged.data(), 12);
+  EXPECT_EQ(header.flags, kHdrNeedsCsum);
+  EXPECT_EQ(header.gsoType, ipv6 ? kGsoTcp6 : kGsoTcp4);
+  EXPECT_EQ(header.gsoSize, 1448);
+  const TcpSeen seen = parseTcp(Bytes(merged.begin() + 12, merged.end()), true);
+  ASSERT_TRUE(seen.lawful);
+  EXPECT_EQ(seen.seq, 0xffffff00);
+  EXPECT_EQ(seen.flags, 0x18);
+  ASSERT_EQ(seen.payload.size(), total);
+  for (uint32_t k = 0; k < total; ++k) ASSERT_EQ(seen.payload[k], payloadByte(0xffffff00 + k));
+  bench.quiesce();
+  bench.expectNoLeak();
+  bench.expectLawful();
+  const CounterTotals totals = bench.port->counters();
+  EXPECT_EQ(totals.event(Event::kGroFrames), 1U);
+  EXPECT_EQ(totals.event(Event::kGroMerged), 40U);
+  EXPECT_EQ(totals.rxFrames, 40U);
+}
+
+INSTANTIATE_TEST_SUITE_P(Software, Coalescing,
+                         ::testing::Combine(::testing::Bool(), ::testing::Bool(), ::testing::Values(0U, 2U)));
+
+// What must not be merged, by name; the pod gets both frames as they came.
+struct Pairing {
+  const char* why;
+  TcpSpec first;
+  TcpSpec second;
+  void (*spoil)(Bytes&) = nullptr;
+};
+
+class NotMerged : public ::testing::TestWithParam<Pairing> {};
+
+TEST_P(NotMerged, BothFramesArriveAsTheyCame) {
+  const Pairing& p = GetParam();
+  Bench bench(software(kBare));
+  const Bytes first = tcpFrame(p.first);
+  Bytes second = tcpFrame(p.second);
+  if (p.spoil != nullptr) p.spoil(second);
+  burst(bench, {first, second});
+  bench.start();
+  for (const Bytes& sent : {first, second}) {
+    Bytes expected = sent;
+    expected[10] = 1;
+    EXPECT_EQ(bench.receive(), expected) << p.why;
+  }
+  EXPECT_EQ(bench.port->counters().event(Event::kGroFrames), 0U);
+}
+
+const TcpSpec kFirst{.payload = 1000, .seq = 5000, .checksummed = true};
+TcpSpec second(void (*change)(TcpSpec&)) {
+  TcpSpec spec{.payload = 1000, .seq = 6000, .checksummed = true};
+  change(spec);
+  return spec;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Software, NotMerged,
+    ::testing::Values(
+        Pairing{"gap", kFirst, second([](TcpSpec& s) { s.seq = 6001; })},
+        Pairing{"retransmission", kFirst, second([](TcpSpec& s) { s.seq = 5000; })},
+        Pairing{"other flow", kFirst, second([](TcpSpec& s) { s.sourcePort = 40001; })},
+        Pairing{"other family", kFirst, second([](TcpSpec& s) { s.ipv6 = true; })},
+        Pairing{"other VLAN", kFirst, second([](TcpSpec& s) { s.vlanTags = 1; })},
+        Pairing{"larger than the first", kFirst, second([](TcpSpec& s) { s.payload = 1001; })},
+        Pairing{"FIN", kFirst, second([](TcpSpec& s) { s.flags = 0x11; })},
+        Pairing{"ECN echo", kFirst, second([](TcpSpec& s) { s.flags = 0x50; })},
+        Pairing{"urgent", kFirst, second([](TcpSpec& s) { s.flags = 0x30; })},
+        Pairing{"other options", kFirst, second([](TcpSpec& s) { s.optionBytes = 8; })},
+        Pairing{"no data", kFirst, second([](TcpSpec& s) { s.payload = 0; })},
+        Pairing{"wrong TCP checksum", kFirst, second([](TcpSpec&) {}), [](Bytes& f) { f.back() ^= 1; }},
+        Pairing{"wrong IP checksum", kFirst, second([](TcpSpec&) {}), [](Bytes& f) { f[12 + 14 + 8] ^= 1; }},
+        Pairing{"trailing padding", kFirst, second([](TcpSpec&) {}), [](Bytes& f) { f.push_back(0); }},
+        Pairing{"segmented already", kFirst, second([](TcpSpec&) {}), [](Bytes& f) { f[1] = kGsoTcp4; }},
+        Pairing{"PSH ended the first", second([](TcpSpec& s) { s.seq = 5000, s.flags = 0x18; }), second([](TcpSpec&) {})},
+        Pairing{"short segment ended nothing", kFirst, second([](TcpSpec& s) { s.seq = 7000; })}),
+    [](const auto& info) {
+      std::string name = info.param.why;
+      std::replace(name.begin(), name.end(), ' ', '_');
+      return name;
+    });
+
+TEST(SoftwareOffload, RunIsBoundedByTheSizeOfAFrame) {
+  Bench bench(software(kBare));
+  std::vector<Bytes> frames;
+  for (uint32_t i = 0; i < 60; ++i) frames.push_back(tcpFrame({.payload = 2000, .seq = 2000 * i}));
+  burst(bench, frames);
+  bench.start();
+  uint32_t total = 0;
+  while (total < 60 * 2000) {
+    const Bytes merged = bench.receive();
+    ASSERT_FALSE(merged.empty());
+    EXPECT_LE(merged.size(), 65550U);
+    const TcpSeen seen = parseTcp(Bytes(merged.begin() + 12, merged.end()), true);
+    ASSERT_TRUE(seen.lawful);
+    EXPECT_EQ(seen.seq, total);
+    total += static_cast<uint32_t>(seen.payload.size());
+  }
+  EXPECT_EQ(bench.port->counters().event(Event::kGroFrames), 2U);
+}
+
+TEST(SoftwareOffload, RunThatACorruptRingCutsShortDoesNotReachAnotherPort) {
+  auto made = Pump::create("vu-run", 0);
+  ASSERT_TRUE(made.ok());
+  BenchOptions options = software(kBare);
+  options.sharedPump = made.value();
+  {
+    Bench victim(options);
+    Bench bystander(options);
+    bystander.start();
+    victim.fill(tcpFrame({.payload = 1000, .seq = 5000, .checksummed = true}), 1);
+    victim.rx().forgeUsed(0, 5000, 100);
+    victim.rx().forgeUsedIndex(2);
+    victim.start();
+    ASSERT_TRUE(victim.corruption->signal.wait());
+    Bytes next = tcpFrame({.payload = 1000, .seq = 6000, .checksummed = true});
+    bystander.deliver(next, 1);
+    next[10] = 1;
+    EXPECT_EQ(bystander.receive(), next);
+    EXPECT_TRUE(eventually([&] { return victim.port->counters().drop(Drop::kRxLost) == 1; }));
+  }
+  options.sharedPump->stop();
 }
 
 TEST(Checksum, AgreesWithTheTextbookForEveryLengthAndAlignment) {

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "harness.h"
+#include "tcp_frames.h"
 
 namespace vu::test {
 namespace {
@@ -181,6 +182,25 @@ TEST_F(RealTap, HeaderThatTheKernelRefusesIsDroppedAndTheQueueGoesOn) {
   EXPECT_EQ(tap->receive(), Bytes(good.begin() + 12, good.end()));
   EXPECT_EQ(bench->port->counters().drop(Drop::kRxInvalid), 2U);
   EXPECT_EQ(bench->port->counters().rxFrames, 1U);
+}
+
+TEST_F(RealTap, MergedSegmentsAreTakenByTheKernel) {
+  auto bench = make(1, kFeatureVersion1 | kFeatureMrgRxbuf | kFeatureEventIdx);
+  bench->options_.start.softwareGro = true;
+  for (const bool ipv6 : {false, true}) {
+    for (uint32_t i = 0; i < 30; ++i) {
+      bench->fill(tcpFrame({.ipv6 = ipv6, .payload = 1400, .seq = 1400 * i, .checksummed = true}), 1);
+    }
+  }
+  bench->rx().publish();
+  bench->start();
+  ASSERT_TRUE(eventually([&] {
+    const CounterTotals totals = bench->port->counters();
+    return totals.rxFrames + totals.drop(Drop::kRxInvalid) == 60;
+  }));
+  const CounterTotals totals = bench->port->counters();
+  EXPECT_EQ(totals.drop(Drop::kRxInvalid), 0U);
+  EXPECT_EQ(totals.event(Event::kGroFrames), 2U);
 }
 
 TEST_F(RealTap, InterfaceThatIsDownDropsAndRecovers) {

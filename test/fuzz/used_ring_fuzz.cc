@@ -47,8 +47,13 @@ struct Device {
   void publish() { storeRelease(ring.usedIdx, used); }
 };
 
+// Where the last TCP frame ended, so that the next one may follow it.
+struct Flow {
+  test::TcpSpec last;
+};
+
 // A TCP frame that is right but for up to three bytes.
-std::vector<uint8_t> almostTcp(Input& input, uint32_t maxPayload, bool mayBeLarge) {
+std::vector<uint8_t> almostTcp(Input& input, Flow& flow, uint32_t maxPayload, bool mayBeLarge) {
   const uint8_t kind = input.byte();
   test::TcpSpec spec;
   spec.ipv6 = (kind & 1) != 0;
@@ -58,6 +63,14 @@ std::vector<uint8_t> almostTcp(Input& input, uint32_t maxPayload, bool mayBeLarg
   spec.seq = input.byte() * 500U;
   spec.flags = static_cast<uint8_t>(0x10 | (input.byte() & 0x89));
   if (mayBeLarge && (kind & 16) != 0) spec.gsoSize = static_cast<uint16_t>(input.byte() * 10);
+  if ((kind & 32) != 0) {
+    const uint32_t next = flow.last.seq + flow.last.payload;
+    const uint8_t flags = spec.flags;
+    spec = flow.last;
+    spec.seq = next;
+    spec.flags = flags;
+  }
+  flow.last = spec;
   std::vector<uint8_t> frame = test::tcpFrame(spec);
   frame[10] = 1;
   for (uint8_t flips = input.byte() % 4; flips > 0; --flips) frame[input.byte() % frame.size()] = input.byte();
@@ -133,6 +146,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 
   Device rx{Vring::over(session->base(), session->layout(0), kSize)};
   Device tx{Vring::over(session->base(), session->layout(1), kSize)};
+  Flow received;
+  Flow sent;
   static uint8_t frame[70'000];
   const uint64_t rings = session->rxOffset(0);
   while (!input.empty()) {
@@ -182,13 +197,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       case 8: {
         uint16_t head = 0;
         if (!rx.pop(head)) break;
-        const std::vector<uint8_t> tcp = almostTcp(input, 1900, false);
+        const std::vector<uint8_t> tcp = almostTcp(input, received, 1900, false);
         std::memcpy(session->base() + session->rxOffset(0) + uint64_t{session->rxStride()} * head, tcp.data(), tcp.size());
         rx.push(head, static_cast<uint32_t>(tcp.size()));
         break;
       }
       case 9: {
-        const std::vector<uint8_t> tcp = almostTcp(input, 65'000, true);
+        const std::vector<uint8_t> tcp = almostTcp(input, sent, 65'000, true);
         (void)!::send(pod.get(), tcp.data(), tcp.size(), MSG_NOSIGNAL);
         break;
       }

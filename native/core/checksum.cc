@@ -33,10 +33,14 @@ uint64_t checksumAdd(uint64_t sum, const uint8_t* data, size_t bytes) noexcept {
 }
 
 uint64_t pseudoHeaderSum(const uint8_t* addresses, bool ipv6, uint8_t protocol, uint32_t l4Bytes) noexcept {
-  const uint8_t tail[8] = {static_cast<uint8_t>(l4Bytes >> 24), static_cast<uint8_t>(l4Bytes >> 16),
-                           static_cast<uint8_t>(l4Bytes >> 8),  static_cast<uint8_t>(l4Bytes),
-                           0,                                   0,
-                           0,                                   protocol};
+  const uint8_t tail[8] = {static_cast<uint8_t>(l4Bytes >> 24),
+                           static_cast<uint8_t>(l4Bytes >> 16),
+                           static_cast<uint8_t>(l4Bytes >> 8),
+                           static_cast<uint8_t>(l4Bytes),
+                           0,
+                           0,
+                           0,
+                           protocol};
   return checksumAdd(checksumAdd(0, addresses, ipv6 ? 32 : 8), tail, sizeof tail);
 }
 

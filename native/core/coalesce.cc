@@ -137,8 +137,7 @@ const iovec* Coalescer::finish(uint32_t vnetBytes, uint32_t& count) noexcept {
     std::memcpy(ip + 10, &sum, sizeof sum);
   }
   if (push_) tcp[13] |= kTcpPsh;
-  const uint16_t pseudo =
-      checksumFold(pseudoHeaderSum(ip + (first_.ipv6 ? 8 : 12), first_.ipv6, kTcp, l4Bytes));
+  const uint16_t pseudo = checksumFold(pseudoHeaderSum(ip + (first_.ipv6 ? 8 : 12), first_.ipv6, kTcp, l4Bytes));
   std::memcpy(tcp + kTcpChecksum, &pseudo, sizeof pseudo);
   parts_[0] = iovec{merged_.data(), size_t{vnetBytes} + first_.headerBytes};
   count = segments_ + 1;

@@ -1,5 +1,5 @@
-// Software receive coalescing: consecutive TCP segments of one flow become one frame with a segmentation header, which the
-// TAP takes as if the backend had GUEST_TSO. Pure; payload is never copied.
+// Software receive coalescing: consecutive TCP segments of one flow become one frame with a segmentation header, which
+// the TAP takes as if the backend had GUEST_TSO. Pure; payload is never copied.
 #pragma once
 
 #include <sys/uio.h>
@@ -11,7 +11,8 @@
 
 namespace vu {
 
-// A segment that may be merged, taken apart. Its headers are copied: the frame lies in memory that the backend can change.
+// A segment that may be merged, taken apart. Its headers are copied: the frame lies in memory that the backend can
+// change.
 struct TcpSegment {
   // Ethernet with two VLAN tags, IPv6 without extension headers, TCP with all options: 122 bytes.
   static constexpr uint32_t kHeaderRoom = 128;

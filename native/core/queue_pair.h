@@ -85,7 +85,8 @@ class QueuePair {
   void closeTap() noexcept { tap_.reset(); }
 
   // held → running. Kicks both rings once. `shared` is of this start: what an earlier session did is forgotten.
-  void start(std::shared_ptr<Session> session, std::shared_ptr<PortShared> shared, const StartOptions& options) noexcept;
+  void start(std::shared_ptr<Session> session, std::shared_ptr<PortShared> shared,
+             const StartOptions& options) noexcept;
   // any → held. Counts what is in flight as lost; the session is not touched any more.
   void stop() noexcept;
   // held → discarding.

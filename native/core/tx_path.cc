@@ -154,7 +154,8 @@ bool QueuePair::readFailed() noexcept {
   }
 }
 
-// `head` is the next free descriptor and the frame lies in its buffer and, where it is longer, in `tail`, the next free one.
+// `head` is the next free descriptor and the frame lies in its buffer and, where it is longer, in `tail`, the next free
+// one.
 void QueuePair::submitFrame(uint16_t head, uint16_t tail, uint32_t bytes) noexcept {
   tx_.allocate();
   const uint64_t headLabel = headLabel_ + uint64_t{kTxHeadBytes} * head;

@@ -1,5 +1,5 @@
-// The fuzzer is the device: it completes buffers, lies in the used rings and flips any byte of the shared memory while a
-// queue pair runs on it. Whatever it does, the pair neither leaves its memory nor loops, and its books balance.
+// The fuzzer is the device: it completes buffers, lies in the used rings and flips any byte of the shared memory while
+// a queue pair runs on it. Whatever it does, the pair neither leaves its memory nor loops, and its books balance.
 //
 //   clang++ -fsanitize=fuzzer,address,undefined; the first byte chooses the options, the rest is a list of operations.
 #include <sys/epoll.h>
@@ -120,8 +120,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   options.queueSize = kSize;
   options.rxBufferBytes = 2048;
   options.features = kFeatureVersion1 | ((choice & 1) != 0 ? kFeatureMrgRxbuf : 0) |
-                     ((choice & 2) != 0 ? kFeatureEventIdx : 0) |
-                     ((choice & 4) != 0 ? kFeatureCsum : 0) | ((choice & 8) != 0 ? kFeatureHostTso4 : 0);
+                     ((choice & 2) != 0 ? kFeatureEventIdx : 0) | ((choice & 4) != 0 ? kFeatureCsum : 0) |
+                     ((choice & 8) != 0 ? kFeatureHostTso4 : 0);
   StartOptions start;
   start.softwareGso = (choice & 16) != 0;
   start.softwareChecksum = (choice & 32) != 0;
@@ -198,7 +198,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         uint16_t head = 0;
         if (!rx.pop(head)) break;
         const std::vector<uint8_t> tcp = almostTcp(input, received, 1900, false);
-        std::memcpy(session->base() + session->rxOffset(0) + uint64_t{session->rxStride()} * head, tcp.data(), tcp.size());
+        std::memcpy(session->base() + session->rxOffset(0) + uint64_t{session->rxStride()} * head, tcp.data(),
+                    tcp.size());
         rx.push(head, static_cast<uint32_t>(tcp.size()));
         break;
       }

@@ -20,8 +20,8 @@ namespace vu::test {
 
 using Bytes = std::vector<uint8_t>;
 
-inline constexpr uint64_t kUsualFeatures = kFeatureVersion1 | kFeatureMrgRxbuf | kFeatureEventIdx | kFeatureCsum |
-                                           kFeatureHostTso4 | kFeatureHostTso6;
+inline constexpr uint64_t kUsualFeatures =
+    kFeatureVersion1 | kFeatureMrgRxbuf | kFeatureEventIdx | kFeatureCsum | kFeatureHostTso4 | kFeatureHostTso6;
 
 // 12 bytes of zero header, Ethernet addresses, a type nobody handles, then a pattern that depends on `seed`.
 inline Bytes plainFrame(uint32_t payload, uint8_t seed) {

@@ -134,7 +134,8 @@ TEST(SoftwareOffload, SegmentationHeaderThatDoesNotFitTheFrameIsDropped) {
     bad[at] = value;
     bench.send(bad);
   };
-  with(4, 0), with(1, kGsoTcp4), with(6, 35), with(7, 0xff), with(8, 6), with(0, 0), with(1, kGsoTcp6), with(1, kGsoUdpL4);
+  with(4, 0), with(1, kGsoTcp4), with(6, 35), with(7, 0xff), with(8, 6), with(0, 0), with(1, kGsoTcp6),
+      with(1, kGsoUdpL4);
   with(12 + 14, 0x46), with(12 + 14 + 9, 17), with(12 + 34 + 12, 0x10), with(12 + 34 + 12, 0xf0);
   bench.send(plainFrame(60, 1));
   uint32_t frames = 0;
@@ -236,24 +237,25 @@ TcpSpec second(void (*change)(TcpSpec&)) {
 
 INSTANTIATE_TEST_SUITE_P(
     Software, NotMerged,
-    ::testing::Values(
-        Pairing{"gap", kFirst, second([](TcpSpec& s) { s.seq = 6001; })},
-        Pairing{"retransmission", kFirst, second([](TcpSpec& s) { s.seq = 5000; })},
-        Pairing{"other flow", kFirst, second([](TcpSpec& s) { s.sourcePort = 40001; })},
-        Pairing{"other family", kFirst, second([](TcpSpec& s) { s.ipv6 = true; })},
-        Pairing{"other VLAN", kFirst, second([](TcpSpec& s) { s.vlanTags = 1; })},
-        Pairing{"larger than the first", kFirst, second([](TcpSpec& s) { s.payload = 1001; })},
-        Pairing{"FIN", kFirst, second([](TcpSpec& s) { s.flags = 0x11; })},
-        Pairing{"ECN echo", kFirst, second([](TcpSpec& s) { s.flags = 0x50; })},
-        Pairing{"urgent", kFirst, second([](TcpSpec& s) { s.flags = 0x30; })},
-        Pairing{"other options", kFirst, second([](TcpSpec& s) { s.optionBytes = 8; })},
-        Pairing{"no data", kFirst, second([](TcpSpec& s) { s.payload = 0; })},
-        Pairing{"wrong TCP checksum", kFirst, second([](TcpSpec&) {}), [](Bytes& f) { f.back() ^= 1; }},
-        Pairing{"wrong IP checksum", kFirst, second([](TcpSpec&) {}), [](Bytes& f) { f[12 + 14 + 8] ^= 1; }},
-        Pairing{"trailing padding", kFirst, second([](TcpSpec&) {}), [](Bytes& f) { f.push_back(0); }},
-        Pairing{"segmented already", kFirst, second([](TcpSpec&) {}), [](Bytes& f) { f[1] = kGsoTcp4; }},
-        Pairing{"PSH ended the first", second([](TcpSpec& s) { s.seq = 5000, s.flags = 0x18; }), second([](TcpSpec&) {})},
-        Pairing{"short segment ended nothing", kFirst, second([](TcpSpec& s) { s.seq = 7000; })}),
+    ::testing::Values(Pairing{"gap", kFirst, second([](TcpSpec& s) { s.seq = 6001; })},
+                      Pairing{"retransmission", kFirst, second([](TcpSpec& s) { s.seq = 5000; })},
+                      Pairing{"other flow", kFirst, second([](TcpSpec& s) { s.sourcePort = 40001; })},
+                      Pairing{"other family", kFirst, second([](TcpSpec& s) { s.ipv6 = true; })},
+                      Pairing{"other VLAN", kFirst, second([](TcpSpec& s) { s.vlanTags = 1; })},
+                      Pairing{"larger than the first", kFirst, second([](TcpSpec& s) { s.payload = 1001; })},
+                      Pairing{"FIN", kFirst, second([](TcpSpec& s) { s.flags = 0x11; })},
+                      Pairing{"ECN echo", kFirst, second([](TcpSpec& s) { s.flags = 0x50; })},
+                      Pairing{"urgent", kFirst, second([](TcpSpec& s) { s.flags = 0x30; })},
+                      Pairing{"other options", kFirst, second([](TcpSpec& s) { s.optionBytes = 8; })},
+                      Pairing{"no data", kFirst, second([](TcpSpec& s) { s.payload = 0; })},
+                      Pairing{"wrong TCP checksum", kFirst, second([](TcpSpec&) {}), [](Bytes& f) { f.back() ^= 1; }},
+                      Pairing{"wrong IP checksum", kFirst, second([](TcpSpec&) {}),
+                              [](Bytes& f) { f[12 + 14 + 8] ^= 1; }},
+                      Pairing{"trailing padding", kFirst, second([](TcpSpec&) {}), [](Bytes& f) { f.push_back(0); }},
+                      Pairing{"segmented already", kFirst, second([](TcpSpec&) {}), [](Bytes& f) { f[1] = kGsoTcp4; }},
+                      Pairing{"PSH ended the first", second([](TcpSpec& s) { s.seq = 5000, s.flags = 0x18; }),
+                              second([](TcpSpec&) {})},
+                      Pairing{"short segment ended nothing", kFirst, second([](TcpSpec& s) { s.seq = 7000; })}),
     [](const auto& info) {
       std::string name = info.param.why;
       std::replace(name.begin(), name.end(), ' ', '_');

@@ -48,7 +48,8 @@ struct TapInNamespace {
       control.reset(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
       netlink.reset(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
       // Its own frames, no router solicitations.
-      UniqueFd sysctl(::open("/proc/thread-self/net/../../../sys/net/ipv6/conf/pod0/disable_ipv6", O_WRONLY | O_CLOEXEC));
+      UniqueFd sysctl(
+          ::open("/proc/thread-self/net/../../../sys/net/ipv6/conf/pod0/disable_ipv6", O_WRONLY | O_CLOEXEC));
       if (sysctl) (void)!::write(sysctl.get(), "1", 1);
       setUp(true);
       ifindex = static_cast<int>(::if_nametoindex("pod0"));
@@ -246,13 +247,15 @@ TEST_F(RealTap, FlowsUseOnlyTheQueuesOfActivePairs) {
   // Many flows: with the second queue attached half of them would wait there for ever.
   for (uint8_t i = 0; i < 32; ++i) {
     Bytes framed = plainFrame(200, i);
-    const Bytes udp = {0x08, 0x00, 0x45, 0, 0, 200, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, i, 1, i, 2, 0, 180, 0, 0};
+    const Bytes udp = {0x08, 0x00, 0x45, 0,  0, 200, 0, 0, 0x40, 0, 64, 17, 0,   0, 10,
+                       0,    0,    1,    10, 0, 0,   2, i, 1,    i, 2,  0,  180, 0, 0};
     std::copy(udp.begin(), udp.end(), framed.begin() + 24);
     ASSERT_TRUE(tap->send(Bytes(framed.begin() + 12, framed.end())));
     ASSERT_TRUE(eventually([&] {
       Chain chain;
       return bench->tx(0).pop(chain) && gather(chain) == framed;
-    })) << "flow " << int{i} << " went to the queue of an idle pair";
+    })) << "flow "
+        << int{i} << " went to the queue of an idle pair";
   }
   EXPECT_EQ(bench->tx(1).available(), 0);
 }

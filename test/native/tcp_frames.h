@@ -74,8 +74,7 @@ inline std::vector<uint8_t> tcpFrame(const TcpSpec& spec) {
   put32(out, 0);
   for (uint8_t i = 0; i < spec.optionBytes; ++i) out.push_back(1);
   for (uint32_t i = 0; i < spec.payload; ++i) out.push_back(payloadByte(spec.seq + i));
-  const uint16_t pseudo =
-      checksumFold(pseudoHeaderSum(out.data() + l3 + (spec.ipv6 ? 8 : 12), spec.ipv6, 6, tcpBytes));
+  const uint16_t pseudo = checksumFold(pseudoHeaderSum(out.data() + l3 + (spec.ipv6 ? 8 : 12), spec.ipv6, 6, tcpBytes));
   std::memcpy(out.data() + l4 + 16, &pseudo, 2);
   VnetHdr header;
   if (spec.checksummed) {

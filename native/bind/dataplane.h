@@ -89,4 +89,7 @@ class PortObject : public Napi::ObjectWrap<PortObject>, public LiveObject {
   std::vector<std::shared_ptr<uint32_t>> pumpUses_;
 };
 
+// Adds createSession, createPump and createPort to `exports`, and their classes to the environment (set up before).
+void registerDataplane(Napi::Env env, Napi::Object exports);
+
 }  // namespace vu::bind

@@ -5,8 +5,8 @@ namespace vu::bind {
 std::shared_ptr<EventPort> EventPort::create(Napi::Env env) {
   std::shared_ptr<EventPort> port(new EventPort());
   const Napi::String name = Napi::String::New(env, "virtio-user events");
-  const napi_status made = napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr,
-                                                           nullptr, &EventPort::callJs, &port->function_);
+  const napi_status made = napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, nullptr,
+                                                           &EventPort::callJs, &port->function_);
   if (made != napi_ok) return nullptr;
   napi_unref_threadsafe_function(env, port->function_);
   return port;

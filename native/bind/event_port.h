@@ -1,8 +1,8 @@
 // The way from native threads to JavaScript: one thread-safe function per environment, one task at a time.
 //
 // Written with the pumps, ahead of the reactor; both post through the environment's one port.
-// The queue is not bounded by itself: who posts is (a completion per command, an event per port and start), so no task is
-// ever lost while the environment lives. After close() tasks are dropped and freed.
+// The queue is not bounded by itself: who posts is (a completion per command, an event per port and start), so no task
+// is ever lost while the environment lives. After close() tasks are dropped and freed.
 #pragma once
 
 #include <napi.h>
@@ -41,8 +41,8 @@ class EventPort {
   unsigned holds_ = 0;
 };
 
-// Calls a JS function with a raw call: during teardown Napi::Function::Call would throw through Node's frames and abort.
-// An exception of the handler goes to `uncaughtException`.
+// Calls a JS function with a raw call: during teardown Napi::Function::Call would throw through Node's frames and
+// abort. An exception of the handler goes to `uncaughtException`.
 void callHandler(Napi::Env env, napi_value receiver, napi_value handler, size_t argc, const napi_value* argv);
 
 }  // namespace vu::bind

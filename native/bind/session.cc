@@ -45,7 +45,7 @@ napi_value ringLayout(napi_env env, const Session& session, uint32_t ring) {
 }
 
 void setConstant(napi_env env, napi_value object, const char* name, napi_value value) {
-  const napi_property_descriptor descriptor = {name,  nullptr, nullptr,         nullptr,
+  const napi_property_descriptor descriptor = {name,    nullptr, nullptr,         nullptr,
                                                nullptr, value,   napi_enumerable, nullptr};
   napi_define_properties(env, object, 1, &descriptor);
 }
@@ -53,9 +53,9 @@ void setConstant(napi_env env, napi_value object, const char* name, napi_value v
 }  // namespace
 
 Napi::Function SessionObject::define(Napi::Env env) {
-  return DefineClass(env, "Session",
-                     {InstanceMethod<&SessionObject::usedIndex>("usedIndex"),
-                      InstanceMethod<&SessionObject::close>("close")});
+  return DefineClass(
+      env, "Session",
+      {InstanceMethod<&SessionObject::usedIndex>("usedIndex"), InstanceMethod<&SessionObject::close>("close")});
 }
 
 SessionObject::~SessionObject() {

@@ -43,21 +43,20 @@ enum class Event : uint8_t {
   kKicksSuppressed,
   kCalls,
   kTxRingFull,
-  kGsoFrames,     // frames from the pod segmented in software
-  kGsoSegments,   // what became of them
-  kGroFrames,     // frames that went to the pod merged from several
-  kGroMerged,     // segments merged into them
-  kChecksums,     // completed in software
-  kRxRefills,     // publications of receive buffers
-  kCallsMuted,    // call storms
-  kSpins,         // rounds that found nothing to do
+  kGsoFrames,    // frames from the pod segmented in software
+  kGsoSegments,  // what became of them
+  kGroFrames,    // frames that went to the pod merged from several
+  kGroMerged,    // segments merged into them
+  kChecksums,    // completed in software
+  kRxRefills,    // publications of receive buffers
+  kCallsMuted,   // call storms
+  kSpins,        // rounds that found nothing to do
   kRingsCorrupt,
   kCount,
 };
 inline constexpr std::array<const char*, static_cast<size_t>(Event::kCount)> kEventNames = {
-    "kicks",        "kicks_suppressed", "calls",      "tx_ring_full", "gso_frames",  "gso_segments",
-    "gro_frames",   "gro_merged",       "checksums",  "rx_refills",   "calls_muted", "spins",
-    "rings_corrupt"};
+    "kicks",      "kicks_suppressed", "calls",      "tx_ring_full", "gso_frames", "gso_segments", "gro_frames",
+    "gro_merged", "checksums",        "rx_refills", "calls_muted",  "spins",      "rings_corrupt"};
 
 struct alignas(64) PairCounters {
   Counter txFrames;

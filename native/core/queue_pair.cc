@@ -87,6 +87,7 @@ void QueuePair::stop() noexcept {
   state_ = PairState::kHeld;
   leave();
   if (session_) {
+    dropSegmentation();
     counters_.drop(Drop::kTxLost, tx_.outstanding());
     if (frame_.want != 0) counters_.drop(Drop::kRxLost);
   }

@@ -12,7 +12,9 @@
 #include <functional>
 #include <memory>
 
+#include "coalesce.h"
 #include "counters.h"
+#include "segment.h"
 #include "session.h"
 #include "unique_fd.h"
 #include "virtq_split.h"
@@ -83,7 +85,8 @@ class QueuePair {
   void closeTap() noexcept { tap_.reset(); }
 
   // held → running. Kicks both rings once. `shared` is of this start: what an earlier session did is forgotten.
-  void start(std::shared_ptr<Session> session, std::shared_ptr<PortShared> shared, const StartOptions& options) noexcept;
+  void start(std::shared_ptr<Session> session, std::shared_ptr<PortShared> shared,
+             const StartOptions& options) noexcept;
   // any → held. Counts what is in flight as lost; the session is not touched any more.
   void stop() noexcept;
   // held → discarding.
@@ -136,7 +139,27 @@ class QueuePair {
   void repostFrame() noexcept;
   void repost(uint16_t head) noexcept;
   void publishRx() noexcept;
-  void writeTap(const iovec* parts, uint32_t count, uint32_t frameBytes, uint32_t frames) noexcept;
+  // `bytes`: Ethernet bytes of all `frames` of the backend that this write stands for.
+  void writeTap(const iovec* parts, uint32_t count, uint64_t bytes, uint32_t frames) noexcept;
+
+  // Receive in software (rx_software.cc): consecutive TCP segments are written as one frame.
+  void coalesce() noexcept;
+  void flushCoalesced() noexcept;
+  void abandonCoalesced() noexcept;
+
+  // A frame of the pod that is being segmented: kept while the ring has no room for the rest.
+  struct TxSegmentation {
+    bool active = false;
+    uint16_t tail = 0;
+    uint32_t next = 0;
+    SegmentPlan plan;
+  };
+
+  // Transmit in software (tx_software.cc): frames are read in one piece.
+  uint32_t txSoftwareBurst() noexcept;
+  bool forwardWhole(uint16_t tail, uint32_t bytes) noexcept;
+  bool emitSegments() noexcept;
+  void dropSegmentation() noexcept;
 
   // Transmit (tx_path.cc).
   uint32_t txBurst() noexcept;
@@ -145,6 +168,8 @@ class QueuePair {
   bool backendTakes(uint8_t flags, uint8_t gsoType) const noexcept;
   void submitFrame(uint16_t head, uint16_t tail, uint32_t bytes) noexcept;
   bool readFailed() noexcept;
+  bool makeTxRoom() noexcept;
+  bool readable(ssize_t got, uint32_t capacity) noexcept;
   void publishTx() noexcept;
   uint16_t takeTail() noexcept;
   void dropTail(uint16_t tail) noexcept;
@@ -195,6 +220,7 @@ class QueuePair {
   Watch tapWatch_;
   Watch callWatch_;
   RxFrame frame_;
+  TxSegmentation segmentation_;
   // Misbehaviour that is forgiven up to a rate: F33 lengths, fruitless calls.
   uint64_t strikeWindowNs_ = 0;
   uint32_t strikes_ = 0;
@@ -207,7 +233,14 @@ class QueuePair {
 uint64_t monotonicNs() noexcept;
 
 struct PumpScratch {
-  std::array<iovec, 1024> parts;
+  std::array<iovec, QueuePair::kMaxFrameBuffers> parts;
+  // A run of segments within one burst, and the buffers that hold it.
+  TcpSegment segment;
+  Coalescer run;
+  std::array<uint16_t, Coalescer::kMaxSegments> runHeads;
+  uint32_t runBytes = 0;
+  // The first frame of the run as it came: what is written when nothing follows.
+  iovec runFirst{};
 };
 
 }  // namespace vu

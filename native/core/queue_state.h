@@ -1,7 +1,7 @@
 // Driver-side state of the queues: a private mapping beside the rings, never shared with the backend.
 //
-// It is authoritative: the descriptor table and the avail ring lie in memory that the backend can rewrite, so nothing is
-// ever read back from there. It is a mapping and not heap so that a new agent process can take running rings over:
+// It is authoritative: the descriptor table and the avail ring lie in memory that the backend can rewrite, so nothing
+// is ever read back from there. It is a mapping and not heap so that a new agent process can take running rings over:
 // everything is written before avail.idx is published, and heads found in no list were being delivered (receive) or
 // filled (transmit) when the process died.
 #pragma once

@@ -20,8 +20,20 @@ uint32_t QueuePair::rxBurst() noexcept {
     const Assembled what = assemble();
     if (what == Assembled::kNothing) break;
     ++frames;
-    if (what == Assembled::kFrame) deliver();
-    if (state_ != PairState::kRunning) return frames;
+    if (what == Assembled::kFrame) {
+      if (options_.softwareGro) {
+        coalesce();
+      } else {
+        deliver();
+      }
+    }
+    if (state_ != PairState::kRunning) break;
+  }
+  // No timer: what came together goes on together, and at once.
+  if (state_ == PairState::kRunning && options_.softwareGro) flushCoalesced();
+  if (state_ != PairState::kRunning) {
+    abandonCoalesced();
+    return frames;
   }
   // Nothing is held back while we may sleep: the backend gets every buffer that is free.
   if (rx_.unpublished() != 0) publishRx();
@@ -106,14 +118,14 @@ void QueuePair::strike() noexcept {
 void QueuePair::deliver() noexcept {
   iovec* parts = pump_->scratch->parts.data();
   for (uint16_t i = 0; i < frame_.have; ++i) parts[i] = iovec{rxBuffer(frame_.heads[i]), frame_.lens[i]};
-  writeTap(parts, frame_.have, frame_.bytes, 1);
+  writeTap(parts, frame_.have, frame_.bytes - headerBytes_, 1);
   repostFrame();
 }
 
-void QueuePair::writeTap(const iovec* parts, uint32_t count, uint32_t frameBytes, uint32_t frames) noexcept {
+void QueuePair::writeTap(const iovec* parts, uint32_t count, uint64_t bytes, uint32_t frames) noexcept {
   if (::writev(tap_.get(), parts, static_cast<int>(count)) >= 0) {
     counters_.rxFrames.add(frames);
-    counters_.rxBytes.add(frameBytes - headerBytes_);
+    counters_.rxBytes.add(bytes);
     return;
   }
   switch (errno) {

@@ -102,15 +102,9 @@ Result<void> Session::createState() noexcept {
   if (!mapping) return mapping.fault();
   stateMemory_ = std::move(mapping).value();
   auto* header = reinterpret_cast<StateHeader*>(stateMemory_.data());
-  *header = StateHeader{kStateMagic,
-                        kStateVersion,
-                        static_cast<uint16_t>(headerBytes_),
-                        ringCount(),
-                        options_.queueSize,
-                        options_.rxBufferBytes,
-                        tailCount_,
-                        options_.features,
-                        memoryBytes_,
+  *header = StateHeader{kStateMagic, kStateVersion,      static_cast<uint16_t>(headerBytes_),
+                        ringCount(), options_.queueSize, options_.rxBufferBytes,
+                        tailCount_,  options_.features,  memoryBytes_,
                         stateBytes_};
   return {};
 }

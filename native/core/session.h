@@ -29,9 +29,9 @@ inline constexpr uint64_t kFeatureHostUso = uint64_t{1} << 56;
 // Label of offset 0: gpa = userspace_addr. Any consistent value works; this one gives no address of ours away.
 inline constexpr uint64_t kMemoryLabel = 0x7f0000000000;
 
-// A transmitted frame is read into [head 2 KiB][tail 68 KiB]; the tail is consumed only by what the head cannot hold, so
-// small frames stay dense. Every descriptor has its head. A large frame takes two descriptors and one tail, so N/2 tails
-// are as many as the ring can hold. For N = 1024: 4 MiB receive + 2 MiB heads + 34 MiB tails, touched lazily.
+// A transmitted frame is read into [head 2 KiB][tail 68 KiB]; the tail is consumed only by what the head cannot hold,
+// so small frames stay dense. Every descriptor has its head. A large frame takes two descriptors and one tail, so N/2
+// tails are as many as the ring can hold. For N = 1024: 4 MiB receive + 2 MiB heads + 34 MiB tails, touched lazily.
 inline constexpr uint32_t kTxHeadBytes = 2048;
 inline constexpr uint32_t kTxTailBytes = 68 * 1024;
 

@@ -10,13 +10,6 @@ namespace {
 constexpr uint16_t kPublishBatch = 8;
 constexpr uint32_t kEthernetBytes = 14;
 constexpr uint32_t kNumBuffersOffset = 10;
-constexpr uint8_t kHdrNeedsCsum = 1;
-constexpr uint8_t kGsoNone = 0;
-constexpr uint8_t kGsoTcp4 = 1;
-constexpr uint8_t kGsoUdp = 3;
-constexpr uint8_t kGsoTcp6 = 4;
-constexpr uint8_t kGsoUdpL4 = 5;
-constexpr uint8_t kGsoEcn = 0x80;
 constexpr uint32_t kFrameCapacity = kTxHeadBytes + kTxTailBytes;
 
 }  // namespace
@@ -80,6 +73,30 @@ uint32_t QueuePair::reap() noexcept {
 
 bool QueuePair::haveTxRoom() noexcept { return tx_.freeCount() >= 2 && txState_.queue->freeTailCount != 0; }
 
+// Room for one frame, reaping if need be. false: the ring is full or broken.
+bool QueuePair::makeTxRoom() noexcept {
+  if (haveTxRoom()) return true;
+  reap();
+  if (state_ != PairState::kRunning) return false;
+  if (haveTxRoom()) return true;
+  setBlocked(true);
+  return false;
+}
+
+// Judges the size that a read from the TAP gave. false: dropped and counted.
+bool QueuePair::readable(ssize_t got, uint32_t capacity) noexcept {
+  const auto bytes = static_cast<uint32_t>(got);
+  if (bytes < headerBytes_ + kEthernetBytes) {
+    counters_.drop(Drop::kTxInvalid);
+    return false;
+  }
+  if (bytes >= capacity) {
+    counters_.drop(Drop::kTxTruncated);
+    return false;
+  }
+  return true;
+}
+
 uint32_t QueuePair::txBurst() noexcept {
   const uint32_t reaped = reap();
   if (state_ != PairState::kRunning) return reaped;
@@ -88,16 +105,10 @@ uint32_t QueuePair::txBurst() noexcept {
     if (!haveTxRoom()) return reaped;
     setBlocked(false);
   }
+  if (options_.softwareGso || options_.softwareChecksum) return txSoftwareBurst();
   uint32_t frames = 0;
   for (; frames < kBurst; ++frames) {
-    if (!haveTxRoom()) {
-      reap();
-      if (state_ != PairState::kRunning) return frames;
-      if (!haveTxRoom()) {
-        setBlocked(true);
-        break;
-      }
-    }
+    if (!makeTxRoom()) break;
     const uint16_t head = tx_.peekFree();
     const uint16_t tail = txState_.queue->freeTail;
     uint8_t* const buffer = txHead(head);
@@ -108,15 +119,7 @@ uint32_t QueuePair::txBurst() noexcept {
       if (got < 0 && readFailed()) continue;
       break;
     }
-    const auto bytes = static_cast<uint32_t>(got);
-    if (bytes < headerBytes_ + kEthernetBytes) {
-      counters_.drop(Drop::kTxInvalid);
-      continue;
-    }
-    if (bytes >= kFrameCapacity) {
-      counters_.drop(Drop::kTxTruncated);
-      continue;
-    }
+    if (!readable(got, kFrameCapacity)) continue;
     if (headerBytes_ == 12) std::memset(buffer + kNumBuffersOffset, 0, 2);
     buffer[0] &= kHdrNeedsCsum;
     const bool segmented = buffer[1] != 0;
@@ -124,7 +127,7 @@ uint32_t QueuePair::txBurst() noexcept {
       counters_.drop(Drop::kTxUnsupported);
       continue;
     }
-    submitFrame(head, tail, bytes);
+    submitFrame(head, tail, static_cast<uint32_t>(got));
     if (segmented || tx_.unpublished() >= kPublishBatch) publishTx();
   }
   if (state_ == PairState::kRunning && tx_.unpublished() != 0) publishTx();
@@ -151,7 +154,8 @@ bool QueuePair::readFailed() noexcept {
   }
 }
 
-// `head` is the next free descriptor and the frame lies in its buffer and, where it is longer, in `tail`, the next free one.
+// `head` is the next free descriptor and the frame lies in its buffer and, where it is longer, in `tail`, the next free
+// one.
 void QueuePair::submitFrame(uint16_t head, uint16_t tail, uint32_t bytes) noexcept {
   tx_.allocate();
   const uint64_t headLabel = headLabel_ + uint64_t{kTxHeadBytes} * head;

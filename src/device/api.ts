@@ -1,6 +1,9 @@
 /** What the attachment life cycle asks of the virtio-user device. Implemented by `device.ts`. */
 import type { Session, SessionOptions } from '../native/binding.ts';
+import type { OffloadPlan } from '../virtio/offload.ts';
 import type { Frontend } from './frontend.ts';
+
+export type { OffloadPlan };
 
 /** The original's devargs, as far as they mean something for a pod. */
 export interface DeviceOptions {
@@ -15,15 +18,6 @@ export interface DeviceOptions {
   readonly memory: 'memfd' | 'hugetlb' | 'thp';
   /** false: never segment or coalesce in software (for measurements). */
   readonly softwareOffloads: boolean;
-}
-
-/** What the TAP and the pump must do, given what was negotiated. */
-export interface OffloadPlan {
-  /** TUN_F_* mask for TUNSETOFFLOAD. */
-  readonly tapMask: number;
-  readonly softwareGso: boolean;
-  readonly softwareChecksum: boolean;
-  readonly softwareGro: boolean;
 }
 
 /** A device that has reached DRIVER_OK; the pump may start. */

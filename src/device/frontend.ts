@@ -56,8 +56,12 @@ export interface Frontend {
   /** Resolves when the backend has worked off everything sent before. */
   barrier(): Promise<void>;
 
-  /** Called once when the connection ends by itself. Set before any operation. */
+  /**
+   * Called once when the connection ends other than by `close`: the peer left, or an operation failed (it rejects
+   * first). Set before any operation.
+   */
   onDisconnect: ((error: Error) => void) | null;
+  /** Ends the connection; operations under way reject. Idempotent. */
   close(): void;
 }
 

@@ -1,5 +1,5 @@
-// The fuzzer is the device: it completes buffers, lies in the used rings and flips any byte of the shared memory while a
-// queue pair runs on it. Whatever it does, the pair neither leaves its memory nor loops, and its books balance.
+// The fuzzer is the device: it completes buffers, lies in the used rings and flips any byte of the shared memory while
+// a queue pair runs on it. Whatever it does, the pair neither leaves its memory nor loops, and its books balance.
 //
 //   clang++ -fsanitize=fuzzer,address,undefined; the first byte chooses the options, the rest is a list of operations.
 #include <sys/epoll.h>
@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "../native/tcp_frames.h"
 #include "queue_pair.h"
 
 namespace {
@@ -46,6 +47,36 @@ struct Device {
   void publish() { storeRelease(ring.usedIdx, used); }
 };
 
+// Where the last TCP frame ended, so that the next one may follow it.
+struct Flow {
+  test::TcpSpec last;
+};
+
+// A TCP frame that is right but for up to three bytes.
+std::vector<uint8_t> almostTcp(Input& input, Flow& flow, uint32_t maxPayload, bool mayBeLarge) {
+  const uint8_t kind = input.byte();
+  test::TcpSpec spec;
+  spec.ipv6 = (kind & 1) != 0;
+  spec.checksummed = (kind & 2) != 0;
+  spec.vlanTags = (kind >> 2) & 3;
+  spec.payload = input.word() % maxPayload;
+  spec.seq = input.byte() * 500U;
+  spec.flags = static_cast<uint8_t>(0x10 | (input.byte() & 0x89));
+  if (mayBeLarge && (kind & 16) != 0) spec.gsoSize = static_cast<uint16_t>(input.byte() * 10);
+  if ((kind & 32) != 0) {
+    const uint32_t next = flow.last.seq + flow.last.payload;
+    const uint8_t flags = spec.flags;
+    spec = flow.last;
+    spec.seq = next;
+    spec.flags = flags;
+  }
+  flow.last = spec;
+  std::vector<uint8_t> frame = test::tcpFrame(spec);
+  frame[10] = 1;
+  for (uint8_t flips = input.byte() % 4; flips > 0; --flips) frame[input.byte() % frame.size()] = input.byte();
+  return frame;
+}
+
 [[noreturn]] void bug(const char* what) {
   std::fprintf(stderr, "invariant broken: %s\n", what);
   std::abort();
@@ -61,6 +92,18 @@ void checkBooks(const Session& session) {
     if (free >= kSize) bug("free list leaves the ring");
     if (tx.heads[free].chain != 0) bug("free descriptor is with the device");
   }
+  uint32_t refs = 0;
+  uint32_t uses = 0;
+  for (uint32_t i = 0; i < kSize; ++i) uses += tx.heads[i].chain != 0 && tx.heads[i].tail != kNoTail ? 1 : 0;
+  bool isFree[kSize] = {};
+  uint16_t tail = tx.queue->freeTail;
+  for (uint32_t i = 0; i < tx.queue->freeTailCount; ++i, tail = tx.tailNext[tail]) {
+    if (tail >= session.tailCount() || isFree[tail]) bug("tail list is not a list of tails");
+    isFree[tail] = true;
+  }
+  for (uint32_t i = 0; i < session.tailCount(); ++i) refs += isFree[i] ? 0U : tx.tailRefs[i];
+  if (refs != uses) bug("tail buffers leaked");
+
   const QueueStateView rx = session.state(0);
   uint32_t posted = 0;
   for (uint32_t i = 0; i < kSize; ++i) posted += rx.heads[i].chain;
@@ -77,8 +120,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   options.queueSize = kSize;
   options.rxBufferBytes = 2048;
   options.features = kFeatureVersion1 | ((choice & 1) != 0 ? kFeatureMrgRxbuf : 0) |
-                     ((choice & 2) != 0 ? kFeatureEventIdx : 0) |
-                     ((choice & 4) != 0 ? kFeatureCsum : 0) | ((choice & 8) != 0 ? kFeatureHostTso4 : 0);
+                     ((choice & 2) != 0 ? kFeatureEventIdx : 0) | ((choice & 4) != 0 ? kFeatureCsum : 0) |
+                     ((choice & 8) != 0 ? kFeatureHostTso4 : 0);
   StartOptions start;
   start.softwareGso = (choice & 16) != 0;
   start.softwareChecksum = (choice & 32) != 0;
@@ -103,10 +146,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 
   Device rx{Vring::over(session->base(), session->layout(0), kSize)};
   Device tx{Vring::over(session->base(), session->layout(1), kSize)};
+  Flow received;
+  Flow sent;
   static uint8_t frame[70'000];
   const uint64_t rings = session->rxOffset(0);
   while (!input.empty()) {
-    switch (input.byte() % 9) {
+    switch (input.byte() % 11) {
       case 0: {
         const uint64_t offset = input.word() % rings;
         session->base()[offset] = input.byte();
@@ -149,6 +194,20 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       case 7:
         storeRelease((input.byte() & 1) != 0 ? rx.ring.usedIdx : tx.ring.usedIdx, input.word());
         break;
+      case 8: {
+        uint16_t head = 0;
+        if (!rx.pop(head)) break;
+        const std::vector<uint8_t> tcp = almostTcp(input, received, 1900, false);
+        std::memcpy(session->base() + session->rxOffset(0) + uint64_t{session->rxStride()} * head, tcp.data(),
+                    tcp.size());
+        rx.push(head, static_cast<uint32_t>(tcp.size()));
+        break;
+      }
+      case 9: {
+        const std::vector<uint8_t> tcp = almostTcp(input, sent, 65'000, true);
+        (void)!::send(pod.get(), tcp.data(), tcp.size(), MSG_NOSIGNAL);
+        break;
+      }
       default:
         pair.round();
         if (input.byte() % 4 == 0) pair.arm();
@@ -157,6 +216,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
   }
   for (int i = 0; i < 70 && pair.round() != 0; ++i) {
+    pair.arm();
     while (::recv(pod.get(), frame, sizeof frame, 0) > 0) {
     }
   }

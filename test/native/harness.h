@@ -20,8 +20,8 @@ namespace vu::test {
 
 using Bytes = std::vector<uint8_t>;
 
-inline constexpr uint64_t kUsualFeatures = kFeatureVersion1 | kFeatureMrgRxbuf | kFeatureEventIdx | kFeatureCsum |
-                                           kFeatureHostTso4 | kFeatureHostTso6;
+inline constexpr uint64_t kUsualFeatures =
+    kFeatureVersion1 | kFeatureMrgRxbuf | kFeatureEventIdx | kFeatureCsum | kFeatureHostTso4 | kFeatureHostTso6;
 
 // 12 bytes of zero header, Ethernet addresses, a type nobody handles, then a pattern that depends on `seed`.
 inline Bytes plainFrame(uint32_t payload, uint8_t seed) {
@@ -82,11 +82,16 @@ struct BenchOptions {
   uint32_t spinUs = 0;
   uint32_t pumps = 1;
   std::shared_ptr<Pump> sharedPump;
+  // Used instead of socket pairs where given.
+  std::vector<UniqueFd> taps;
 };
 
 class Bench {
  public:
-  explicit Bench(const BenchOptions& options = {}) : options_(options) {
+  Bench() : Bench(BenchOptions()) {}
+  explicit Bench(const BenchOptions& usual) : Bench(copyWithoutTaps(usual)) {}
+  explicit Bench(BenchOptions&& given) : options_(std::move(given)) {
+    BenchOptions& options = options_;
     for (uint32_t i = 0; i < options.pumps; ++i) {
       if (options.sharedPump) {
         pumps.push_back(options.sharedPump);
@@ -96,8 +101,8 @@ class Bench {
         pumps.push_back(std::move(pump).value());
       }
     }
-    std::vector<UniqueFd> taps;
-    for (uint32_t i = 0; i < options.session.pairs; ++i) {
+    std::vector<UniqueFd> taps = std::move(options.taps);
+    for (uint32_t i = static_cast<uint32_t>(taps.size()); i < options.session.pairs; ++i) {
       int ends[2];
       EXPECT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
       const int size = 1 << 20;
@@ -233,6 +238,16 @@ class Bench {
   }
   void expectLawful() {
     for (auto& device : devices) EXPECT_EQ(device->violation(), "");
+  }
+
+  static BenchOptions copyWithoutTaps(const BenchOptions& from) {
+    BenchOptions copy;
+    copy.session = from.session;
+    copy.start = from.start;
+    copy.spinUs = from.spinUs;
+    copy.pumps = from.pumps;
+    copy.sharedPump = from.sharedPump;
+    return copy;
   }
 
   BenchOptions options_;

@@ -39,11 +39,10 @@ TEST(Session, EveryReceiveBufferIsPostedBeforeAnybodySeesTheMemory) {
 }
 
 TEST(Session, OptionsOutsideTheirRangeAreRefused) {
-  for (const SessionOptions& bad : {SessionOptions{0, 256, 4096, 0, MemoryKind::kMemfd},
-                                    SessionOptions{1, 32, 4096, 0, MemoryKind::kMemfd},
-                                    SessionOptions{1, 100, 4096, 0, MemoryKind::kMemfd},
-                                    SessionOptions{1, 8192, 4096, 0, MemoryKind::kMemfd},
-                                    SessionOptions{1, 256, 1024, 0, MemoryKind::kMemfd}}) {
+  for (const SessionOptions& bad :
+       {SessionOptions{0, 256, 4096, 0, MemoryKind::kMemfd}, SessionOptions{1, 32, 4096, 0, MemoryKind::kMemfd},
+        SessionOptions{1, 100, 4096, 0, MemoryKind::kMemfd}, SessionOptions{1, 8192, 4096, 0, MemoryKind::kMemfd},
+        SessionOptions{1, 256, 1024, 0, MemoryKind::kMemfd}}) {
     auto made = Session::create(bad);
     ASSERT_FALSE(made.ok());
     EXPECT_EQ(made.fault().errnum, EINVAL);

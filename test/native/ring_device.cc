@@ -4,7 +4,8 @@
 
 namespace vu::test {
 
-RingDevice::RingDevice(const Vring& ring, const AddressMap& memory, bool writable, bool eventIdx, int kickFd, int callFd)
+RingDevice::RingDevice(const Vring& ring, const AddressMap& memory, bool writable, bool eventIdx, int kickFd,
+                       int callFd)
     : ring_(ring),
       memory_(memory),
       writable_(writable),

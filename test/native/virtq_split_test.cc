@@ -18,9 +18,8 @@ struct Fixture {
         memory(layout.end + uint64_t{64} * size + 4096),
         state(QueueStateLayout::at(0, size, 0).end + 64),
         base(reinterpret_cast<uint8_t*>(alignUp(reinterpret_cast<uintptr_t>(memory.data()), 4096))),
-        view(QueueStateView::over(
-            reinterpret_cast<uint8_t*>(alignUp(reinterpret_cast<uintptr_t>(state.data()), 64)),
-            QueueStateLayout::at(0, size, 0))),
+        view(QueueStateView::over(reinterpret_cast<uint8_t*>(alignUp(reinterpret_cast<uintptr_t>(state.data()), 64)),
+                                  QueueStateLayout::at(0, size, 0))),
         ring(Vring::over(base, layout, size)) {
     map.add({kLabel, layout.end + uint64_t{64} * size, base});
     queue = SplitVirtq(ring, view, eventIdx);

@@ -1,0 +1,54 @@
+// Bundles src/ into dist/: main.js is the entry that any Node.js ≥ 18 can parse, cli.js and chunks/ are for the pinned one.
+import { chmodSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { build } from 'esbuild';
+
+// CommonJS dependencies call require() and look for __dirname, which an ES module lacks.
+const banner = `import { createRequire as __createRequire } from 'node:module';
+const require = __createRequire(import.meta.url);
+const __filename = import.meta.filename, __dirname = import.meta.dirname;`;
+
+const common = {
+  bundle: true,
+  format: 'esm',
+  platform: 'node',
+  legalComments: 'none',
+  write: false,
+  logLevel: 'warning',
+};
+
+const entry = await build({
+  ...common,
+  entryPoints: { main: 'src/main.ts' },
+  outdir: 'dist',
+  target: 'node18',
+  plugins: [
+    {
+      name: 'program-stays-apart',
+      setup: (bundle) => bundle.onResolve({ filter: /\/cli\/run\.ts$/ }, () => ({ path: './cli.js', external: true })),
+    },
+  ],
+});
+const program = await build({
+  ...common,
+  entryPoints: { cli: 'src/cli/run.ts' },
+  outdir: 'dist',
+  chunkNames: 'chunks/[name]-[hash]',
+  splitting: true,
+  target: 'node24',
+  external: ['*.node'],
+  banner: { js: banner },
+});
+
+const written = new Set();
+mkdirSync('dist/chunks', { recursive: true });
+for (const file of [...program.outputFiles, ...entry.outputFiles]) {
+  mkdirSync(dirname(file.path), { recursive: true });
+  writeFileSync(`${file.path}.new`, file.contents);
+  renameSync(`${file.path}.new`, file.path);
+  written.add(basename(file.path));
+}
+chmodSync('dist/main.js', 0o755);
+for (const name of readdirSync('dist/chunks')) {
+  if (!written.has(name)) rmSync(join('dist/chunks', name));
+}

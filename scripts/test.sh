@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# `npm test`: makes the machine ready, then runs every tier, the cheap ones first, whatever the others did.
+#   scripts/test.sh                     everything
+#   scripts/test.sh TIER [arguments]    one folder of test/, with arguments for Jest (files, -t …)
+# Output of each tier: build/test/TIER.log. The last line of a whole run is "N passed, N failed".
+set -uo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/node_modules/.bin:$PATH"
+
+tiers=(check unit addon native protocol executable interop e2e)
+# A leaked handle keeps Jest alive after green tests: bounded here, never hidden with --forceExit.
+limit_seconds=600
+
+heading() { printf '\n\033[1m=== %s\033[0m\n' "$*"; }
+
+jest_tier() { # tier, arguments…
+  local tier=$1
+  shift
+  local workers=(--runInBand) # the addon, namespaces and the switch are shared by the whole process
+  case $tier in unit | protocol) workers=(--maxWorkers=2) ;; esac
+  [[ "$*" == *.test.ts* ]] || set -- --testPathPatterns="^$PWD/test/$tier/" "$@"
+  rm -f "build/test/$tier.json"
+  timeout --kill-after=10 "$limit_seconds" node --disable-warning=ExperimentalWarning --experimental-vm-modules \
+    node_modules/jest/bin/jest.js --config test/jest.config.js "${workers[@]}" \
+    --json --outputFile="build/test/$tier.json" "$@" 2>&1 >/dev/null
+}
+
+run_tier() { # tier, arguments…
+  case $1 in
+    check) bash scripts/check.sh ;;
+    native) bash scripts/test-native.sh ;;
+    *) jest_tier "$@" ;;
+  esac
+}
+
+# "passed failed skipped" of a finished tier.
+count_tier() { # tier, its exit code
+  local passed=0 failed=0 skipped=0
+  case $1 in
+    native)
+      passed=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) tests\?\..*/\1/p' "build/test/$1.log" | awk '{ sum += $1 } END { print sum + 0 }')
+      failed=$(sed -n 's/^ *\([0-9]*\) FAILED TESTS\?$/\1/p' "build/test/$1.log" | awk '{ sum += $1 } END { print sum + 0 }')
+      ;;
+    check) [ "$2" -ne 0 ] || passed=1 ;;
+    *)
+      [ ! -f "build/test/$1.json" ] || read -r passed failed skipped < <(node -p '
+        const run = JSON.parse(fs.readFileSync(process.argv[1], "utf8"));
+        [run.numPassedTests, run.numFailedTests + run.numRuntimeErrorTestSuites, run.numPendingTests].join(" ")' "build/test/$1.json")
+      ;;
+  esac
+  [ "$2" -eq 0 ] || [ "$failed" -gt 0 ] || failed=1
+  printf '%d %d %d\n' "$passed" "$failed" "$skipped"
+}
+
+mkdir -p build/test
+
+if [ "$#" -gt 0 ]; then
+  case $1 in unit | protocol | native | check) ;; *) bash scripts/build.sh || exit 1 ;; esac
+  run_tier "$@"
+  exit
+fi
+
+heading setup
+bash scripts/setup.sh || { printf '\n0 passed, 1 failed\n'; exit 1; }
+
+total_passed=0 total_failed=0 first_failed=
+summary=()
+for tier in "${tiers[@]}"; do
+  heading "$tier"
+  started=$SECONDS
+  run_tier "$tier" 2>&1 | tee "build/test/$tier.log"
+  code=${PIPESTATUS[0]}
+  read -r passed failed skipped < <(count_tier "$tier" "$code")
+  total_passed=$((total_passed + passed)) total_failed=$((total_failed + failed))
+  line=$(printf '%-11s %4d passed %4d failed %4d skipped %5d s' "$tier" "$passed" "$failed" "$skipped" $((SECONDS - started)))
+  summary+=("$line")
+  [ "$code" -eq 0 ] || [ -n "$first_failed" ] || first_failed=$tier
+done
+
+if [ -n "$first_failed" ]; then
+  heading "first failure: $first_failed (whole output: build/test/$first_failed.log)"
+  tail -n 80 "build/test/$first_failed.log"
+fi
+heading "tiers ($SECONDS s)"
+printf '%s\n' "${summary[@]}"
+printf '%d passed, %d failed\n' "$total_passed" "$total_failed"
+[ "$total_failed" -eq 0 ]

@@ -1,0 +1,217 @@
+/**
+ * The agent's life: what starts after what, what stops before what. It knows its parts by what they do; `compose.ts`
+ * makes the real ones.
+ *
+ * Start: lock → health → records restored → queue of deletes drained under its lock → socket open → ready.
+ * Stop: not ready → no new ADD → calls under way finish → everything is let go and nothing is deleted: TAPs, sockets'
+ * state, OVS ports, records and leases are for the next process.
+ */
+import { VirtioUserError } from '../errors.ts';
+import type { NativeFd } from '../native/binding.ts';
+import type { Logger } from '../telemetry/log.ts';
+import type { Check } from './health.ts';
+import { type Clock, jittered } from './schedule.ts';
+
+export interface AgentParts {
+  readonly attachments: {
+    /** Records → namespaces → TAPs → backends. One bad record never rejects. */
+    restore(): Promise<void>;
+    reconcile(): Promise<ReconcileReport>;
+    /** Lets devices, TAPs and sockets go. Nothing is deleted. */
+    release(): Promise<void>;
+  };
+  readonly deleteQueue: {
+    readonly length: number;
+    /** null: somebody writes to the queue at this moment. */
+    tryLock(): NativeFd | null;
+    /** @returns how many entries remain for another try */
+    drain(): Promise<number>;
+  };
+  readonly cni: {
+    /** Answers calls from now on. */
+    open(): void;
+    /** Refuses new ADDs; resolves when the calls under way are answered or `graceMs` have passed. */
+    close(graceMs: number): Promise<void>;
+  };
+  readonly introspection: { open(): Promise<void>; close(): void };
+  readonly health: { open(): Promise<void>; close(): void };
+  /** Stops threads, closes what is left; last. */
+  readonly shutDownNative: () => void;
+  readonly onReconciled: (result: 'ok' | 'failed', removed: ReconcileReport) => void;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+/** Kind of orphan → how many were removed. */
+export type ReconcileReport = Readonly<Record<string, number>>;
+
+export interface AgentTimes {
+  readonly reconcileEveryMs: number;
+  /** Calls under way get this long at shut-down. */
+  readonly graceMs: number;
+  /** How long start-up waits for writers of the delete queue before it opens the socket all the same. */
+  readonly queueLockMs: number;
+}
+
+export const defaultTimes: AgentTimes = { reconcileEveryMs: 600_000, graceMs: 10_000, queueLockMs: 5_000 };
+
+type Phase = 'starting' | 'restoring' | 'draining' | 'ready' | 'stopping' | 'stopped';
+
+const queueLockRetryMs = 20;
+const drainRetryFirstMs = 1_000;
+const drainRetryMostMs = 60_000;
+
+export class Agent {
+  readonly #parts: AgentParts;
+  readonly #times: AgentTimes;
+  #phase: Phase = 'starting';
+  #cancelReconcile: () => void = () => undefined;
+  #cancelDrain: () => void = () => undefined;
+  #reconciling: Promise<ReconcileReport> | null = null;
+
+  constructor(parts: AgentParts, times: AgentTimes = defaultTimes) {
+    this.#parts = parts;
+    this.#times = times;
+  }
+
+  /** For /readyz, by name. */
+  get checks(): Readonly<Record<string, Check>> {
+    const after = (...phases: readonly Phase[]): Check => {
+      return () => (phases.includes(this.#phase) ? this.#phase : null);
+    };
+    return {
+      'records-restored': after('starting', 'restoring'),
+      'delete-queue-drained': after('starting', 'restoring', 'draining'),
+      'cni-socket-open': after('starting', 'restoring', 'draining', 'stopped'),
+      'not-stopping': after('stopping', 'stopped'),
+    };
+  }
+
+  get ready(): boolean {
+    return this.#phase === 'ready';
+  }
+
+  async start(): Promise<void> {
+    const { health, introspection, attachments, cni, log } = this.#parts;
+    const startedMs = performance.now();
+    await health.open();
+    this.#advance('restoring');
+    await attachments.restore();
+    this.#advance('draining');
+    const lock = await this.#lockQueue();
+    try {
+      if (lock !== null) await this.#drainOnce(drainRetryFirstMs);
+      else this.#retryDrain(drainRetryFirstMs);
+      this.#advance('draining');
+      // Before the queue's lock is let go: a writer that waits for it finds the socket when it tries once more.
+      await introspection.open();
+      this.#advance('ready');
+      cni.open();
+    } finally {
+      lock?.close();
+    }
+    log.info({ durationMs: Math.round(performance.now() - startedMs) }, 'ready');
+    this.#scheduleReconcile(0);
+  }
+
+  /** Never rejects: what fails is logged, the rest goes on. */
+  async stop(): Promise<void> {
+    const { cni, attachments, introspection, health, shutDownNative, log } = this.#parts;
+    if (this.#phase === 'stopping' || this.#phase === 'stopped') return;
+    this.#phase = 'stopping';
+    this.#cancelReconcile();
+    this.#cancelDrain();
+    const attempt = async (what: string, step: () => unknown): Promise<void> => {
+      try {
+        await step();
+      } catch (error) {
+        log.error({ error }, `stopping: ${what} failed`);
+      }
+    };
+    await attempt('answering the calls under way', () => cni.close(this.#times.graceMs));
+    await attempt('introspection', () => introspection.close());
+    await attempt('letting attachments go', () => attachments.release());
+    this.#phase = 'stopped';
+    await attempt('health', () => health.close());
+    await attempt('native threads', shutDownNative);
+    log.info({}, 'stopped');
+  }
+
+  /** Now; a run that is under way is shared. */
+  reconcile(): Promise<ReconcileReport> {
+    this.#reconciling ??= this.#reconcileOnce().finally(() => {
+      this.#reconciling = null;
+    });
+    return this.#reconciling;
+  }
+
+  /** @throws VirtioUserError CANCELLED when a stop came in between: nothing may be opened any more */
+  #advance(phase: Phase): void {
+    if (this.#phase === 'stopping' || this.#phase === 'stopped') {
+      throw new VirtioUserError('CANCELLED', 'start: the agent was told to stop');
+    }
+    this.#phase = phase;
+  }
+
+  async #reconcileOnce(): Promise<ReconcileReport> {
+    const { attachments, onReconciled, log } = this.#parts;
+    try {
+      const removed = await attachments.reconcile();
+      onReconciled('ok', removed);
+      if (Object.values(removed).some((count) => count > 0)) log.info({ removed }, 'orphans removed');
+      return removed;
+    } catch (error) {
+      onReconciled('failed', {});
+      log.warn({ error }, 'reconciliation failed; nothing was deleted on missing information');
+      throw error;
+    }
+  }
+
+  #scheduleReconcile(delayMs: number): void {
+    this.#cancelReconcile = this.#parts.clock.after(delayMs, () => {
+      void this.reconcile()
+        .catch(() => undefined)
+        .finally(() => {
+          if (this.#phase !== 'ready') return;
+          this.#scheduleReconcile(jittered(this.#times.reconcileEveryMs));
+          // A writer that found us busy may have queued something since.
+          if (this.#parts.deleteQueue.length === 0) this.#retryDrain(0);
+        });
+    });
+  }
+
+  async #lockQueue(): Promise<NativeFd | null> {
+    const { deleteQueue, clock, log } = this.#parts;
+    for (let waitedMs = 0; waitedMs <= this.#times.queueLockMs; waitedMs += queueLockRetryMs) {
+      const lock = deleteQueue.tryLock();
+      if (lock !== null) return lock;
+      await new Promise<void>((resolve) => clock.after(queueLockRetryMs, resolve));
+    }
+    log.warn({ waitedMs: this.#times.queueLockMs }, 'the delete queue stays locked; it is worked off later');
+    return null;
+  }
+
+  async #drainOnce(retryMs: number): Promise<void> {
+    const { deleteQueue, log } = this.#parts;
+    let remaining = 1;
+    try {
+      remaining = await deleteQueue.drain();
+    } catch (error) {
+      log.error({ error }, 'cannot read the delete queue');
+    }
+    if (remaining > 0) this.#retryDrain(retryMs);
+  }
+
+  #retryDrain(delayMs: number): void {
+    this.#cancelDrain();
+    this.#cancelDrain = this.#parts.clock.after(jittered(delayMs), () => {
+      const next = Math.min(Math.max(delayMs, drainRetryFirstMs) * 2, drainRetryMostMs);
+      const lock = this.#parts.deleteQueue.tryLock();
+      if (lock === null) {
+        this.#retryDrain(next);
+        return;
+      }
+      void this.#drainOnce(next).finally(() => lock.close());
+    });
+  }
+}

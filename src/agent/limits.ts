@@ -1,0 +1,8 @@
+/** Limits of this process, as the kernel reports them. */
+import { readFileSync } from 'node:fs';
+
+/** Soft RLIMIT_NOFILE, or null when unlimited. Node.js has raised it to the hard limit at its start. */
+export function openFilesLimit(): number | null {
+  const soft = /^Max open files\s+(\S+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1];
+  return soft === undefined || soft === 'unlimited' ? null : Number(soft);
+}

@@ -1,0 +1,96 @@
+/** `attachments list|show|reconnect`: what the agent holds, and a fresh start for one backend connection. */
+import type { AttachmentReport } from '../agent/introspect.ts';
+import { AgentClient, runDirOf } from './agent-client.ts';
+import { type Command, formatArgument, textArgument } from './command.ts';
+import { exitCode } from './exit-code.ts';
+import { type Column, renderFields, renderJson, renderTable } from './output.ts';
+
+const columns: readonly Column<AttachmentReport>[] = [
+  { title: 'id', value: ({ id }) => id },
+  { title: 'pod', value: podOf },
+  { title: 'interface', value: ({ key }) => key.ifName },
+  { title: 'network', value: ({ key }) => key.networkName },
+  { title: 'state', value: ({ state }) => state },
+  { title: 'carrier', value: ({ carrier }) => (carrier ? 'on' : 'off') },
+  { title: 'addresses', value: ({ addresses }) => addresses.join(',') },
+  { title: 'rx frames', value: ({ counters }) => counters?.rxFrames ?? '', align: 'right' },
+  { title: 'tx frames', value: ({ counters }) => counters?.txFrames ?? '', align: 'right' },
+  { title: 'drops', value: (report) => (report.counters === null ? '' : String(dropsOf(report))), align: 'right' },
+  { title: 'reason', value: ({ reason }) => reason ?? '' },
+];
+
+const idPositional = { id: { type: 'string', describe: 'id of the attachment: "vu" and 12 digits' } } as const;
+
+export const listCommand: Command = {
+  usage: 'list',
+  describe: 'all attachments of this node, with state and counters',
+  run: async (args, terminal) => {
+    const reports = await new AgentClient(runDirOf(args)).attachments();
+    terminal.out(formatArgument(args) === 'json' ? renderJson(reports) : renderTable(columns, reports));
+    return exitCode.ok;
+  },
+};
+
+export const showCommand: Command = {
+  usage: 'show <id>',
+  describe: 'everything about one attachment: backend, features by name, counters',
+  positionals: idPositional,
+  run: async (args, terminal) => {
+    const report = await new AgentClient(runDirOf(args)).attachment(textArgument(args, 'id'));
+    terminal.out(formatArgument(args) === 'json' ? renderJson(report) : renderFields(fieldsOf(report)));
+    return exitCode.ok;
+  },
+};
+
+export const reconnectCommand: Command = {
+  usage: 'reconnect <id>',
+  describe: 'drop the backend connection of an attachment and negotiate anew',
+  positionals: idPositional,
+  run: async (args, terminal) => {
+    const id = textArgument(args, 'id');
+    await new AgentClient(runDirOf(args)).reconnect(id);
+    terminal.out(formatArgument(args) === 'json' ? renderJson({ id }) : `${id} negotiates anew\n`);
+    return exitCode.ok;
+  },
+};
+
+function podOf({ pod }: AttachmentReport): string {
+  return pod === null ? '' : `${pod.namespace}/${pod.name}`;
+}
+
+function dropsOf({ counters }: AttachmentReport): bigint {
+  return Object.values(counters?.drops ?? {}).reduce((sum, frames) => sum + BigInt(frames), 0n);
+}
+
+function fieldsOf(report: AttachmentReport): readonly (readonly [string, string | readonly string[]])[] {
+  const { counters } = report;
+  const happened = (values: Readonly<Record<string, string>> | undefined): string[] =>
+    Object.entries(values ?? {})
+      .filter(([, value]) => value !== '0')
+      .map(([name, value]) => `${name} ${value}`);
+  return [
+    ['id', report.id],
+    ['state', report.reason === null ? report.state : `${report.state}: ${report.reason}`],
+    ['carrier', report.carrier ? 'on' : 'off'],
+    ['pod', podOf(report)],
+    ['network', report.key.networkName],
+    ['container', report.key.containerId],
+    ['interface', `${report.key.ifName} in ${report.netnsPath}`],
+    ['mac, mtu', `${report.mac}, ${report.mtu}`],
+    ['addresses', report.addresses],
+    ['backend', `${report.backendPath} (${report.server ? 'we listen' : 'we connect'})`],
+    ['backend pid', report.backendPid === null ? '' : String(report.backendPid)],
+    ['OVS port', report.ovsPort ?? ''],
+    ['connections', String(report.connections)],
+    ['last outage', report.lastOutageMs === null ? '' : `${report.lastOutageMs} ms`],
+    ['status', report.statusNames.join(' ')],
+    ['queue pairs', String(report.queuePairs)],
+    ['offered', report.offeredFeatures?.names ?? []],
+    ['acknowledged', report.ackedFeatures?.names ?? []],
+    ['protocol', report.protocolFeatures.join(' ')],
+    ['rx', counters === null ? '' : `${counters.rxFrames} frames, ${counters.rxBytes} bytes`],
+    ['tx', counters === null ? '' : `${counters.txFrames} frames, ${counters.txBytes} bytes`],
+    ['drops', happened(counters?.drops)],
+    ['events', happened(counters?.events)],
+  ];
+}

@@ -1,0 +1,37 @@
+/** What a command of the command line is made of. One file per command; `run.ts` hands them to yargs. */
+import type { Options, PositionalOptions } from 'yargs';
+import { VirtioUserError } from '../errors.ts';
+import type { ExitCode } from './exit-code.ts';
+import type { OutputFormat } from './output.ts';
+
+/** Where a command prints. */
+export interface Terminal {
+  out(text: string): void;
+  err(text: string): void;
+}
+
+export type Arguments = Readonly<Record<string, unknown>>;
+
+export interface Command {
+  /** As yargs wants it: `show <id>`. */
+  readonly usage: string;
+  readonly describe: string;
+  readonly positionals?: Readonly<Record<string, PositionalOptions>>;
+  readonly options?: Readonly<Record<string, Options>>;
+  readonly run: (args: Arguments, terminal: Terminal) => Promise<ExitCode>;
+}
+
+/** A text argument. @throws VirtioUserError CONFIG_INVALID when it is missing or not text */
+export function textArgument(args: Arguments, name: string): string {
+  const value = args[name];
+  if (typeof value === 'string' && value !== '' && !value.includes('\0')) return value;
+  throw new VirtioUserError('CONFIG_INVALID', `${name}: ${JSON.stringify(value)} is not a text`);
+}
+
+export function optionalText(args: Arguments, name: string): string | null {
+  return args[name] === undefined ? null : textArgument(args, name);
+}
+
+export function formatArgument(args: Arguments): OutputFormat {
+  return args['output'] === 'json' ? 'json' : 'table';
+}

@@ -1,0 +1,66 @@
+/** What the container runtime and the IPAM delegates need in their directories. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { errnoOf, messageOf } from '../../errors.ts';
+import { supportedCniVersions } from '../executable-probe.ts';
+import { attempt, fail, type Finding, info, ok, warn } from './finding.ts';
+
+const ipamPlugins = ['host-local', 'static', 'dhcp', 'whereabouts'] as const;
+const executableName = 'virtio-user';
+
+export async function cniFindings(binDir: string, confDir: string): Promise<readonly Finding[]> {
+  return [await executable(join(binDir, executableName)), await ipam(binDir), configuration(confDir)];
+}
+
+function executable(path: string): Promise<Finding> {
+  return attempt('CNI executable', 'virtio-user-cni install', async () =>
+    ok('CNI executable', `${path}: CNI ${(await supportedCniVersions(path)).join(', ')}`),
+  );
+}
+
+async function ipam(binDir: string): Promise<Finding> {
+  const present = names(binDir).filter((name) => ipamPlugins.some((plugin) => plugin === name));
+  const first = present[0];
+  if (first === undefined) {
+    const remedy =
+      'install the CNI plugins there, or name their directory with --cni-bin-dir; without "ipam" pods get no address';
+    return warn('IPAM plugins', `none in ${binDir}`, remedy);
+  }
+  try {
+    await supportedCniVersions(join(binDir, first));
+    return ok('IPAM plugins', `${present.join(', ')} in ${binDir}`);
+  } catch (error) {
+    // ENOENT for a file that is there: its ELF interpreter is not, as in an image without glibc.
+    const remedy = 'use static builds of the plugins, or an image with the C library that they are linked to';
+    return fail('IPAM plugins', `${first} is there and does not run: ${messageOf(error)}`, remedy);
+  }
+}
+
+/** Multus users need none; the runtime takes the first file by name. */
+function configuration(confDir: string): Finding {
+  const files = names(confDir)
+    .filter((name) => /\.(conf|conflist|json)$/.test(name))
+    .sort();
+  const ours = files.filter((name) => {
+    try {
+      return /"type"\s*:\s*"virtio-user"/.test(readFileSync(join(confDir, name), 'utf8'));
+    } catch {
+      return false;
+    }
+  });
+  if (files.length === 0) return info('network configuration', `${confDir} is empty: no network is configured`);
+  if (ours.length === 0) {
+    return info('network configuration', `the runtime takes ${String(files[0])}; none in ${confDir} names virtio-user`);
+  }
+  const taken = ours[0] === files[0] ? 'the runtime takes it' : `the runtime takes ${String(files[0])} before it`;
+  return info('network configuration', `${ours.join(', ')} in ${confDir}; ${taken}`);
+}
+
+function names(directory: string): readonly string[] {
+  try {
+    return readdirSync(directory);
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return [];
+    throw error;
+  }
+}

@@ -1,0 +1,123 @@
+/** `install` and `uninstall`: the CNI executable and, where asked, a network configuration, on the host. */
+import { readFile } from 'node:fs/promises';
+import { readdirSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import type { Options } from 'yargs';
+import { defaultCniBinDir, defaultStateDir } from '../agent/options.ts';
+import { shippedExecutable } from '../agent/package-root.ts';
+import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
+import { type Command, formatArgument, optionalText } from './command.ts';
+import { supportedCniVersions } from './executable-probe.ts';
+import { exitCode } from './exit-code.ts';
+import { installFile, removeFile } from './file-install.ts';
+import { renderFields, renderJson } from './output.ts';
+
+const executableName = 'virtio-user';
+
+const defaultCniConfDir = '/etc/cni/net.d';
+const directories = {
+  'cni-bin-dir': { type: 'string', default: defaultCniBinDir, describe: 'where the container runtime finds plugins' },
+  'cni-conf-dir': { type: 'string', default: defaultCniConfDir, describe: 'where it finds network configurations' },
+} as const satisfies Record<string, Options>;
+
+export const installCommand: Command = {
+  usage: 'install',
+  describe: 'put the CNI executable where the container runtime looks for it',
+  options: {
+    ...directories,
+    executable: { type: 'string', describe: 'the executable to install (the one of this package)' },
+    conf: { type: 'string', describe: 'a network configuration (.conf, .conflist) to install after it' },
+  },
+  run: async (args, terminal) => {
+    const source = optionalText(args, 'executable') ?? shippedExecutable();
+    const target = join(optionalText(args, 'cni-bin-dir') ?? defaultCniBinDir, executableName);
+    let versions: readonly string[] = [];
+    const executable = await installFile({
+      target,
+      content: await read(source),
+      mode: 0o755,
+      verify: async (path) => {
+        versions = await supportedCniVersions(path);
+      },
+    });
+    const done: Record<string, string> = { [target]: executable, 'CNI versions': versions.join(' ') };
+    const conf = optionalText(args, 'conf');
+    // Last: its presence is what makes the runtime call the executable.
+    if (conf !== null) {
+      const confTarget = join(optionalText(args, 'cni-conf-dir') ?? defaultCniConfDir, basename(conf));
+      done[confTarget] = await installFile({ target: confTarget, content: await readConf(conf), mode: 0o644 });
+    }
+    terminal.out(formatArgument(args) === 'json' ? renderJson(done) : renderFields(Object.entries(done)));
+    return exitCode.ok;
+  },
+};
+
+export const uninstallCommand: Command = {
+  usage: 'uninstall',
+  describe: 'remove what install put there; state and running pods are not touched',
+  options: {
+    ...directories,
+    'state-dir': { type: 'string', default: defaultStateDir, describe: 'state directory of the agent' },
+    'conf-name': { type: 'string', describe: 'file name of the network configuration to remove first' },
+    force: {
+      type: 'boolean',
+      default: false,
+      describe: 'also while pods are attached: they could not be detached then',
+    },
+  },
+  run: async (args, terminal) => {
+    const attached = attachmentCount(optionalText(args, 'state-dir') ?? defaultStateDir);
+    if (attached > 0 && args['force'] !== true) {
+      throw new VirtioUserError('CONFLICT_INTERFACE', `uninstall: ${attached} pod interfaces are attached`, {
+        remedy: 'drain the node first, or use --force and let the next agent clean up',
+      });
+    }
+    const paths = [join(optionalText(args, 'cni-bin-dir') ?? defaultCniBinDir, executableName)];
+    const confName = optionalText(args, 'conf-name');
+    if (confName !== null)
+      paths.unshift(join(optionalText(args, 'cni-conf-dir') ?? defaultCniConfDir, basename(confName)));
+    const done: Record<string, string> = {};
+    for (const path of paths) done[path] = (await removeFile(path)) ? 'removed' : 'was not there';
+    terminal.out(formatArgument(args) === 'json' ? renderJson(done) : renderFields(Object.entries(done)));
+    return exitCode.ok;
+  },
+};
+
+async function read(path: string): Promise<Buffer> {
+  try {
+    return await readFile(path);
+  } catch (error) {
+    throw new VirtioUserError('CONFIG_INVALID', `read ${path}: ${messageOf(error)}`, {
+      remedy: path === shippedExecutable() ? 'build it first: npm run build' : 'give the path of an existing file',
+      cause: error,
+    });
+  }
+}
+
+async function readConf(path: string): Promise<Buffer> {
+  if (!/\.(conf|conflist|json)$/.test(path)) {
+    throw new VirtioUserError(
+      'CONFIG_INVALID',
+      `--conf ${path}: no runtime loads a file without .conf, .conflist or .json`,
+    );
+  }
+  const content = await read(path);
+  try {
+    JSON.parse(content.toString());
+  } catch (error) {
+    throw new VirtioUserError('CONFIG_INVALID', `--conf ${path}: ${messageOf(error)}`, { cause: error });
+  }
+  return content;
+}
+
+/** From the records, so that it works without an agent too. */
+function attachmentCount(stateDir: string): number {
+  try {
+    return readdirSync(join(stateDir, 'attachments')).filter((name) => /^vu[0-9a-f]{12}\.json$/.test(name)).length;
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return 0;
+    throw new VirtioUserError('SYSCALL_FAILED', `count attachments in ${stateDir}: ${messageOf(error)}`, {
+      cause: error,
+    });
+  }
+}

@@ -1,0 +1,306 @@
+/**
+ * The virtio-user device: DPDK's `struct virtio_user_dev` with its order of messages, and what it leaves out: every
+ * failed step unwinds all of it, and calls are serialised, so that no message of one sequence falls into another.
+ *
+ * Order (each line explains itself by the peer that insists on it):
+ * - SET_OWNER, GET_FEATURES … first: the session's shape depends on the features.
+ * - SET_VRING_CALL of every ring next: VPP creates queues on this message only.
+ * - SET_FEATURES before SET_VRING_NUM and _BASE: DPDK decides by it how to read them.
+ * - SET_MEM_TABLE before SET_VRING_ADDR: backends translate at once.
+ * - per ring NUM, BASE, ADDR, and KICK last: KICK starts the ring.
+ * - SET_VRING_ENABLE, always, whatever an earlier connection had: enable state dies with the connection.
+ * - DRIVER_OK last, and only when everything before succeeded.
+ *
+ * A new connection gets a new session; nothing of the memory of a dead one is used again.
+ */
+import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
+import type { Session, SessionOptions } from '../native/binding.ts';
+import { formatMask } from '../virtio/feature.ts';
+import { statusBit, statusDriverOk, statusFeaturesOk } from '../virtio/status.ts';
+import type { CreateSession, DeviceOptions, DeviceState, ReadyDevice, VirtioUserDevice } from './api.ts';
+import type { Frontend } from './frontend.ts';
+import { type Agreement, negotiate, type Negotiation } from './negotiate.ts';
+import { statusOf } from './state.ts';
+
+type Agreed = Extract<Negotiation, { readonly kind: 'agreed' }>;
+
+export function createVirtioUserDevice(options: DeviceOptions, createSession: CreateSession): VirtioUserDevice {
+  return new Device(options, createSession);
+}
+
+class Device implements VirtioUserDevice {
+  readonly #options: DeviceOptions;
+  readonly #createSession: CreateSession;
+  #state: DeviceState = { kind: 'idle' };
+  #featuresAgreed = false;
+  /** Of the first connection that reached DRIVER_OK; later ones are measured by it. */
+  #remembered: Agreement | null = null;
+  /** The connection under negotiation or in use. */
+  #frontend: Frontend | null = null;
+  /** Bumped by shutDown: what began under an earlier epoch ends. */
+  #epoch = 0;
+  #tail: Promise<unknown> = Promise.resolve();
+
+  constructor(options: DeviceOptions, createSession: CreateSession) {
+    this.#options = options;
+    this.#createSession = createSession;
+  }
+
+  get state(): DeviceState {
+    return this.#state;
+  }
+
+  get status(): number {
+    return statusOf(this.#state, this.#featuresAgreed);
+  }
+
+  bringUp(frontend: Frontend): Promise<ReadyDevice> {
+    const epoch = this.#epoch;
+    return this.#serialised(() => this.#bringUp(frontend, epoch));
+  }
+
+  shutDown(): Promise<readonly string[]> {
+    this.#epoch += 1;
+    // A handshake in flight ends now, not at its deadline.
+    if (this.#state.kind === 'negotiating') this.#frontend?.close();
+    return this.#serialised(() => this.#shutDown());
+  }
+
+  #serialised<T>(task: () => Promise<T>): Promise<T> {
+    const run = this.#tail.then(task);
+    this.#tail = run.catch(() => undefined);
+    return run;
+  }
+
+  async #bringUp(frontend: Frontend, epoch: number): Promise<ReadyDevice> {
+    if (epoch !== this.#epoch) {
+      frontend.close();
+      throw cancelled();
+    }
+    if (this.#state.kind === 'ready') {
+      frontend.close();
+      throw new VirtioUserError('BUG', 'device brought up on a second connection without shutting down the first');
+    }
+    this.#frontend = frontend;
+    this.#featuresAgreed = false;
+    const handshake = new Handshake(frontend, (step) => {
+      if (epoch !== this.#epoch) throw cancelled();
+      this.#state = { kind: 'negotiating', step };
+    });
+    try {
+      const offered = await this.#offer(handshake);
+      const agreed = this.#agree(frontend, offered);
+      const session = handshake.own(this.#makeSession(agreed));
+      await this.#setFeatures(handshake, session, agreed);
+      await this.#start(handshake, session);
+      const ready: ReadyDevice = {
+        session,
+        offeredFeatures: offered,
+        ackedFeatures: agreed.ackedFeatures,
+        protocolFeatures: frontend.abilities.protocolFeatures,
+        queuePairs: agreed.queuePairs,
+        offloads: agreed.offloads,
+        degradedBy: agreed.degradedBy,
+      };
+      this.#state = { kind: 'ready', ready };
+      this.#remembered ??= { ackedFeatures: agreed.ackedFeatures, queuePairs: agreed.queuePairs };
+      return ready;
+    } catch (thrown) {
+      throw this.#unwind(handshake, epoch === this.#epoch ? VirtioUserError.from(thrown, 'handshake') : cancelled());
+    }
+  }
+
+  /** @returns the features offered; the frontend's abilities are known then */
+  async #offer(handshake: Handshake): Promise<bigint> {
+    await handshake.step('SET_OWNER', (frontend) => frontend.setOwner());
+    return handshake.step('GET_FEATURES', (frontend) => frontend.getFeatures());
+  }
+
+  #agree(frontend: Frontend, offered: bigint): Agreed {
+    const offer = { features: offered, maxQueuePairs: frontend.abilities.maxQueuePairs };
+    const result = negotiate(offer, this.#options, this.#remembered);
+    if (result.kind === 'refused') throw notNegotiated(result.missing, `it offers ${formatMask(offered)}`);
+    return result;
+  }
+
+  #makeSession(agreed: Agreed): Session {
+    const options: SessionOptions = {
+      pairs: agreed.queuePairs,
+      queueSize: this.#options.queueSize,
+      rxBufferBytes: agreed.rxBufferBytes,
+      features: agreed.ackedFeatures,
+      memory: this.#options.memory,
+    };
+    try {
+      return this.#createSession(options);
+    } catch (thrown) {
+      throw sessionFailure(thrown, options);
+    }
+  }
+
+  async #setFeatures(handshake: Handshake, session: Session, agreed: Agreed): Promise<void> {
+    for (const [ring, call] of session.calls.entries()) {
+      await handshake.step('SET_VRING_CALL', (frontend) => frontend.setVringCall(ring, call));
+    }
+    await handshake.step('SET_FEATURES', (frontend) => frontend.setFeatures(agreed.ackedFeatures));
+    const { status, mtu } = handshake.frontend.abilities;
+    if (status) {
+      await handshake.step('SET_STATUS FEATURES_OK', (frontend) => frontend.setStatus(statusFeaturesOk));
+      const answer = await handshake.step('GET_STATUS', (frontend) => frontend.getStatus());
+      if ((answer & statusBit.FEATURES_OK) === 0 || (answer & (statusBit.NEEDS_RESET | statusBit.FAILED)) !== 0) {
+        throw new VirtioUserError(
+          'BACKEND_REFUSED',
+          `backend did not accept features ${formatMask(agreed.ackedFeatures)}: its status is 0x${answer.toString(16)}`,
+        );
+      }
+    }
+    this.#featuresAgreed = true;
+    if (mtu) await handshake.step('NET_SET_MTU', (frontend) => this.#setMtu(frontend));
+  }
+
+  async #setMtu(frontend: Frontend): Promise<void> {
+    try {
+      await frontend.setMtu(this.#options.mtu);
+    } catch (thrown) {
+      if (!(thrown instanceof VirtioUserError) || thrown.code !== 'BACKEND_REFUSED') throw thrown;
+      throw notNegotiated([`MTU ${this.#options.mtu}`], 'it refused NET_SET_MTU', thrown);
+    }
+  }
+
+  async #start(handshake: Handshake, session: Session): Promise<void> {
+    const region = {
+      fd: session.memory,
+      label: session.memoryLabel,
+      sizeBytes: session.memoryBytes,
+      offsetBytes: 0n,
+    };
+    await handshake.step('SET_MEM_TABLE', (frontend) => frontend.setMemoryTable([region]));
+    for (const [ring, layout] of session.rings.entries()) {
+      const kick = session.kicks[ring];
+      if (kick === undefined) throw new VirtioUserError('BUG', `session without a kick eventfd for ring ${ring}`);
+      await handshake.step('SET_VRING_NUM', (frontend) => frontend.setVringNum(ring, layout.size));
+      await handshake.step('SET_VRING_BASE', (frontend) => frontend.setVringBase(ring, 0));
+      await handshake.step('SET_VRING_ADDR', (frontend) => frontend.setVringAddr(ring, layout));
+      await handshake.step('SET_VRING_KICK', (frontend) => frontend.setVringKick(ring, kick));
+    }
+    const { ringEnable, status } = handshake.frontend.abilities;
+    if (ringEnable) {
+      // Every ring of the session is active: it was made for the pairs that were agreed on.
+      for (const ring of session.rings.keys()) {
+        await handshake.step('SET_VRING_ENABLE', (frontend) => frontend.setVringEnable(ring, true));
+      }
+    }
+    if (status) await handshake.step('SET_STATUS DRIVER_OK', (frontend) => frontend.setStatus(statusDriverOk));
+    await handshake.step('barrier', (frontend) => frontend.barrier());
+  }
+
+  #unwind(handshake: Handshake, error: VirtioUserError): VirtioUserError {
+    handshake.abandon();
+    this.#frontend = null;
+    this.#featuresAgreed = false;
+    const missing = error.details['missing'];
+    this.#state =
+      error.code === 'CANCELLED'
+        ? { kind: 'idle' }
+        : error.code === 'NOT_NEGOTIATED' && typeof missing === 'string'
+          ? { kind: 'parked', missing: missing.split(', ') }
+          : { kind: 'failed', error };
+    return error;
+  }
+
+  async #shutDown(): Promise<readonly string[]> {
+    const anomalies: string[] = [];
+    const frontend = this.#frontend;
+    if (this.#state.kind === 'ready' && frontend !== null) {
+      const { session } = this.#state.ready;
+      try {
+        await this.#stop(frontend, session, anomalies);
+      } catch (thrown) {
+        anomalies.push(`stopped without the backend: ${messageOf(thrown)}`);
+      }
+      frontend.close();
+      try {
+        session.close();
+      } catch (thrown) {
+        anomalies.push(`memory of the connection not freed: ${messageOf(thrown)}`);
+      }
+    }
+    this.#frontend = null;
+    this.#featuresAgreed = false;
+    this.#state = { kind: 'idle' };
+    return anomalies;
+  }
+
+  /** Disables all rings, then takes each one back (GET_VRING_BASE stops it). */
+  async #stop(frontend: Frontend, session: Session, anomalies: string[]): Promise<void> {
+    const rings = [...session.rings.entries()];
+    if (frontend.abilities.ringEnable) {
+      for (const [ring] of rings) await frontend.setVringEnable(ring, false);
+    }
+    for (const [ring, layout] of rings) {
+      const base = await frontend.getVringBase(ring);
+      const used = session.usedIndex(ring);
+      // The backend may hold entries that it took and did not complete: at most a ring full.
+      if (((base - used) & 0xffff) > layout.size || base > 0xffff) {
+        anomalies.push(`ring ${ring}: backend stopped at index ${base}, used index is ${used}`);
+      }
+    }
+  }
+}
+
+/** One pass over one connection: names the step under way, checks that it is still wanted, owns what must unwind. */
+class Handshake {
+  readonly frontend: Frontend;
+  readonly #enter: (step: string) => void;
+  #session: Session | null = null;
+
+  /** @param enter throws when the handshake is no longer wanted */
+  constructor(frontend: Frontend, enter: (step: string) => void) {
+    this.frontend = frontend;
+    this.#enter = enter;
+  }
+
+  own(session: Session): Session {
+    this.#session = session;
+    return session;
+  }
+
+  async step<T>(name: string, run: (frontend: Frontend) => Promise<T>): Promise<T> {
+    this.#enter(name);
+    const result = await run(this.frontend);
+    this.#enter(name);
+    return result;
+  }
+
+  abandon(): void {
+    this.frontend.close();
+    this.#session?.close();
+  }
+}
+
+function cancelled(): VirtioUserError {
+  return new VirtioUserError('CANCELLED', 'handshake given up: the device was shut down');
+}
+
+function notNegotiated(missing: readonly string[], why: string, cause?: unknown): VirtioUserError {
+  return new VirtioUserError('NOT_NEGOTIATED', `backend lacks ${missing.join(', ')}: ${why}`, {
+    details: { missing: missing.join(', ') },
+    remedy: 'Configure the switch to offer it; the device starts with the next connection that does.',
+    ...(cause === undefined ? {} : { cause }),
+  });
+}
+
+function sessionFailure(thrown: unknown, { pairs, queueSize, memory }: SessionOptions): VirtioUserError {
+  const errno = errnoOf(thrown);
+  const what = `memory (${memory}) for ${pairs} queue pairs of ${queueSize} entries: ${messageOf(thrown)}`;
+  const details = { errno, memory };
+  if (errno === 'ENOMEM' && memory === 'hugetlb') {
+    return new VirtioUserError('RESOURCE_HUGEPAGES', what, {
+      details,
+      remedy: 'Reserve more hugepages on the node, or set device.memory to memfd.',
+      cause: thrown,
+    });
+  }
+  const exhausted = errno !== null && ['ENOMEM', 'EMFILE', 'ENFILE', 'ENOSPC'].includes(errno);
+  return new VirtioUserError(exhausted ? 'RESOURCE_EXHAUSTED' : 'SYSCALL_FAILED', what, { details, cause: thrown });
+}

@@ -1,0 +1,217 @@
+/**
+ * Every metric of the agent, in one registry. Figures of attachments are read when somebody scrapes and not before;
+ * series of a removed attachment vanish with it.
+ *
+ * Labels are bounded: by the attachments of one node, by closed sets of verbs, codes, states and reasons. No container
+ * id, no path.
+ */
+import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from '@prometheus-io/client';
+
+/** What a scrape wants to know of one attachment. */
+export interface AttachmentSample {
+  readonly id: string;
+  readonly namespace: string;
+  readonly pod: string;
+  readonly network: string;
+  readonly state: string;
+  readonly carrier: boolean;
+  readonly connections: number;
+  readonly disconnects: number;
+  readonly ackedFeatures: readonly string[];
+  readonly counters: {
+    readonly txFrames: bigint;
+    readonly txBytes: bigint;
+    readonly rxFrames: bigint;
+    readonly rxBytes: bigint;
+    readonly drops: Readonly<Record<string, bigint>>;
+    readonly events: Readonly<Record<string, bigint>>;
+  } | null;
+}
+
+export interface MetricSources {
+  readonly version: string;
+  readonly attachments: () => readonly AttachmentSample[];
+  readonly deleteQueueLength: () => number;
+}
+
+const attachmentLabels = ['id', 'namespace', 'pod', 'network'] as const;
+
+/** States that are always reported, so that "none" is 0 and not a missing series. */
+const knownStates = ['waiting', 'negotiating', 'running', 'held', 'parked', 'closing'] as const;
+
+const prefix = 'virtio_user_';
+
+export class Metrics {
+  readonly #registry = new Registry();
+  readonly #sources: MetricSources;
+  /** One look at the attachments per scrape. */
+  #samples: readonly AttachmentSample[] = [];
+
+  readonly #cniRequests = this.#counter('cni_requests_total', 'CNI calls by verb and CNI error code (0: success)', [
+    'verb',
+    'code',
+  ]);
+  readonly #cniDuration = this.#histogram(
+    'cni_request_duration_seconds',
+    'Time from request to answer of CNI calls',
+    ['verb'],
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
+  );
+  readonly #cniInFlight = this.#gauge('cni_inflight', 'CNI calls under way', ['verb']);
+  readonly #outages = this.#histogram(
+    'backend_outage_seconds',
+    'Time without a backend, from its disconnect until frames moved again',
+    [],
+    [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800],
+  );
+  readonly #queueProcessed = this.#counter('delete_queue_processed_total', 'Queued DELs worked off', ['result']);
+  readonly #reconcileRuns = this.#counter('reconcile_runs_total', 'Comparisons of records with reality', ['result']);
+  readonly #reconcileRemoved = this.#counter('reconcile_removed_total', 'Orphans removed by reconciliation', ['kind']);
+
+  constructor(sources: MetricSources) {
+    this.#sources = sources;
+    collectDefaultMetrics({ register: this.#registry });
+    this.#gauge('build_info', 'Version of the agent', ['version', 'node_version']).set(
+      { version: sources.version, node_version: process.versions.node },
+      1,
+    );
+    this.#declareAttachmentFigures();
+    this.#fromSamples('delete_queue_entries', 'DELs that wait on disk', [], (set) =>
+      set({}, sources.deleteQueueLength()),
+    );
+    for (const result of ['done', 'failed', 'corrupt']) this.#queueProcessed.inc({ result }, 0);
+    for (const result of ['ok', 'failed']) this.#reconcileRuns.inc({ result }, 0);
+  }
+
+  /** Prometheus text format. */
+  async render(): Promise<{ readonly contentType: string; readonly body: string }> {
+    this.#samples = this.#sources.attachments();
+    return { contentType: this.#registry.contentType, body: await this.#registry.metrics() };
+  }
+
+  cniStarted(verb: string): void {
+    this.#cniInFlight.inc({ verb });
+  }
+
+  /** `code` is the CNI error code, 0 for success. */
+  cniFinished(verb: string, code: number, durationMs: number): void {
+    this.#cniInFlight.dec({ verb });
+    this.#cniRequests.inc({ verb, code: String(code) });
+    this.#cniDuration.observe({ verb }, durationMs / 1000);
+  }
+
+  backendOutage(durationMs: number): void {
+    this.#outages.observe(durationMs / 1000);
+  }
+
+  queuedDelete(result: 'done' | 'failed' | 'corrupt'): void {
+    this.#queueProcessed.inc({ result });
+  }
+
+  reconciled(result: 'ok' | 'failed', removed: Readonly<Record<string, number>>): void {
+    this.#reconcileRuns.inc({ result });
+    for (const [kind, count] of Object.entries(removed)) this.#reconcileRemoved.inc({ kind }, count);
+  }
+
+  #declareAttachmentFigures(): void {
+    this.#fromSamples('attachments', 'Attachments by state', ['state'], (set) => {
+      const counts = new Map<string, number>(knownStates.map((state) => [state, 0]));
+      for (const { state } of this.#samples) counts.set(state, (counts.get(state) ?? 0) + 1);
+      for (const [state, count] of counts) set({ state }, count);
+    });
+    this.#fromSamples('negotiated_features', 'Attachments by acknowledged feature', ['feature'], (set) => {
+      const counts = new Map<string, number>();
+      for (const sample of this.#samples) {
+        for (const feature of sample.ackedFeatures) counts.set(feature, (counts.get(feature) ?? 0) + 1);
+      }
+      for (const [feature, count] of counts) set({ feature }, count);
+    });
+    this.#fromSamples('carrier', "1 when the pod's link has its carrier", attachmentLabels, (set) => {
+      for (const sample of this.#samples) set(labelsOf(sample), sample.carrier ? 1 : 0);
+    });
+    this.#perAttachment('backend_connections_total', 'Connections of a backend', [], (sample, inc) =>
+      inc({}, sample.connections),
+    );
+    this.#perAttachment('backend_disconnects_total', 'Connections that ended', [], (sample, inc) =>
+      inc({}, sample.disconnects),
+    );
+    this.#perAttachment('frames_total', 'Frames moved; tx: pod to backend', ['direction'], (sample, inc) => {
+      if (sample.counters === null) return;
+      inc({ direction: 'tx' }, Number(sample.counters.txFrames));
+      inc({ direction: 'rx' }, Number(sample.counters.rxFrames));
+    });
+    this.#perAttachment('bytes_total', 'Bytes moved; tx: pod to backend', ['direction'], (sample, inc) => {
+      if (sample.counters === null) return;
+      inc({ direction: 'tx' }, Number(sample.counters.txBytes));
+      inc({ direction: 'rx' }, Number(sample.counters.rxBytes));
+    });
+    this.#perAttachment('dropped_frames_total', 'Frames that went nowhere, by reason', ['reason'], (sample, inc) => {
+      for (const [reason, frames] of Object.entries(sample.counters?.drops ?? {})) inc({ reason }, Number(frames));
+    });
+    // What never happened is left out: with 250 attachments it would be thousands of zeros per scrape.
+    this.#perAttachment('dataplane_events_total', 'Kicks, calls, merges … by kind', ['event'], (sample, inc) => {
+      for (const [event, count] of Object.entries(sample.counters?.events ?? {})) {
+        if (count > 0n) inc({ event }, Number(count));
+      }
+    });
+  }
+
+  #gauge<T extends string>(name: string, help: string, labelNames: readonly T[]): Gauge<T> {
+    return new Gauge({ name: prefix + name, help, labelNames: [...labelNames], registers: [this.#registry] });
+  }
+
+  #counter<T extends string>(name: string, help: string, labelNames: readonly T[]): Counter<T> {
+    return new Counter({ name: prefix + name, help, labelNames: [...labelNames], registers: [this.#registry] });
+  }
+
+  #histogram<T extends string>(name: string, help: string, labels: readonly T[], buckets: number[]): Histogram<T> {
+    const labelNames = [...labels];
+    return new Histogram({ name: prefix + name, help, labelNames, buckets, registers: [this.#registry] });
+  }
+
+  /** A gauge that is computed afresh at each scrape. */
+  #fromSamples<T extends string>(
+    name: string,
+    help: string,
+    labelNames: readonly T[],
+    fill: (set: (labels: Partial<Record<T, string>>, value: number) => void) => void,
+  ): void {
+    new Gauge<string>({
+      name: prefix + name,
+      help,
+      labelNames: [...labelNames],
+      registers: [this.#registry],
+      collect() {
+        this.reset();
+        fill((labels, value) => this.set(labels, value));
+      },
+    });
+  }
+
+  /** A counter whose values live elsewhere: the library has no `set`, so it is emptied and filled. */
+  #perAttachment<T extends string>(
+    name: string,
+    help: string,
+    labelNames: readonly T[],
+    fill: (sample: AttachmentSample, inc: (labels: Partial<Record<T, string>>, value: number) => void) => void,
+  ): void {
+    const samples = (): readonly AttachmentSample[] => this.#samples;
+    new Counter<string>({
+      name: prefix + name,
+      help,
+      labelNames: [...attachmentLabels, ...labelNames],
+      registers: [this.#registry],
+      collect() {
+        this.reset();
+        for (const sample of samples()) {
+          const labels = labelsOf(sample);
+          fill(sample, (extra, value) => this.inc({ ...labels, ...extra }, value));
+        }
+      },
+    });
+  }
+}
+
+function labelsOf(sample: AttachmentSample): Record<(typeof attachmentLabels)[number], string> {
+  return { id: sample.id, namespace: sample.namespace, pod: sample.pod, network: sample.network };
+}

@@ -1,0 +1,264 @@
+// A port on a real TAP in a network namespace of its own. Needs root and /dev/net/tun.
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <linux/if_packet.h>
+#include <linux/if_tun.h>
+#include <linux/rtnetlink.h>
+#include <net/ethernet.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+
+#include <thread>
+
+#include "harness.h"
+#include "tcp_frames.h"
+
+namespace vu::test {
+namespace {
+
+// TAP queues, a packet socket on the device, and a control socket, all in a fresh namespace that lives by them.
+struct TapInNamespace {
+  std::vector<UniqueFd> queues;
+  UniqueFd packets;
+  UniqueFd control;
+  UniqueFd netlink;
+  int ifindex = 0;
+  int failed = 0;
+
+  explicit TapInNamespace(uint32_t count, const SessionOptions& session) {
+    // A thread of its own: the rest of the process stays where it is.
+    std::thread([&] {
+      if (::unshare(CLONE_NEWNET) != 0) {
+        failed = errno;
+        return;
+      }
+      ifreq request{};
+      std::strcpy(request.ifr_name, "pod0");
+      request.ifr_flags = static_cast<short>(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (count > 1 ? IFF_MULTI_QUEUE : 0));
+      for (uint32_t i = 0; i < count; ++i) {
+        UniqueFd tun(::open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
+        int header = (session.features & kFeatureVersion1) != 0 ? 12 : 10;
+        if (!tun || ::ioctl(tun.get(), TUNSETIFF, &request) != 0 || ::ioctl(tun.get(), TUNSETVNETHDRSZ, &header) != 0) {
+          failed = errno;
+          return;
+        }
+        queues.push_back(std::move(tun));
+      }
+      control.reset(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+      netlink.reset(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
+      // Its own frames, no router solicitations.
+      UniqueFd sysctl(
+          ::open("/proc/thread-self/net/../../../sys/net/ipv6/conf/pod0/disable_ipv6", O_WRONLY | O_CLOEXEC));
+      if (sysctl) (void)!::write(sysctl.get(), "1", 1);
+      setUp(true);
+      ifindex = static_cast<int>(::if_nametoindex("pod0"));
+      packets.reset(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, htons(ETH_P_ALL)));
+      sockaddr_ll address{};
+      address.sll_family = AF_PACKET;
+      address.sll_protocol = htons(ETH_P_ALL);
+      address.sll_ifindex = ifindex;
+      if (::bind(packets.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) failed = errno;
+    }).join();
+  }
+
+  void setUp(bool up) {
+    ifreq request{};
+    std::strcpy(request.ifr_name, "pod0");
+    request.ifr_flags = static_cast<short>(up ? IFF_UP | IFF_NOARP : IFF_NOARP);
+    if (::ioctl(control.get(), SIOCSIFFLAGS, &request) != 0) failed = errno;
+  }
+  bool running() {
+    ifreq request{};
+    std::strcpy(request.ifr_name, "pod0");
+    ::ioctl(control.get(), SIOCGIFFLAGS, &request);
+    return (request.ifr_flags & IFF_RUNNING) != 0;
+  }
+  void deleteLink() {
+    struct {
+      nlmsghdr header;
+      ifinfomsg info;
+    } request{};
+    request.header.nlmsg_len = sizeof request;
+    request.header.nlmsg_type = RTM_DELLINK;
+    request.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
+    request.info.ifi_index = ifindex;
+    if (::send(netlink.get(), &request, sizeof request, 0) < 0) failed = errno;
+  }
+  // The pod sends an Ethernet frame.
+  bool send(const Bytes& frame) {
+    return ::send(packets.get(), frame.data(), frame.size(), 0) == static_cast<ssize_t>(frame.size());
+  }
+  // What the pod's interface received, of our experimental EtherType only.
+  Bytes receive() {
+    Bytes frame(70'000);
+    ssize_t got = -1;
+    eventually([&] {
+      sockaddr_ll from{};
+      socklen_t length = sizeof from;
+      got = ::recvfrom(packets.get(), frame.data(), frame.size(), 0, reinterpret_cast<sockaddr*>(&from), &length);
+      return got >= 14 && from.sll_pkttype != PACKET_OUTGOING && frame[12] == 0x88 && frame[13] == 0xb5;
+    });
+    frame.resize(got > 0 ? static_cast<size_t>(got) : 0);
+    return frame;
+  }
+};
+
+class RealTap : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (::geteuid() != 0 || ::access("/dev/net/tun", R_OK | W_OK) != 0) GTEST_SKIP() << "needs root and /dev/net/tun";
+  }
+  // A bench whose taps are real; `bench.pods` are not used.
+  std::unique_ptr<Bench> make(uint32_t pairs, uint64_t features = kUsualFeatures) {
+    BenchOptions options;
+    options.session.pairs = pairs;
+    options.session.features = features;
+    tap = std::make_unique<TapInNamespace>(pairs, options.session);
+    EXPECT_EQ(tap->failed, 0) << strerror(tap->failed);
+    options.taps = std::move(tap->queues);
+    return std::make_unique<Bench>(std::move(options));
+  }
+  // The next frame of our EtherType at the device.
+  bool awaitOurs(Bench& bench, Bytes& frame, uint32_t pair = 0) {
+    return eventually([&] {
+      Chain chain;
+      while (bench.tx(pair).pop(chain)) {
+        frame = gather(chain);
+        bench.tx(pair).push(chain.head, 0);
+        bench.tx(pair).publish();
+        const size_t header = bench.session->headerBytes();
+        if (frame.size() > header + 14 && frame[header + 12] == 0x88 && frame[header + 13] == 0xb5) return true;
+      }
+      return false;
+    });
+  }
+
+  std::unique_ptr<TapInNamespace> tap;
+};
+
+TEST_F(RealTap, FramesPassBothWaysUnchanged) {
+  auto bench = make(1);
+  bench->start();
+  for (const uint32_t payload : {46U, 500U, 1500U}) {
+    const Bytes framed = plainFrame(payload, static_cast<uint8_t>(payload));
+    const Bytes bare(framed.begin() + 12, framed.end());
+    ASSERT_TRUE(tap->send(bare));
+    Bytes got;
+    ASSERT_TRUE(awaitOurs(*bench, got));
+    EXPECT_EQ(got, framed);
+    bench->deliver(framed, 1);
+    EXPECT_EQ(tap->receive(), bare);
+    if (payload > 46) {
+      bench->deliver(framed, 2);
+      EXPECT_EQ(tap->receive(), bare);
+    }
+  }
+}
+
+TEST_F(RealTap, TenByteHeaderOfALegacyBackendPasses) {
+  auto bench = make(1, 0);
+  bench->start();
+  EXPECT_EQ(bench->session->headerBytes(), 10U);
+  Bytes framed = plainFrame(100, 1);
+  framed.erase(framed.begin(), framed.begin() + 2);
+  ASSERT_TRUE(tap->send(Bytes(framed.begin() + 10, framed.end())));
+  Bytes got;
+  ASSERT_TRUE(awaitOurs(*bench, got));
+  EXPECT_EQ(got, framed);
+}
+
+TEST_F(RealTap, HeaderThatTheKernelRefusesIsDroppedAndTheQueueGoesOn) {
+  auto bench = make(1);
+  bench->start();
+  Bytes bad = plainFrame(100, 1);
+  bad[0] = 1;     // NEEDS_CSUM
+  bad[7] = 0x40;  // csum_start far behind the frame
+  bench->deliver(bad, 1);
+  bad[0] = 0;
+  bad[1] = 1;  // TCPv4 segmentation with gso_size 0
+  bench->deliver(bad, 1);
+  const Bytes good = plainFrame(100, 2);
+  bench->deliver(good, 1);
+  EXPECT_EQ(tap->receive(), Bytes(good.begin() + 12, good.end()));
+  EXPECT_EQ(bench->port->counters().drop(Drop::kRxInvalid), 2U);
+  EXPECT_EQ(bench->port->counters().rxFrames, 1U);
+}
+
+TEST_F(RealTap, MergedSegmentsAreTakenByTheKernel) {
+  auto bench = make(1, kFeatureVersion1 | kFeatureMrgRxbuf | kFeatureEventIdx);
+  bench->options_.start.softwareGro = true;
+  for (const bool ipv6 : {false, true}) {
+    for (uint32_t i = 0; i < 30; ++i) {
+      bench->fill(tcpFrame({.ipv6 = ipv6, .payload = 1400, .seq = 1400 * i, .checksummed = true}), 1);
+    }
+  }
+  bench->rx().publish();
+  bench->start();
+  ASSERT_TRUE(eventually([&] {
+    const CounterTotals totals = bench->port->counters();
+    return totals.rxFrames + totals.drop(Drop::kRxInvalid) == 60;
+  }));
+  const CounterTotals totals = bench->port->counters();
+  EXPECT_EQ(totals.drop(Drop::kRxInvalid), 0U);
+  EXPECT_EQ(totals.event(Event::kGroFrames), 2U);
+}
+
+TEST_F(RealTap, InterfaceThatIsDownDropsAndRecovers) {
+  auto bench = make(1);
+  bench->start();
+  tap->setUp(false);
+  const Bytes frame = plainFrame(100, 2);
+  bench->deliver(frame, 1);
+  ASSERT_TRUE(eventually([&] { return bench->port->counters().drop(Drop::kRxLinkDown) == 1; }));
+  tap->setUp(true);
+  bench->deliver(frame, 1);
+  EXPECT_FALSE(tap->receive().empty());
+}
+
+TEST_F(RealTap, DeletedDeviceIsReported) {
+  auto bench = make(1);
+  bench->start();
+  tap->deleteLink();
+  ASSERT_TRUE(bench->corruption->signal.wait());
+  const std::lock_guard lock(bench->corruption->mutex);
+  EXPECT_EQ(bench->corruption->events[0].first, PortEventKind::kTapGone);
+}
+
+TEST_F(RealTap, CarrierFollowsTheCommandAndIllegalOffloadsAreRefused) {
+  auto bench = make(1);
+  ASSERT_TRUE(bench->port->setCarrier(false).ok());
+  EXPECT_TRUE(eventually([&] { return !tap->running(); }));
+  ASSERT_TRUE(bench->port->setCarrier(true).ok());
+  EXPECT_TRUE(eventually([&] { return tap->running(); }));
+  EXPECT_TRUE(bench->port->setOffload(TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6).ok());
+  EXPECT_TRUE(bench->port->setOffload(0).ok());
+  const auto refused = bench->port->setOffload(TUN_F_TSO4);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.fault().errnum, EINVAL);
+}
+
+TEST_F(RealTap, FlowsUseOnlyTheQueuesOfActivePairs) {
+  auto bench = make(2);
+  bench->options_.start.activePairs = 1;
+  Signal started;
+  ASSERT_TRUE(bench->port->start(bench->session, bench->options_.start, [&] { started.raise(); }).ok());
+  ASSERT_TRUE(started.wait());
+  // Many flows: with the second queue attached half of them would wait there for ever.
+  for (uint8_t i = 0; i < 32; ++i) {
+    Bytes framed = plainFrame(200, i);
+    const Bytes udp = {0x08, 0x00, 0x45, 0,  0, 200, 0, 0, 0x40, 0, 64, 17, 0,   0, 10,
+                       0,    0,    1,    10, 0, 0,   2, i, 1,    i, 2,  0,  180, 0, 0};
+    std::copy(udp.begin(), udp.end(), framed.begin() + 24);
+    ASSERT_TRUE(tap->send(Bytes(framed.begin() + 12, framed.end())));
+    ASSERT_TRUE(eventually([&] {
+      Chain chain;
+      return bench->tx(0).pop(chain) && gather(chain) == framed;
+    })) << "flow "
+        << int{i} << " went to the queue of an idle pair";
+  }
+  EXPECT_EQ(bench->tx(1).available(), 0);
+}
+
+}  // namespace
+}  // namespace vu::test

@@ -1,0 +1,112 @@
+import { describe, expect, it } from '@jest/globals';
+import { type AttachmentSample, Metrics } from '../../../src/telemetry/metrics.ts';
+
+function sample(changes: Partial<AttachmentSample> = {}): AttachmentSample {
+  return {
+    id: 'vu000000000001',
+    namespace: 'default',
+    pod: 'one',
+    network: 'net',
+    state: 'running',
+    carrier: true,
+    connections: 3,
+    disconnects: 2,
+    ackedFeatures: ['VERSION_1'],
+    counters: {
+      txFrames: 5n,
+      txBytes: 500n,
+      rxFrames: 7n,
+      rxBytes: 700n,
+      drops: { tx_lost: 1n, rx_short: 0n },
+      events: { kicks: 4n, spins: 0n },
+    },
+    ...changes,
+  };
+}
+
+async function scrape(metrics: Metrics): Promise<string[]> {
+  return (await metrics.render()).body.split('\n').filter((line) => line.startsWith('virtio_user_'));
+}
+
+describe('metrics', () => {
+  const one = 'id="vu000000000001",namespace="default",pod="one",network="net"';
+
+  it('tell frames, bytes, drops, connections and carrier of each attachment', async () => {
+    const metrics = new Metrics({ version: '1.2.3', attachments: () => [sample()], deleteQueueLength: () => 4 });
+    const lines = await scrape(metrics);
+    expect(lines).toEqual(
+      expect.arrayContaining([
+        `virtio_user_frames_total{${one},direction="tx"} 5`,
+        `virtio_user_frames_total{${one},direction="rx"} 7`,
+        `virtio_user_bytes_total{${one},direction="rx"} 700`,
+        `virtio_user_dropped_frames_total{${one},reason="tx_lost"} 1`,
+        `virtio_user_dropped_frames_total{${one},reason="rx_short"} 0`,
+        `virtio_user_dataplane_events_total{${one},event="kicks"} 4`,
+        `virtio_user_backend_connections_total{${one}} 3`,
+        `virtio_user_backend_disconnects_total{${one}} 2`,
+        `virtio_user_carrier{${one}} 1`,
+        'virtio_user_attachments{state="running"} 1',
+        'virtio_user_attachments{state="parked"} 0',
+        'virtio_user_negotiated_features{feature="VERSION_1"} 1',
+        'virtio_user_delete_queue_entries 4',
+        `virtio_user_build_info{version="1.2.3",node_version="${process.versions.node}"} 1`,
+      ]),
+    );
+    expect(lines.join('\n')).not.toContain('event="spins"');
+  });
+
+  it('a removed attachment takes its series along, and counters follow the source', async () => {
+    let samples = [sample(), sample({ id: 'vu000000000002', pod: 'two' })];
+    const metrics = new Metrics({ version: '0', attachments: () => samples, deleteQueueLength: () => 0 });
+    expect((await scrape(metrics)).join('\n')).toContain('vu000000000002');
+    samples = [sample({ connections: 9 })];
+    const text = (await scrape(metrics)).join('\n');
+    expect(text).not.toContain('vu000000000002');
+    expect(text).toContain(`virtio_user_backend_connections_total{${one}} 9`);
+  });
+
+  it('hostile label values stay inside their quotes', async () => {
+    const metrics = new Metrics({
+      version: '0',
+      attachments: () => [sample({ pod: 'a"} 1\nevil' })],
+      deleteQueueLength: () => 0,
+    });
+    const lines = await scrape(metrics);
+    expect(lines.some((line) => line.startsWith('evil'))).toBe(false);
+    expect(lines.join('\n')).toContain(String.raw`pod="a\"} 1\nevil"`);
+  });
+
+  it('count CNI calls by verb and code, with duration and what is under way', async () => {
+    const metrics = new Metrics({ version: '0', attachments: () => [], deleteQueueLength: () => 0 });
+    metrics.cniStarted('ADD');
+    metrics.cniStarted('ADD');
+    metrics.cniFinished('ADD', 11, 30);
+    const lines = await scrape(metrics);
+    expect(lines).toEqual(
+      expect.arrayContaining([
+        'virtio_user_cni_requests_total{verb="ADD",code="11"} 1',
+        'virtio_user_cni_inflight{verb="ADD"} 1',
+        'virtio_user_cni_request_duration_seconds_bucket{le="0.025",verb="ADD"} 0',
+        'virtio_user_cni_request_duration_seconds_bucket{le="0.05",verb="ADD"} 1',
+      ]),
+    );
+  });
+
+  it('count outages, queued deletes and reconciliations', async () => {
+    const metrics = new Metrics({ version: '0', attachments: () => [], deleteQueueLength: () => 0 });
+    metrics.backendOutage(400);
+    metrics.queuedDelete('corrupt');
+    metrics.reconciled('ok', { 'ovs-port': 2 });
+    expect(await scrape(metrics)).toEqual(
+      expect.arrayContaining([
+        'virtio_user_backend_outage_seconds_count 1',
+        'virtio_user_backend_outage_seconds_bucket{le="0.25"} 0',
+        'virtio_user_backend_outage_seconds_bucket{le="0.5"} 1',
+        'virtio_user_delete_queue_processed_total{result="corrupt"} 1',
+        'virtio_user_delete_queue_processed_total{result="done"} 0',
+        'virtio_user_reconcile_runs_total{result="ok"} 1',
+        'virtio_user_reconcile_removed_total{kind="ovs-port"} 2',
+      ]),
+    );
+  });
+});

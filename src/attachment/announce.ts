@@ -48,6 +48,8 @@ export function announcements(mac: string, addresses: readonly string[]): Buffer
   return addresses.map((text) => {
     const parsed = ipaddr.parse(text.split('/')[0] ?? '');
     const bytes = Buffer.from(parsed.toByteArray());
-    return parsed.kind() === 'ipv4' ? gratuitousArp(macBytes(mac), bytes) : unsolicitedAdvertisement(macBytes(mac), bytes);
+    return parsed.kind() === 'ipv4'
+      ? gratuitousArp(macBytes(mac), bytes)
+      : unsolicitedAdvertisement(macBytes(mac), bytes);
   });
 }

@@ -30,13 +30,19 @@ function throwIfAborted(signal: AbortSignal, id: string): void {
 function linkFailure(error: unknown, ifName: string): VirtioUserError {
   const errno = errnoOf(error);
   if (errno === 'EEXIST' || errno === 'EBUSY') {
-    return new VirtioUserError('CONFLICT_INTERFACE', `interface ${ifName} exists already in the pod's namespace`, { cause: error });
+    return new VirtioUserError('CONFLICT_INTERFACE', `interface ${ifName} exists already in the pod's namespace`, {
+      cause: error,
+    });
   }
   const resource = errno === 'ENOMEM' || errno === 'EMFILE' || errno === 'ENFILE' || errno === 'ENOBUFS';
-  return new VirtioUserError(resource ? 'RESOURCE_EXHAUSTED' : 'SYSCALL_FAILED', `interface ${ifName}: ${messageOf(error)}`, {
-    details: { errno: errno ?? 'none' },
-    cause: error,
-  });
+  return new VirtioUserError(
+    resource ? 'RESOURCE_EXHAUSTED' : 'SYSCALL_FAILED',
+    `interface ${ifName}: ${messageOf(error)}`,
+    {
+      details: { errno: errno ?? 'none' },
+      cause: error,
+    },
+  );
 }
 
 export interface Attached {

@@ -19,7 +19,8 @@ export function linkDifferences(record: ReadyRecord, link: PodLinkState | null):
   const { mac, mtu, ipam } = record.result;
   if (link === null) return [`interface ${ifName} is gone`];
   const differences: string[] = [];
-  if (link.ifindex !== record.ifindex || link.kind !== 'tun') differences.push(`interface ${ifName} is not the one that ADD made`);
+  if (link.ifindex !== record.ifindex || link.kind !== 'tun')
+    differences.push(`interface ${ifName} is not the one that ADD made`);
   if (link.mac !== mac) differences.push(`MAC is ${link.mac} instead of ${mac}`);
   if (link.mtu !== mtu) differences.push(`MTU is ${link.mtu} instead of ${mtu}`);
   if (!link.up) differences.push(`interface ${ifName} is down`);
@@ -30,11 +31,14 @@ export function linkDifferences(record: ReadyRecord, link: PodLinkState | null):
     if (!addresses.has(text)) differences.push(`address ${text} is missing`);
   }
   const routes = new Set(
-    link.routes.map((route) => `${canonical(route.destination, route.prefixLength)} ${canonicalGateway(route.gateway)}`),
+    link.routes.map(
+      (route) => `${canonical(route.destination, route.prefixLength)} ${canonicalGateway(route.gateway)}`,
+    ),
   );
   for (const route of wanted.routes) {
     const destination = canonical(route.destination, route.prefixLength);
-    if (!routes.has(`${destination} ${canonicalGateway(route.gateway)}`)) differences.push(`route ${destination} is missing`);
+    if (!routes.has(`${destination} ${canonicalGateway(route.gateway)}`))
+      differences.push(`route ${destination} is missing`);
   }
   return differences;
 }

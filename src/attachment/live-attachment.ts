@@ -128,7 +128,8 @@ export class LiveAttachment {
           }),
         );
       }, timeoutMs);
-      const onAbort = (): void => finish(new VirtioUserError('CANCELLED', `waiting for backend ${path}: the caller is gone`));
+      const onAbort = (): void =>
+        finish(new VirtioUserError('CANCELLED', `waiting for backend ${path}: the caller is gone`));
       const onChange = (): void => {
         if (this.#state === 'running') finish(null);
       };
@@ -236,7 +237,8 @@ export class LiveAttachment {
     this.#holdTimer?.cancel();
     this.#holdTimer = null;
     this.#setCarrier(true);
-    const degraded = ready.degradedBy.length === 0 ? null : `degraded, the backend lacks ${ready.degradedBy.join(', ')}`;
+    const degraded =
+      ready.degradedBy.length === 0 ? null : `degraded, the backend lacks ${ready.degradedBy.join(', ')}`;
     this.#setState('running', degraded);
     this.#announce();
     const outageMs = this.#lostAtMs === null ? null : Math.round(this.#dependencies.clock.now() - this.#lostAtMs);
@@ -281,7 +283,10 @@ export class LiveAttachment {
     this.#connection = null;
     this.#log.warn({ reason, anomalies }, 'backend disconnected');
     publish('backendDisconnected', { ...this.#identity(), reason });
-    this.#holdTimer = this.#dependencies.clock.setTimeout(() => this.#enqueue(() => this.#holdEnded()), this.#dependencies.options.holdMs);
+    this.#holdTimer = this.#dependencies.clock.setTimeout(
+      () => this.#enqueue(() => this.#holdEnded()),
+      this.#dependencies.options.holdMs,
+    );
     connection.released();
   }
 

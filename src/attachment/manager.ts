@@ -2,14 +2,7 @@
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import type { NativeFd } from '../native/binding.ts';
 import { publish } from '../telemetry/channels.ts';
-import type {
-  Attachments,
-  AttachmentView,
-  CallContext,
-  CheckRequest,
-  GarbageRequest,
-  RemoveRequest,
-} from './api.ts';
+import type { Attachments, AttachmentView, CallContext, CheckRequest, GarbageRequest, RemoveRequest } from './api.ts';
 import { attach } from './attach.ts';
 import { assertLink } from './check.ts';
 import type { AttachmentDependencies } from './dependencies.ts';
@@ -102,7 +95,8 @@ export class AttachmentManager implements Attachments {
       });
       this.#netnsWatch.add(spec.netnsPath);
       const record = this.#store.get(live.id);
-      if (record?.phase !== 'ready') throw new VirtioUserError('BUG', `ADD of ${id} left the record ${record?.phase ?? 'absent'}`);
+      if (record?.phase !== 'ready')
+        throw new VirtioUserError('BUG', `ADD of ${id} left the record ${record?.phase ?? 'absent'}`);
       return record.result;
     });
   }
@@ -126,7 +120,10 @@ export class AttachmentManager implements Attachments {
     const id = attachmentId(spec.key);
     const record = this.#store.get(id);
     if (record?.phase !== 'ready') {
-      throw new VirtioUserError('ATTACHMENT_UNKNOWN', `CHECK: this agent has no attachment ${spec.key.ifName} of container ${spec.key.containerId}`);
+      throw new VirtioUserError(
+        'ATTACHMENT_UNKNOWN',
+        `CHECK: this agent has no attachment ${spec.key.ifName} of container ${spec.key.containerId}`,
+      );
     }
     const { binding, ipam } = this.#dependencies;
     const netns = openRecordedNetns(binding, record.spec.netnsPath, record.netns);
@@ -159,7 +156,8 @@ export class AttachmentManager implements Attachments {
         try {
           const outcome = await this.#detach(current, context.signal);
           failures.push(...outcome.failures.map(messageOf));
-          if (outcome.failures.length === 0) publish('orphanRemoved', { kind: 'attachment', id: record.id, reason: 'GC' });
+          if (outcome.failures.length === 0)
+            publish('orphanRemoved', { kind: 'attachment', id: record.id, reason: 'GC' });
         } catch (error) {
           failures.push(messageOf(error));
         }
@@ -188,7 +186,8 @@ export class AttachmentManager implements Attachments {
 
   reconnect(id: string): void {
     const live = this.#live.get(id);
-    if (live === undefined) throw new VirtioUserError('ATTACHMENT_UNKNOWN', `reconnect: this agent has no attachment ${id}`);
+    if (live === undefined)
+      throw new VirtioUserError('ATTACHMENT_UNKNOWN', `reconnect: this agent has no attachment ${id}`);
     live.reconnect();
   }
 
@@ -220,7 +219,8 @@ export class AttachmentManager implements Attachments {
       },
       this.#strikes,
     );
-    if (report.removed.length + report.unfinished.length + report.unknown.length > 0) log.info({ ...report }, 'reconciled');
+    if (report.removed.length + report.unfinished.length + report.unknown.length > 0)
+      log.info({ ...report }, 'reconciled');
     return report;
   }
 
@@ -248,7 +248,10 @@ export class AttachmentManager implements Attachments {
     if (failures[0] !== undefined) throw failures[0];
   }
 
-  async #detach(record: AttachmentRecord, signal: AbortSignal): Promise<{ readonly failures: readonly VirtioUserError[] }> {
+  async #detach(
+    record: AttachmentRecord,
+    signal: AbortSignal,
+  ): Promise<{ readonly failures: readonly VirtioUserError[] }> {
     const outcome = await detach(record, this.#live.get(record.id) ?? null, this.#store, this.#dependencies, signal);
     this.#live.delete(record.id);
     this.#netnsWatch.remove(record.spec.netnsPath);
@@ -259,7 +262,9 @@ export class AttachmentManager implements Attachments {
   async #removeWithoutRecord(id: string, request: RemoveRequest, context: CallContext): Promise<void> {
     const { ipam, ovs, log } = this.#dependencies;
     if (this.#usesOvs) {
-      await ovs.remove(id, context.signal).catch((error: unknown) => log.warn({ id, error }, 'port of an unknown attachment'));
+      await ovs
+        .remove(id, context.signal)
+        .catch((error: unknown) => log.warn({ id, error }, 'port of an unknown attachment'));
     }
     if (request.ipam === null) return;
     await ipam.del(
@@ -348,7 +353,8 @@ function viewOf(record: AttachmentRecord, live: LiveAttachment | null): Attachme
     mtu: spec.device.mtu,
     addresses: record.phase === 'ready' ? record.result.ipam.ips.map((ip) => ip.address) : [],
     state: running?.state ?? (record.phase === 'ready' ? 'absent' : record.phase),
-    reason: running === null ? (record.phase === 'ready' ? 'its namespace or interface is gone' : null) : running.reason,
+    reason:
+      running === null ? (record.phase === 'ready' ? 'its namespace or interface is gone' : null) : running.reason,
     carrier: running?.carrier ?? false,
     statusNames: running?.statusNames ?? [],
     offeredFeatures: running?.ready?.offeredFeatures ?? null,

@@ -1,7 +1,6 @@
 /** From an IPAM result to what netlink is told, and back to what CHECK expects. */
 import type { IpamResult } from '../ipam/result.ts';
 import type { PodAddress, PodLinkSetup, PodRoute, TapSpec } from '../native/binding.ts';
-import { headerBytes, maskOf } from '../virtio/feature.ts';
 import type { DeviceSpec } from './spec.ts';
 
 /**
@@ -11,12 +10,14 @@ import type { DeviceSpec } from './spec.ts';
 const gsoMaxBytes = 65_000;
 /** What a TAP holds while nobody reads: enough for a switch restart at moderate load. */
 const txQueueLength = 1_000;
+/** VERSION_1 is never negotiated away, and its header has 12 bytes (virtio 1.3 §5.1.6). */
+const vnetHeaderBytes = 12;
 
 export function tapSpec(ifName: string, device: DeviceSpec, adoptIfindex: number | null): TapSpec {
   return {
     name: ifName,
     queues: device.queues,
-    headerBytes: headerBytes(maskOf('VERSION_1')),
+    headerBytes: vnetHeaderBytes,
     adoptIfindex,
     mac: device.mac,
     mtu: device.mtu,

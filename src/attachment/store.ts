@@ -104,7 +104,10 @@ export class RecordStore {
     const errno = errnoOf(error) ?? messageOf(error);
     return new VirtioUserError('STATE_WRITE', `${what} records in ${this.#directory}: ${errno}`, {
       details: { errno },
-      remedy: errno === 'ENOSPC' ? `free space on the file system of ${this.#directory}` : `make ${this.#directory} writable for the agent`,
+      remedy:
+        errno === 'ENOSPC'
+          ? `free space on the file system of ${this.#directory}`
+          : `make ${this.#directory} writable for the agent`,
       cause: error,
     });
   }

@@ -23,7 +23,10 @@ export class Admission {
 
   #wait(signal: AbortSignal): Promise<void> {
     if (this.#waiting.length >= waitingLimit) {
-      throw new VirtioUserError('RESOURCE_EXHAUSTED', `ADD: ${this.#running} run and ${this.#waiting.length} wait already`);
+      throw new VirtioUserError(
+        'RESOURCE_EXHAUSTED',
+        `ADD: ${this.#running} run and ${this.#waiting.length} wait already`,
+      );
     }
     return new Promise((resolve, reject) => {
       const onAbort = (): void => {

@@ -40,7 +40,12 @@ const rules: readonly Rule[] = [
     valid: (value) => value.startsWith('/') && value.length <= 4096,
     accepted: 'an absolute path',
   },
-  { name: 'CNI_PATH', requiredFor: ['GC'], valid: (value) => value.length <= 65_536, accepted: 'a list of directories' },
+  {
+    name: 'CNI_PATH',
+    requiredFor: ['GC'],
+    valid: (value) => value.length <= 65_536,
+    accepted: 'a list of directories',
+  },
 ];
 
 /** @throws INPUT_ENVIRONMENT naming every variable that is missing or wrong */
@@ -56,7 +61,9 @@ export function parseEnvironment(verb: Verb, environment: ReadonlyMap<string, st
     if (malformed.length > 0) faults.push(`CNI_ARGS: ${malformed.slice(0, 3).join(', ')}: accepted is K=V;K=V`);
   }
   if (faults.length > 0) {
-    throw new VirtioUserError('INPUT_ENVIRONMENT', `${verb}: ${faults.join('; ')}`, { details: { faults: faults.length } });
+    throw new VirtioUserError('INPUT_ENVIRONMENT', `${verb}: ${faults.join('; ')}`, {
+      details: { faults: faults.length },
+    });
   }
   return {
     containerId: environment.get('CNI_CONTAINERID') ?? '',

@@ -40,7 +40,12 @@ const messageLimitBytes = 1024;
 /** One line of at most 1 KiB. */
 function oneLine(text: string): string {
   const line = text.replaceAll(/[\s\u0000-\u001f]+/g, ' ').trim();
-  return Buffer.byteLength(line) <= messageLimitBytes ? line : `${Buffer.from(line).subarray(0, messageLimitBytes - 4).toString('utf8').replace(/\ufffd+$/, '')}…`;
+  return Buffer.byteLength(line) <= messageLimitBytes
+    ? line
+    : `${Buffer.from(line)
+        .subarray(0, messageLimitBytes - 4)
+        .toString('utf8')
+        .replace(/\ufffd+$/, '')}…`;
 }
 
 export interface CniError {
@@ -55,7 +60,9 @@ export function cniError(error: VirtioUserError, verb: string): CniError {
   let msg = error.message + (error.remedy === null ? '' : `; ${error.remedy}`);
   let details = [`code=${error.code}`, ...facts].join('; ');
   if (verb === 'DEL') [msg, details] = [withoutNotFound(msg), withoutNotFound(details)];
-  const statusFailure = verb === 'STATUS' && !['INPUT_DECODE', 'INPUT_VERSION', 'INPUT_ENVIRONMENT', 'CONFIG_INVALID', 'INPUT_FRAME'].includes(error.code);
+  const statusFailure =
+    verb === 'STATUS' &&
+    !['INPUT_DECODE', 'INPUT_VERSION', 'INPUT_ENVIRONMENT', 'CONFIG_INVALID', 'INPUT_FRAME'].includes(error.code);
   return {
     code: statusFailure ? 50 : cniCode[error.code],
     msg: oneLine(msg),

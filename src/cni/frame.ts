@@ -78,7 +78,8 @@ function checkHeader(bytes: Buffer): FrameStep | null {
   if (bytes.readUInt32LE(0) !== requestMagic) return { kind: 'malformed', what: 'wrong magic' };
   const version = bytes.readUInt16LE(4);
   if (version < oldestProtocolVersion || version > protocolVersion) return { kind: 'foreign-protocol', version };
-  if (verbs[bytes.readUInt16LE(6) - 1] === undefined) return { kind: 'malformed', what: `unknown verb ${bytes.readUInt16LE(6)}` };
+  if (verbs[bytes.readUInt16LE(6) - 1] === undefined)
+    return { kind: 'malformed', what: `unknown verb ${bytes.readUInt16LE(6)}` };
   const fdCount = bytes.readUInt8(12);
   if (fdCount > 3) return { kind: 'malformed', what: `${fdCount} descriptors` };
   if (bytes.readUInt32LE(32) > environmentLimitBytes) return { kind: 'malformed', what: 'environment too large' };
@@ -91,7 +92,8 @@ function decodeRequest(bytes: Buffer): FrameStep {
   if (verb === undefined) return { kind: 'malformed', what: 'unknown verb' };
   const environmentBytes = bytes.readUInt32LE(32);
   const section = bytes.subarray(requestHeaderBytes, requestHeaderBytes + environmentBytes);
-  if (section.length > 0 && section[section.length - 1] !== 0) return { kind: 'malformed', what: 'environment without an end' };
+  if (section.length > 0 && section[section.length - 1] !== 0)
+    return { kind: 'malformed', what: 'environment without an end' };
   const environment = new Map<string, string>();
   for (const entry of section.toString('utf8').split('\0').slice(0, -1)) {
     const equals = entry.indexOf('=');

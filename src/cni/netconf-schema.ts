@@ -32,7 +32,10 @@ const queueSizes = [64, 128, 256, 512, 1024, 2048, 4096];
 
 const backend = z.strictObject({
   type: only('vhost-user', ['vhost-kernel', 'vhost-vdpa']).default('vhost-user'),
-  path: z.string({ error: 'accepted: an absolute path' }).regex(/^\//, { error: 'accepted: an absolute path' }).optional(),
+  path: z
+    .string({ error: 'accepted: an absolute path' })
+    .regex(/^\//, { error: 'accepted: an absolute path' })
+    .optional(),
   server: flag.default(true),
   wait: z.enum(['optional', 'required'], { error: 'accepted: "optional" or "required"' }).default('optional'),
   waitTimeoutMs: integer(0, 60_000).default(5_000),
@@ -48,7 +51,11 @@ const device = z.strictObject({
   mac: macAddress.optional(),
   mrgRxbuf: flag.default(true),
   inOrder: flag.default(true),
-  packedVq: z.literal(false, { error: ({ input }) => (input === true ? `true is ${later}; accepted: false` : 'accepted: false') }).default(false),
+  packedVq: z
+    .literal(false, {
+      error: ({ input }) => (input === true ? `true is ${later}; accepted: false` : 'accepted: false'),
+    })
+    .default(false),
   mtu: integer(68, 65_521).default(1_500),
   memory: z.enum(['memfd', 'hugetlb', 'thp'], { error: 'accepted: "memfd", "hugetlb" or "thp"' }).default('memfd'),
 });

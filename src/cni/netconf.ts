@@ -54,19 +54,27 @@ export function parseRawNetconf(stdin: string, verb: Verb): RawNetconf {
   } catch (error) {
     throw new VirtioUserError('INPUT_DECODE', `the network configuration on stdin is not JSON: ${messageOf(error)}`);
   }
-  if (!isObject(json)) throw new VirtioUserError('INPUT_DECODE', 'the network configuration on stdin is not a JSON object');
+  if (!isObject(json))
+    throw new VirtioUserError('INPUT_DECODE', 'the network configuration on stdin is not a JSON object');
   if (depthOf(json, depthLimit) > depthLimit) {
     throw new VirtioUserError('INPUT_DECODE', `the network configuration is nested deeper than ${depthLimit}`);
   }
   const cniVersion = supportedVersions.find((version) => version === json['cniVersion']);
   if (cniVersion === undefined) {
-    throw new VirtioUserError('INPUT_VERSION', `cniVersion ${JSON.stringify(json['cniVersion'])} is not supported; accepted: ${supportedVersions.join(', ')}`);
+    throw new VirtioUserError(
+      'INPUT_VERSION',
+      `cniVersion ${JSON.stringify(json['cniVersion'])} is not supported; accepted: ${supportedVersions.join(', ')}`,
+    );
   }
   const name = json['name'];
   if (typeof name !== 'string' || !/^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/.test(name)) {
-    throw new VirtioUserError('CONFIG_INVALID', `name: ${JSON.stringify(name) ?? 'missing'} is not the name of a network`, {
-      details: { key: 'name' },
-    });
+    throw new VirtioUserError(
+      'CONFIG_INVALID',
+      `name: ${JSON.stringify(name) ?? 'missing'} is not the name of a network`,
+      {
+        details: { key: 'name' },
+      },
+    );
   }
   return { cniVersion, name, ipam: ipamOf(json, stdin, verb), json };
 }
@@ -77,9 +85,13 @@ function ipamOf(json: JsonObject, stdin: string, verb: Verb): IpamSpec | null {
   const type = isObject(ipam) ? ipam['type'] : undefined;
   if (typeof type === 'string' && /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/.test(type)) return { type, netconf: stdin };
   if (verb === 'DEL') return null;
-  throw new VirtioUserError('CONFIG_INVALID', `ipam.type: ${JSON.stringify(type) ?? 'missing'} is not the name of an IPAM plugin`, {
-    details: { key: 'ipam.type' },
-  });
+  throw new VirtioUserError(
+    'CONFIG_INVALID',
+    `ipam.type: ${JSON.stringify(type) ?? 'missing'} is not the name of an IPAM plugin`,
+    {
+      details: { key: 'ipam.type' },
+    },
+  );
 }
 
 export interface NetconfOptions {
@@ -96,17 +108,26 @@ export function attachmentSpec(raw: RawNetconf, environment: CniEnvironment, opt
   const parsed = netconfSchema.safeParse(raw.json);
   if (!parsed.success) throw unsupported(parsed.error, raw.json);
   const { backend, device, ovs } = parsed.data;
-  const key: AttachmentKey = { networkName: raw.name, containerId: environment.containerId, ifName: environment.ifName };
+  const key: AttachmentKey = {
+    networkName: raw.name,
+    containerId: environment.containerId,
+    ifName: environment.ifName,
+  };
   const args = parseArgs(environment.args);
   const pod = podOf(args);
   const explicitDevice = raw.json['device'];
   if (device.queues > 1 && isObject(explicitDevice) && explicitDevice['cq'] === false) {
-    throw new VirtioUserError('CONFIG_UNSUPPORTED', `device.cq: false with device.queues ${device.queues}; accepted: true, since several queue pairs need the control queue`, {
-      details: { key: 'device.cq' },
-    });
+    throw new VirtioUserError(
+      'CONFIG_UNSUPPORTED',
+      `device.cq: false with device.queues ${device.queues}; accepted: true, since several queue pairs need the control queue`,
+      {
+        details: { key: 'device.cq' },
+      },
+    );
   }
   const id = attachmentId(key);
-  const defaultPath = ovs !== undefined && !backend.server ? `${options.ovsSocketDir}/${id}` : `${options.runDir}/vhost/${id}.sock`;
+  const defaultPath =
+    ovs !== undefined && !backend.server ? `${options.ovsSocketDir}/${id}` : `${options.runDir}/vhost/${id}.sock`;
   const path = resolvePath(backend.path ?? defaultPath, {
     id,
     containerID: environment.containerId,
@@ -154,9 +175,13 @@ function macOf(
     if (value === undefined || value === null || value === '') continue;
     const parsed = macAddress.safeParse(value);
     if (!parsed.success) {
-      throw new VirtioUserError('CONFIG_UNSUPPORTED', `${source}: ${JSON.stringify(value)}: ${parsed.error.issues[0]?.message ?? 'no MAC address'}`, {
-        details: { key: source },
-      });
+      throw new VirtioUserError(
+        'CONFIG_UNSUPPORTED',
+        `${source}: ${JSON.stringify(value)}: ${parsed.error.issues[0]?.message ?? 'no MAC address'}`,
+        {
+          details: { key: source },
+        },
+      );
     }
     return parsed.data.toLowerCase();
   }
@@ -167,14 +192,24 @@ function resolvePath(template: string, values: Readonly<Record<string, string>>)
   return template.replaceAll(/\{([A-Za-z]*)\}/g, (whole, name: string) => {
     const value = values[name];
     if (value === undefined) {
-      throw new VirtioUserError('CONFIG_UNSUPPORTED', `backend.path: placeholder ${whole}; accepted: ${Object.keys(values).map((key) => `{${key}}`).join(' ')}`, {
-        details: { key: 'backend.path' },
-      });
+      throw new VirtioUserError(
+        'CONFIG_UNSUPPORTED',
+        `backend.path: placeholder ${whole}; accepted: ${Object.keys(values)
+          .map((key) => `{${key}}`)
+          .join(' ')}`,
+        {
+          details: { key: 'backend.path' },
+        },
+      );
     }
     if (!/^[A-Za-z0-9._:-]+$/.test(value) || value.startsWith('.')) {
-      throw new VirtioUserError('CONFIG_UNSUPPORTED', `backend.path: ${whole} is ${JSON.stringify(value)} for this pod, which cannot be part of a path`, {
-        details: { key: 'backend.path' },
-      });
+      throw new VirtioUserError(
+        'CONFIG_UNSUPPORTED',
+        `backend.path: ${whole} is ${JSON.stringify(value)} for this pod, which cannot be part of a path`,
+        {
+          details: { key: 'backend.path' },
+        },
+      );
     }
     return value;
   });
@@ -182,15 +217,22 @@ function resolvePath(template: string, values: Readonly<Record<string, string>>)
 
 function checkPath(path: string, backendDirs: readonly string[]): void {
   const refused = (accepted: string): VirtioUserError =>
-    new VirtioUserError('CONFIG_UNSUPPORTED', `backend.path: ${JSON.stringify(path)}; accepted: ${accepted}`, { details: { key: 'backend.path' } });
-  if (normalize(path) !== path || path.endsWith('/') || path.includes('\0')) throw refused('a path without "..", "//" or a trailing "/"');
+    new VirtioUserError('CONFIG_UNSUPPORTED', `backend.path: ${JSON.stringify(path)}; accepted: ${accepted}`, {
+      details: { key: 'backend.path' },
+    });
+  if (normalize(path) !== path || path.endsWith('/') || path.includes('\0'))
+    throw refused('a path without "..", "//" or a trailing "/"');
   if (!backendDirs.some((directory) => path.startsWith(`${directory.replace(/\/$/, '')}/`))) {
     throw refused(`a path below ${backendDirs.join(', ')}`);
   }
   if (Buffer.byteLength(path) > 107) {
-    throw new VirtioUserError('SOCKET_PATH', `backend.path: ${path} has ${Buffer.byteLength(path)} bytes; a socket path must stay under 108`, {
-      details: { key: 'backend.path' },
-    });
+    throw new VirtioUserError(
+      'SOCKET_PATH',
+      `backend.path: ${path} has ${Buffer.byteLength(path)} bytes; a socket path must stay under 108`,
+      {
+        details: { key: 'backend.path' },
+      },
+    );
   }
 }
 
@@ -203,7 +245,9 @@ function unsupported(error: z.ZodError, json: JsonObject): VirtioUserError {
     const value = path.reduce<unknown>((at, step) => (isObject(at) ? at[step] : undefined), json);
     return `${path.join('.')}: ${JSON.stringify(value)?.slice(0, 80) ?? 'missing'}; ${issue.message}`;
   });
-  return new VirtioUserError('CONFIG_UNSUPPORTED', faults.slice(0, 3).join('; '), { details: { faults: faults.length } });
+  return new VirtioUserError('CONFIG_UNSUPPORTED', faults.slice(0, 3).join('; '), {
+    details: { faults: faults.length },
+  });
 }
 
 /** Keys of one of our objects, for the message about an unknown one. */

@@ -9,8 +9,7 @@ import { removeRequest } from './verbs.ts';
 const fileName = /^(\d{1,12})\.(\d{1,9})-(\d{1,10})\.req$/;
 
 export type QueuedDelete =
-  | { readonly kind: 'delete'; readonly request: RemoveRequest }
-  | { readonly kind: 'corrupt'; readonly reason: string };
+  { readonly kind: 'delete'; readonly request: RemoveRequest } | { readonly kind: 'corrupt'; readonly reason: string };
 
 export function parseQueuedDelete(name: string, content: Buffer): QueuedDelete {
   const match = fileName.exec(name);
@@ -18,7 +17,8 @@ export function parseQueuedDelete(name: string, content: Buffer): QueuedDelete {
   const askedAtMs = Number(match[1]) * 1000 + Math.floor(Number(match[2]) / 1e6);
   const step = new RequestDecoder().push(content);
   if (step.kind !== 'frame') {
-    const reason = step.kind === 'malformed' ? step.what : step.kind === 'incomplete' ? 'it is cut short' : 'foreign protocol';
+    const reason =
+      step.kind === 'malformed' ? step.what : step.kind === 'incomplete' ? 'it is cut short' : 'foreign protocol';
     return { kind: 'corrupt', reason };
   }
   if (step.frame.verb !== 'DEL') return { kind: 'corrupt', reason: `it holds a ${step.frame.verb}` };

@@ -31,7 +31,9 @@ export function renderResult(result: AttachmentResult, cniVersion: CniVersion): 
     );
   }
   if (routes.length > 0 || !modern) {
-    rendered['routes'] = routes.map((route) => (modern ? defined({ ...route }) : defined({ dst: route.dst, gw: route.gw })));
+    rendered['routes'] = routes.map((route) =>
+      modern ? defined({ ...route }) : defined({ dst: route.dst, gw: route.gw }),
+    );
   }
   const dnsEntries =
     dns === null

@@ -240,7 +240,9 @@ class Call implements Connection {
   }
 
   #refuse(why: string): void {
-    const error = new VirtioUserError('INPUT_FRAME', why, { remedy: 'install the executable of the same version as the agent' });
+    const error = new VirtioUserError('INPUT_FRAME', why, {
+      remedy: 'install the executable of the same version as the agent',
+    });
     try {
       this.#socket.send(encodeAnswer({ exitCode: 1, body: errorBody(error, 'ADD', '1.0.0') }), []);
     } catch (failure) {

@@ -38,7 +38,11 @@ export class Verbs {
       return await this.#dispatch(frame, fds, context);
     } catch (thrown) {
       const error = VirtioUserError.from(thrown, frame.verb);
-      return { answer: { exitCode: 1, body: errorBody(error, frame.verb, answerVersion(frame.stdin)) }, error, undo: null };
+      return {
+        answer: { exitCode: 1, body: errorBody(error, frame.verb, answerVersion(frame.stdin)) },
+        error,
+        undo: null,
+      };
     }
   }
 
@@ -93,16 +97,22 @@ export class Verbs {
     try {
       binding.checkNetns(netns);
     } catch (cause) {
-      throw new VirtioUserError('NETNS_INVALID', `CNI_NETNS ${environment.netnsPath} is not a network namespace`, { cause });
+      throw new VirtioUserError('NETNS_INVALID', `CNI_NETNS ${environment.netnsPath} is not a network namespace`, {
+        cause,
+      });
     }
     if (environment.netnsOverride) return;
     const own = binding.ownNetns();
     try {
       const [theirs, ours] = [netns.identity(), own.identity()];
       if (theirs.device === ours.device && theirs.inode === ours.inode) {
-        throw new VirtioUserError('NETNS_INVALID', `CNI_NETNS ${environment.netnsPath} is the host's own network namespace`, {
-          remedy: 'pass the namespace of the pod, or set CNI_NETNS_OVERRIDE=1',
-        });
+        throw new VirtioUserError(
+          'NETNS_INVALID',
+          `CNI_NETNS ${environment.netnsPath} is the host's own network namespace`,
+          {
+            remedy: 'pass the namespace of the pod, or set CNI_NETNS_OVERRIDE=1',
+          },
+        );
       }
     } finally {
       own.close();
@@ -121,9 +131,13 @@ export class Verbs {
   async #collectGarbage(raw: RawNetconf, environment: CniEnvironment, context: CallContext): Promise<void> {
     const valid = validAttachments.safeParse(raw.json['cni.dev/valid-attachments']);
     if (!valid.success) {
-      throw new VirtioUserError('CONFIG_INVALID', 'GC: cni.dev/valid-attachments is missing or not a list of {containerID, ifname}; nothing was removed', {
-        details: { key: 'cni.dev/valid-attachments' },
-      });
+      throw new VirtioUserError(
+        'CONFIG_INVALID',
+        'GC: cni.dev/valid-attachments is missing or not a list of {containerID, ifname}; nothing was removed',
+        {
+          details: { key: 'cni.dev/valid-attachments' },
+        },
+      );
     }
     await this.#dependencies.attachments.collectGarbage(
       {

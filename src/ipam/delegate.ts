@@ -84,9 +84,13 @@ export class DelegatedIpam implements Ipam {
       const stdout = succeeded(call.type, 'ADD', outcome);
       const parsed = parseIpamResult(parseJson(stdout));
       if ('result' in parsed) return parsed.result;
-      throw new VirtioUserError('IPAM_FAILED', `IPAM plugin ${call.type} ADD: it printed no result: ${parsed.reason.slice(0, 300)}`, {
-        details: { plugin: call.type, printed: stdout.slice(0, 120) },
-      });
+      throw new VirtioUserError(
+        'IPAM_FAILED',
+        `IPAM plugin ${call.type} ADD: it printed no result: ${parsed.reason.slice(0, 300)}`,
+        {
+          details: { plugin: call.type, printed: stdout.slice(0, 120) },
+        },
+      );
     } catch (error) {
       // Half an ADD may have taken a lease.
       if (outcome.kind !== 'unstartable') {
@@ -136,11 +140,19 @@ export class DelegatedIpam implements Ipam {
     const environment: Record<string, string> = {
       CNI_COMMAND: verb,
       CNI_PATH: [call.cniPath, ...this.#binDirs].filter((part) => part !== '').join(':'),
-      ...(call.containerId === '' ? {} : { CNI_CONTAINERID: call.containerId, CNI_IFNAME: call.ifName, CNI_NETNS: call.netnsPath }),
+      ...(call.containerId === ''
+        ? {}
+        : { CNI_CONTAINERID: call.containerId, CNI_IFNAME: call.ifName, CNI_NETNS: call.netnsPath }),
       ...(call.cniArgs === '' ? {} : { CNI_ARGS: call.cniArgs }),
     };
     for (let attempt = 1; ; attempt++) {
-      const outcome = await runPlugin(plugin.path, environment, stdinFor(call.netconf, plugin.versions, extra), timeoutsMs[verb], signal);
+      const outcome = await runPlugin(
+        plugin.path,
+        environment,
+        stdinFor(call.netconf, plugin.versions, extra),
+        timeoutsMs[verb],
+        signal,
+      );
       if (outcome.kind !== 'unstartable' || outcome.errno !== 'ETXTBSY' || attempt === busyRetries) return outcome;
       await new Promise((resolve) => setTimeout(resolve, busyRetryMs)); // it is being replaced right now
     }
@@ -170,7 +182,13 @@ export class DelegatedIpam implements Ipam {
   }
 
   async #askVersions(path: string, signal: AbortSignal): Promise<readonly string[]> {
-    const outcome = await runPlugin(path, { CNI_COMMAND: 'VERSION' }, '{"cniVersion":"1.0.0"}', timeoutsMs.VERSION, signal);
+    const outcome = await runPlugin(
+      path,
+      { CNI_COMMAND: 'VERSION' },
+      '{"cniVersion":"1.0.0"}',
+      timeoutsMs.VERSION,
+      signal,
+    );
     const value = outcome.kind === 'exited' ? parseJson(outcome.stdout) : undefined;
     const list = isRecord(value) ? value['supportedVersions'] : undefined;
     if (!Array.isArray(list)) return [];
@@ -206,7 +224,10 @@ function succeeded(type: string, verb: Verb, outcome: PluginOutcome): string {
       throw failed(`more than ${outputLimitText} of output, killed`);
     case 'unstartable':
       throw outcome.errno === 'ENOENT'
-        ? failed('it exists but its ELF interpreter does not (a dynamically linked plugin without its C library)', 'use statically linked plugins, or an image with glibc')
+        ? failed(
+            'it exists but its ELF interpreter does not (a dynamically linked plugin without its C library)',
+            'use statically linked plugins, or an image with glibc',
+          )
         : failed(`cannot be started: ${outcome.errno}`);
     case 'aborted':
       throw new VirtioUserError('CANCELLED', `IPAM plugin ${type} ${verb}: the caller is gone`);

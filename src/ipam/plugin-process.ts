@@ -25,7 +25,12 @@ export function runPlugin(
       return;
     }
     // A group of its own, so that children of a shell script end with it.
-    const child = spawn(path, [], { env: { ...environment }, stdio: ['pipe', 'pipe', 'pipe'], detached: true, cwd: '/' });
+    const child = spawn(path, [], {
+      env: { ...environment },
+      stdio: ['pipe', 'pipe', 'pipe'],
+      detached: true,
+      cwd: '/',
+    });
     const output: Record<'stdout' | 'stderr', Buffer[]> = { stdout: [], stderr: [] };
     let bytes = 0;
     let verdict: PluginOutcome | null = null;

@@ -51,7 +51,8 @@ export class Ovsdb {
    */
   async transact(operations: readonly object[], signal: AbortSignal): Promise<readonly OperationResult[]> {
     const reply = await this.#call('transact', ['Open_vSwitch', ...operations], signal);
-    if (!Array.isArray(reply)) throw new VirtioUserError('OVS_UNAVAILABLE', 'transact: OVSDB answered no list of results');
+    if (!Array.isArray(reply))
+      throw new VirtioUserError('OVS_UNAVAILABLE', 'transact: OVSDB answered no list of results');
     const results: OperationResult[] = [];
     for (const entry of reply as readonly unknown[]) {
       if (isRecord(entry) && typeof entry['error'] === 'string') {
@@ -83,7 +84,12 @@ export class Ovsdb {
         finish();
         // A server that does not answer is given up, so that the next call starts on a fresh connection.
         socket.destroy();
-        reject(new VirtioUserError('OVS_UNAVAILABLE', `${method} to OVSDB at ${this.#path}: no answer within ${callTimeoutMs} ms`));
+        reject(
+          new VirtioUserError(
+            'OVS_UNAVAILABLE',
+            `${method} to OVSDB at ${this.#path}: no answer within ${callTimeoutMs} ms`,
+          ),
+        );
       }, callTimeoutMs);
       const onAbort = (): void => {
         finish();
@@ -123,10 +129,14 @@ export class Ovsdb {
         }
       });
       socket.on('error', (error) => {
-        const failure = new VirtioUserError('OVS_UNAVAILABLE', `OVSDB at ${this.#path}: ${errnoOf(error) ?? error.message}`, {
-          remedy: 'start ovsdb-server, or set --ovsdb to its socket',
-          cause: error,
-        });
+        const failure = new VirtioUserError(
+          'OVS_UNAVAILABLE',
+          `OVSDB at ${this.#path}: ${errnoOf(error) ?? error.message}`,
+          {
+            remedy: 'start ovsdb-server, or set --ovsdb to its socket',
+            cause: error,
+          },
+        );
         reject(failure);
         this.#failAll(failure);
       });

@@ -49,10 +49,14 @@ export class VhostPorts implements OvsPorts {
     );
     const names = rowsOf(bridges).map((row) => String(row['name']));
     if (!names.includes(spec.bridge)) {
-      throw new VirtioUserError('OVS_REFUSED', `OVS has no bridge ${spec.bridge}; it has ${names.sort().join(', ') || 'none'}`, {
-        details: { bridge: spec.bridge },
-        remedy: `create the bridge (datapath_type=netdev), or correct ovs.bridge`,
-      });
+      throw new VirtioUserError(
+        'OVS_REFUSED',
+        `OVS has no bridge ${spec.bridge}; it has ${names.sort().join(', ') || 'none'}`,
+        {
+          details: { bridge: spec.bridge },
+          remedy: `create the bridge (datapath_type=netdev), or correct ovs.bridge`,
+        },
+      );
     }
     if (rowsOf(ports).length > 0) await this.remove(spec.name, signal);
     const interfaceRow = {
@@ -70,7 +74,15 @@ export class VhostPorts implements OvsPorts {
     };
     await this.#database.transact(
       [
-        { op: 'wait', table: 'Bridge', where: [['name', '==', spec.bridge]], columns: ['name'], until: '==', rows: [{ name: spec.bridge }], timeout: 0 },
+        {
+          op: 'wait',
+          table: 'Bridge',
+          where: [['name', '==', spec.bridge]],
+          columns: ['name'],
+          until: '==',
+          rows: [{ name: spec.bridge }],
+          timeout: 0,
+        },
         { op: 'insert', table: 'Interface', row: interfaceRow, 'uuid-name': 'the_interface' },
         { op: 'insert', table: 'Port', row: portRow, 'uuid-name': 'the_port' },
         {

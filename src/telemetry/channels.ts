@@ -69,7 +69,10 @@ export function publish<Name extends ChannelName>(name: Name, payload: Payloads[
 }
 
 /** @returns how to stop listening */
-export function subscribe<Name extends ChannelName>(name: Name, listener: (payload: Payloads[Name]) => void): () => void {
+export function subscribe<Name extends ChannelName>(
+  name: Name,
+  listener: (payload: Payloads[Name]) => void,
+): () => void {
   const heard = (payload: unknown): void => listener(payload as Payloads[Name]);
   channels[name].subscribe(heard);
   return () => void channels[name].unsubscribe(heard);

@@ -49,7 +49,10 @@ export class ReplyDecoder {
     this.#filled += taken;
     if (!headerWasWhole && this.#filled >= headerBytes) this.#checkHeader(expected);
     if (taken < chunk.length) {
-      throw violation(`${chunk.length - taken} bytes after the reply to ${requestName(expected.request)}`, this.#header);
+      throw violation(
+        `${chunk.length - taken} bytes after the reply to ${requestName(expected.request)}`,
+        this.#header,
+      );
     }
     if (this.#filled < this.#bytes.length) return null;
     this.#expected = null;

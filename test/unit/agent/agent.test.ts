@@ -1,0 +1,273 @@
+import { beforeEach, describe, expect, it } from '@jest/globals';
+import { Agent, type AgentParts, type ReconcileReport } from '../../../src/agent/agent.ts';
+import type { NativeFd } from '../../../src/native/binding.ts';
+import { silentLogger } from '../../../src/telemetry/log.ts';
+
+/** Timers that fire when the test says so. */
+class HandClock {
+  readonly waiting: { readonly delayMs: number; readonly callback: () => void }[] = [];
+
+  after(delayMs: number, callback: () => void): () => void {
+    const timer = { delayMs, callback };
+    this.waiting.push(timer);
+    return () => {
+      const index = this.waiting.indexOf(timer);
+      if (index >= 0) this.waiting.splice(index, 1);
+    };
+  }
+
+  /** Fires the timer that is due first. */
+  fire(): number {
+    const [next] = [...this.waiting].sort((one, other) => one.delayMs - other.delayMs);
+    if (next === undefined) throw new Error('no timer waits');
+    this.waiting.splice(this.waiting.indexOf(next), 1);
+    next.callback();
+    return next.delayMs;
+  }
+}
+
+/** Lets every promise that can go on go on. */
+const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+let events: string[];
+let clock: HandClock;
+let lockHeldByWriter: number;
+let remaining: number[];
+let waitingDeletes: number;
+let reconcile: () => Promise<ReconcileReport>;
+let restored: Promise<void>;
+
+beforeEach(() => {
+  events = [];
+  clock = new HandClock();
+  lockHeldByWriter = 0;
+  remaining = [];
+  waitingDeletes = 0;
+  reconcile = async () => ({});
+  restored = Promise.resolve();
+});
+
+function lock(): NativeFd {
+  return {
+    isOpen: true,
+    close: () => void events.push('unlock'),
+    identity: () => ({ device: 0n, inode: 0n }),
+  };
+}
+
+function agentOfFakes(changes: Partial<AgentParts> = {}): Agent {
+  const note = (event: string) => (): void => void events.push(event);
+  return new Agent({
+    attachments: {
+      restore: async () => {
+        events.push('restore');
+        await restored;
+      },
+      reconcile: () => {
+        events.push('reconcile');
+        return reconcile();
+      },
+      release: async () => void events.push('release'),
+    },
+    deleteQueue: {
+      get length() {
+        return waitingDeletes;
+      },
+      tryLock: () => {
+        lockHeldByWriter -= 1;
+        if (lockHeldByWriter >= 0) return null;
+        events.push('lock');
+        return lock();
+      },
+      drain: async () => {
+        events.push('drain');
+        waitingDeletes = remaining.shift() ?? 0;
+        return waitingDeletes;
+      },
+    },
+    cni: {
+      open: note('cni open'),
+      close: async (graceMs) => void events.push(`cni close ${graceMs}`),
+    },
+    introspection: { open: async () => void events.push('introspection open'), close: note('introspection close') },
+    health: { open: async () => void events.push('health open'), close: note('health close') },
+    shutDownNative: note('native'),
+    onReconciled: (result, removed) => void events.push(`reconciled ${result} ${JSON.stringify(removed)}`),
+    clock,
+    log: silentLogger,
+    ...changes,
+  });
+}
+
+function failing(agent: Agent): string[] {
+  return Object.entries(agent.checks)
+    .filter(([, check]) => check() !== null)
+    .map(([name]) => name);
+}
+
+describe('start', () => {
+  it('restores, drains the queue under its lock, and opens the socket before it lets the lock go', async () => {
+    await agentOfFakes().start();
+    expect(events).toEqual(['health open', 'restore', 'lock', 'drain', 'introspection open', 'cni open', 'unlock']);
+  });
+
+  it('is not ready before the socket is open, and says what it waits for', async () => {
+    let open: () => void = () => undefined;
+    restored = new Promise((resolve) => (open = resolve));
+    const agent = agentOfFakes();
+    expect(failing(agent)).toEqual(['records-restored', 'delete-queue-drained', 'cni-socket-open']);
+    const started = agent.start();
+    await settle();
+    expect(agent.ready).toBe(false);
+    open();
+    await started;
+    expect(agent.ready).toBe(true);
+    expect(failing(agent)).toEqual([]);
+  });
+
+  it('waits for a writer of the queue', async () => {
+    lockHeldByWriter = 2;
+    const started = agentOfFakes().start();
+    await settle();
+    expect(events).not.toContain('cni open');
+    clock.fire();
+    await settle();
+    clock.fire();
+    await started;
+    expect(events.indexOf('drain')).toBeLessThan(events.indexOf('cni open'));
+  });
+
+  it('a queue that stays locked does not keep the node down; it is drained later', async () => {
+    lockHeldByWriter = Infinity;
+    const agent = agentOfFakes();
+    const started = agent.start();
+    for (let turns = 0; !events.includes('cni open'); turns += 1) {
+      expect(turns).toBeLessThan(1000);
+      await settle();
+      if (!events.includes('cni open') && clock.waiting.length > 0) clock.fire();
+    }
+    await started;
+    expect(agent.ready).toBe(true);
+    expect(events).not.toContain('drain');
+    lockHeldByWriter = 0;
+    while (!events.includes('drain')) {
+      clock.fire();
+      await settle();
+    }
+    expect(events.at(-1)).toBe('unlock');
+  });
+
+  it('a queue that cannot be read does not keep the node down', async () => {
+    const agent = agentOfFakes({
+      deleteQueue: {
+        length: 0,
+        tryLock: lock,
+        drain: () => Promise.reject(new Error('EIO')),
+      },
+    });
+    await agent.start();
+    expect(agent.ready).toBe(true);
+  });
+
+  it('failed entries of the queue are tried again, later each time, until none remains', async () => {
+    remaining = [2, 1, 0];
+    await agentOfFakes().start();
+    const delays: number[] = [];
+    for (let delayMs = clock.fire(); delayMs < 500_000; delayMs = clock.fire()) {
+      delays.push(delayMs);
+      await settle();
+      if (waitingDeletes === 0) break;
+    }
+    expect(delays.map((delayMs) => Math.round(delayMs / 1000))).toEqual([0, 1, 2]);
+    expect(events.filter((event) => event === 'drain')).toHaveLength(3);
+  });
+
+  it('a stop in between opens nothing any more', async () => {
+    let open: () => void = () => undefined;
+    restored = new Promise((resolve) => (open = resolve));
+    const agent = agentOfFakes();
+    const started = agent.start();
+    await settle();
+    await agent.stop();
+    open();
+    await expect(started).rejects.toMatchObject({ code: 'CANCELLED' });
+    expect(events).not.toContain('cni open');
+  });
+});
+
+describe('stop', () => {
+  it('is not ready at once, answers what is under way, lets go, and stops threads last', async () => {
+    let answered: () => void = () => undefined;
+    const agent = agentOfFakes({
+      cni: {
+        open: () => undefined,
+        close: () => new Promise((resolve) => (answered = resolve)),
+      },
+    });
+    await agent.start();
+    events.length = 0;
+    const stopped = agent.stop();
+    expect(failing(agent)).toEqual(['not-stopping']);
+    await settle();
+    expect(events).toEqual([]);
+    answered();
+    await stopped;
+    expect(events).toEqual(['introspection close', 'release', 'health close', 'native']);
+    expect(clock.waiting).toEqual([]);
+  });
+
+  it('gives calls under way the grace time', async () => {
+    const agent = agentOfFakes();
+    await agent.start();
+    await agent.stop();
+    expect(events).toContain('cni close 10000');
+  });
+
+  it('goes on when a step fails, and a second stop does nothing', async () => {
+    const agent = agentOfFakes({
+      cni: { open: () => undefined, close: () => Promise.reject(new Error('no')) },
+    });
+    await agent.start();
+    await agent.stop();
+    expect(events.at(-1)).toBe('native');
+    const before = events.length;
+    await agent.stop();
+    expect(events).toHaveLength(before);
+  });
+});
+
+describe('reconciliation', () => {
+  it('runs right after the start, then about every ten minutes', async () => {
+    await agentOfFakes().start();
+    expect(events).not.toContain('reconcile');
+    expect(clock.fire()).toBe(0);
+    await settle();
+    expect(events.filter((event) => event === 'reconcile')).toHaveLength(1);
+    const delays = clock.waiting.map(({ delayMs }) => delayMs);
+    expect(Math.max(...delays)).toBeGreaterThan(500_000);
+    expect(Math.max(...delays)).toBeLessThan(700_000);
+  });
+
+  it('on demand joins the run that is under way', async () => {
+    let finish: (report: ReconcileReport) => void = () => undefined;
+    reconcile = () => new Promise((resolve) => (finish = resolve));
+    const agent = agentOfFakes();
+    await agent.start();
+    const both = [agent.reconcile(), agent.reconcile()];
+    finish({ lease: 1 });
+    expect(await Promise.all(both)).toEqual([{ lease: 1 }, { lease: 1 }]);
+    expect(events.filter((event) => event === 'reconcile')).toHaveLength(1);
+    expect(events.at(-1)).toBe('reconciled ok {"lease":1}');
+  });
+
+  it('that fails is counted, told to who asked, and tried again at its time', async () => {
+    reconcile = () => Promise.reject(new Error('OVSDB is away'));
+    const agent = agentOfFakes();
+    await agent.start();
+    await expect(agent.reconcile()).rejects.toThrow('OVSDB is away');
+    expect(events.at(-1)).toBe('reconciled failed {}');
+    clock.fire();
+    await settle();
+    expect(clock.waiting.some(({ delayMs }) => delayMs > 500_000)).toBe(true);
+  });
+});

@@ -1,0 +1,139 @@
+import { mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { askedAtMs, DeleteQueue, type DeleteQueueParts } from '../../../src/agent/delete-queue.ts';
+import type { RemoveRequest } from '../../../src/attachment/api.ts';
+import { VirtioUserError } from '../../../src/errors.ts';
+import { silentLogger } from '../../../src/telemetry/log.ts';
+
+let directory: string;
+let removed: RemoveRequest[];
+let results: string[];
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'vu-queue-'));
+  removed = [];
+  results = [];
+});
+afterEach(() => rmSync(directory, { recursive: true }));
+
+/** Entries of these tests hold a container id instead of a frame. */
+function decode(frame: Buffer, asked: number): RemoveRequest {
+  const containerId = frame.toString();
+  if (containerId === 'garbage') throw new VirtioUserError('INPUT_FRAME', 'wrong magic');
+  const key = { networkName: 'net', containerId, ifName: 'eth0' };
+  return { key, netnsPath: '', cniArgs: '', cniPath: '', ipam: null, askedAtMs: asked };
+}
+
+function queue(changes: Partial<DeleteQueueParts> = {}): DeleteQueue {
+  return new DeleteQueue({
+    directory,
+    tryLock: () => null,
+    decode,
+    remove: async (request) => void removed.push(request),
+    onEntry: (result) => void results.push(result),
+    log: silentLogger,
+    ...changes,
+  });
+}
+
+function entry(name: string, content: string): void {
+  writeFileSync(join(directory, name), content);
+}
+
+describe('the queue of deletes', () => {
+  it('removes every entry after its work is done, and says when it was asked for', async () => {
+    entry('1700000000.250000000-17.req', 'a');
+    entry('1700000001.000000001-18.req', 'b');
+    const left: number[] = [];
+    const subject = queue({
+      remove: async (request) => {
+        removed.push(request);
+        left.push(readdirSync(directory).length);
+      },
+    });
+    expect(await subject.drain()).toBe(0);
+    expect(removed.map(({ key, askedAtMs: asked }) => [key.containerId, asked])).toEqual([
+      ['a', 1700000000250],
+      ['b', 1700000001000],
+    ]);
+    expect(left[0]).toBe(2);
+    expect(readdirSync(directory)).toEqual([]);
+    expect(results).toEqual(['done', 'done']);
+  });
+
+  it('keeps an entry whose work failed, works off the others, and succeeds next time', async () => {
+    entry('1700000000.0-1.req', 'a');
+    entry('1700000000.0-2.req', 'b');
+    let broken = true;
+    const subject = queue({
+      remove: async (request) => {
+        if (broken && request.key.containerId === 'a') throw new VirtioUserError('IPAM_FAILED', 'host-local: exit 1');
+        removed.push(request);
+      },
+    });
+    expect(await subject.drain()).toBe(1);
+    expect(subject.length).toBe(1);
+    expect(readdirSync(directory)).toEqual(['1700000000.0-1.req']);
+    broken = false;
+    expect(await subject.drain()).toBe(0);
+    expect(subject.length).toBe(0);
+    expect(readdirSync(directory)).toEqual([]);
+  });
+
+  it('repeats of one DEL are one removal, the latest', async () => {
+    for (const second of [3, 1, 2]) entry(`170000000${second}.0-1.req`, 'a');
+    await queue().drain();
+    expect(removed.map(({ askedAtMs: asked }) => asked)).toEqual([1700000003000]);
+    expect(readdirSync(directory)).toEqual([]);
+    expect(results).toEqual(['done', 'done', 'done']);
+  });
+
+  it('sets aside what cannot be decoded, once, and goes on', async () => {
+    entry('1700000000.0-1.req', 'garbage');
+    entry('nonsense.req', 'a');
+    entry('1700000000.0-2.req', 'b');
+    await queue().drain();
+    expect(readdirSync(directory).sort()).toEqual(['1700000000.0-1.req.bad', 'nonsense.req.bad']);
+    expect(removed.map(({ key }) => key.containerId)).toEqual(['b']);
+    await queue().drain();
+    expect(results.filter((result) => result === 'corrupt')).toHaveLength(2);
+  });
+
+  it('does not read an entry that is larger than any frame', async () => {
+    entry('1700000000.0-1.req', '');
+    truncateSync(join(directory, '1700000000.0-1.req'), 5 << 20);
+    await queue().drain();
+    expect(readdirSync(directory)).toEqual(['1700000000.0-1.req.bad']);
+  });
+
+  it('clears the remains of writers that died, and leaves the lock alone', async () => {
+    entry('1700000000.0-1.req.tmp', 'half');
+    entry('lock', '');
+    await queue().drain();
+    expect(readdirSync(directory)).toEqual(['lock']);
+  });
+
+  it('works off different attachments side by side, but not without bound', async () => {
+    for (let index = 0; index < 12; index += 1) entry(`1700000000.0-${index + 1}.req`, `c${index}`);
+    let running = 0;
+    let most = 0;
+    await queue({
+      remove: async () => {
+        running += 1;
+        most = Math.max(most, running);
+        await new Promise((resolve) => setImmediate(resolve));
+        running -= 1;
+      },
+    }).drain();
+    expect(most).toBeGreaterThan(1);
+    expect(most).toBeLessThanOrEqual(4);
+  });
+});
+
+describe('the name of an entry', () => {
+  it.each(['1.req', '1.2.req', '1.2-3.req.tmp', 'x.2-3.req', '1.2-3', '1.2-3.req.bad'])('%s is refused', (name) => {
+    expect(() => askedAtMs(name)).toThrow('not the name');
+  });
+});

@@ -40,7 +40,7 @@ class Port {
   Result<void> start(std::shared_ptr<Session> session, const StartOptions& options, Done done) noexcept;
   // Session and port are apart when `done` is called. Never fails; a held port is quiesced already.
   void quiesce(Done done) noexcept;
-  // held → discarding; EBUSY while running.
+  // held → discarding. Errors: EBUSY while running, ESHUTDOWN (closed).
   Result<void> discard() noexcept;
   void inject(std::vector<uint8_t> frame) noexcept;
   void close(Done done) noexcept;

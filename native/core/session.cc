@@ -10,7 +10,7 @@
 namespace vu {
 namespace {
 
-constexpr uint64_t kHugePageBytes = 2 * 1024 * 1024;
+constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;
 constexpr unsigned kMfdNoexecSeal = 0x0008U;  // Linux 6.3
 
 Result<UniqueFd> createMemfd(const char* name, unsigned flags) noexcept {

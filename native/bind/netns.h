@@ -1,0 +1,11 @@
+// Namespaces, TAPs, links and lock files as JavaScript sees them (src/native/binding.ts).
+#pragma once
+
+#include <napi.h>
+
+namespace vu::bind {
+
+// Adds openNetns, ownNetns, checkNetns, openTap, setupPodLink, inspectPodLink, deletePodLink and tryLockFile.
+void registerNetns(Napi::Env env, Napi::Object exports);
+
+}  // namespace vu::bind

@@ -1,0 +1,406 @@
+#include "rtnetlink.h"
+
+#include <arpa/inet.h>
+#include <linux/if.h>
+#include <linux/if_addr.h>
+#include <linux/if_link.h>
+#include <linux/rtnetlink.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+
+#include <cstdio>
+#include <cstring>
+
+#ifndef IFLA_GSO_IPV4_MAX_SIZE
+constexpr unsigned short kIflaGsoIpv4MaxSize = 63;  // linux/if_link.h of 6.3
+#else
+constexpr unsigned short kIflaGsoIpv4MaxSize = IFLA_GSO_IPV4_MAX_SIZE;
+#endif
+
+namespace vu {
+namespace {
+
+// No answer of the kernel's is larger than what one recv takes; a dump comes in several.
+constexpr size_t kReceiveBytes = 64 << 10;
+constexpr size_t kMessageBytes = 2048;
+constexpr time_t kTimeoutSeconds = 5;
+
+// Walks the attributes of a message; lengths are checked by RTA_OK.
+void eachAttribute(const rtattr* first, size_t length, const std::function<void(const rtattr*)>& each) {
+  int left = static_cast<int>(length);
+  for (const rtattr* attribute = first; RTA_OK(attribute, left); attribute = RTA_NEXT(attribute, left)) each(attribute);
+}
+
+uint32_t u32Of(const rtattr* attribute) noexcept {
+  uint32_t value = 0;
+  if (RTA_PAYLOAD(attribute) >= sizeof value) std::memcpy(&value, RTA_DATA(attribute), sizeof value);
+  return value;
+}
+
+std::optional<IpAddress> addressOf(int family, const rtattr* attribute) noexcept {
+  IpAddress address;
+  address.family = family;
+  if (RTA_PAYLOAD(attribute) < address.size()) return std::nullopt;
+  std::memcpy(address.bytes.data(), RTA_DATA(attribute), address.size());
+  return address;
+}
+
+template <class Header>
+const rtattr* attributesOf(const nlmsghdr* header, size_t* length) noexcept {
+  *length = header->nlmsg_len - NLMSG_SPACE(sizeof(Header));
+  return reinterpret_cast<const rtattr*>(reinterpret_cast<const char*>(header) + NLMSG_SPACE(sizeof(Header)));
+}
+
+template <class Header>
+const Header* bodyOf(const void* raw, const nlmsghdr** header) noexcept {
+  *header = static_cast<const nlmsghdr*>(raw);
+  if ((*header)->nlmsg_len < NLMSG_SPACE(sizeof(Header))) return nullptr;
+  return static_cast<const Header*>(NLMSG_DATA(*header));
+}
+
+}  // namespace
+
+std::optional<IpAddress> IpAddress::parse(const std::string& text) noexcept {
+  IpAddress address;
+  for (const int family : {AF_INET, AF_INET6}) {
+    if (::inet_pton(family, text.c_str(), address.bytes.data()) == 1) {
+      address.family = family;
+      return address;
+    }
+  }
+  return std::nullopt;
+}
+
+std::string IpAddress::text() const {
+  char buffer[INET6_ADDRSTRLEN] = "";
+  ::inet_ntop(family, bytes.data(), buffer, sizeof buffer);
+  return buffer;
+}
+
+std::optional<MacAddress> parseMac(const std::string& text) noexcept {
+  MacAddress mac{};
+  int end = 0;
+  if (std::sscanf(text.c_str(), "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx%n", &mac[0], &mac[1], &mac[2], &mac[3], &mac[4], &mac[5],
+                  &end) != 6 ||
+      text.size() != 17 || end != 17) {
+    return std::nullopt;
+  }
+  return mac;
+}
+
+// A request under construction, in a buffer of its own.
+class Rtnetlink::Message {
+ public:
+  template <class Body>
+  Message(uint16_t type, uint16_t flags, const Body& body) noexcept {
+    header()->nlmsg_type = type;
+    header()->nlmsg_flags = static_cast<uint16_t>(NLM_F_REQUEST | flags);
+    header()->nlmsg_len = NLMSG_SPACE(sizeof body);
+    std::memcpy(NLMSG_DATA(header()), &body, sizeof body);
+  }
+
+  nlmsghdr* header() noexcept { return reinterpret_cast<nlmsghdr*>(buffer_.data()); }
+
+  void attribute(unsigned short type, const void* data, size_t length) noexcept {
+    rtattr* made = append(type, length);
+    if (made != nullptr && length > 0) std::memcpy(RTA_DATA(made), data, length);
+  }
+  void attribute(unsigned short type, uint32_t value) noexcept { attribute(type, &value, sizeof value); }
+
+  // Attributes added by `fill` go inside.
+  void nested(unsigned short type, const std::function<void()>& fill) noexcept {
+    rtattr* outer = append(type, 0);
+    if (outer == nullptr) return;
+    const size_t begin = static_cast<size_t>(reinterpret_cast<char*>(outer) - buffer_.data());
+    fill();
+    outer->rta_len = static_cast<unsigned short>(header()->nlmsg_len - begin);
+  }
+
+  bool fits() const noexcept { return fits_; }
+
+ private:
+  rtattr* append(unsigned short type, size_t length) noexcept {
+    const size_t at = NLMSG_ALIGN(header()->nlmsg_len);
+    if (at + RTA_SPACE(length) > buffer_.size()) {
+      fits_ = false;
+      return nullptr;
+    }
+    auto* made = reinterpret_cast<rtattr*>(buffer_.data() + at);
+    made->rta_type = type;
+    made->rta_len = static_cast<unsigned short>(RTA_LENGTH(length));
+    header()->nlmsg_len = static_cast<uint32_t>(at + RTA_SPACE(length));
+    return made;
+  }
+
+  alignas(nlmsghdr) std::array<char, kMessageBytes> buffer_{};
+  bool fits_ = true;
+};
+
+Result<Rtnetlink> Rtnetlink::open() noexcept {
+  UniqueFd fd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
+  if (!fd) return lastFault("socket NETLINK_ROUTE");
+  const timeval timeout{kTimeoutSeconds, 0};
+  if (::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout) != 0) return lastFault("setsockopt");
+  sockaddr_nl address{};
+  address.nl_family = AF_NETLINK;
+  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) return lastFault("bind");
+  return Rtnetlink(std::move(fd));
+}
+
+Result<void> Rtnetlink::query(Message& message, const char* operation,
+                              const std::function<void(const void*)>& each) noexcept {
+  if (!message.fits()) return Fault{EMSGSIZE, operation};
+  message.header()->nlmsg_seq = sequence_++;
+  if (::send(fd_.get(), message.header(), message.header()->nlmsg_len, 0) < 0) return lastFault(operation);
+  alignas(nlmsghdr) static thread_local std::array<char, kReceiveBytes> buffer;
+  for (;;) {
+    const ssize_t received = ::recv(fd_.get(), buffer.data(), buffer.size(), 0);
+    if (received < 0) {
+      if (errno == EINTR) continue;
+      return lastFault(operation);
+    }
+    auto left = static_cast<unsigned>(received);
+    for (auto* header = reinterpret_cast<nlmsghdr*>(buffer.data()); NLMSG_OK(header, left); header = NLMSG_NEXT(header, left)) {
+      if (header->nlmsg_seq != message.header()->nlmsg_seq) continue;
+      if (header->nlmsg_type == NLMSG_DONE) return {};
+      if (header->nlmsg_type == NLMSG_ERROR) {
+        if (header->nlmsg_len < NLMSG_LENGTH(sizeof(nlmsgerr))) return Fault{EBADMSG, operation};
+        const int error = static_cast<const nlmsgerr*>(NLMSG_DATA(header))->error;
+        if (error == 0) return {};
+        return Fault{-error, operation};
+      }
+      each(header);
+      if ((header->nlmsg_flags & NLM_F_MULTI) == 0 && (message.header()->nlmsg_flags & NLM_F_ACK) == 0) return {};
+    }
+  }
+}
+
+Result<void> Rtnetlink::execute(Message& message, const char* operation) noexcept {
+  message.header()->nlmsg_flags |= NLM_F_ACK;
+  return query(message, operation, [](const void*) {});
+}
+
+Result<std::optional<LinkInfo>> Rtnetlink::link(const std::string& name) noexcept {
+  const ifinfomsg body{};
+  Message message(RTM_GETLINK, 0, body);
+  message.attribute(IFLA_IFNAME, name.c_str(), name.size() + 1);
+  return askLink(message);
+}
+
+Result<std::optional<LinkInfo>> Rtnetlink::link(uint32_t ifindex) noexcept {
+  ifinfomsg body{};
+  body.ifi_index = static_cast<int>(ifindex);
+  Message message(RTM_GETLINK, 0, body);
+  return askLink(message);
+}
+
+Result<std::optional<LinkInfo>> Rtnetlink::askLink(Message& message) noexcept {
+  std::optional<LinkInfo> found;
+  const Result<void> asked = query(message, "RTM_GETLINK", [&found](const void* raw) {
+    const nlmsghdr* header = nullptr;
+    const auto* info = bodyOf<ifinfomsg>(raw, &header);
+    if (info == nullptr) return;
+    LinkInfo link;
+    link.ifindex = static_cast<uint32_t>(info->ifi_index);
+    link.up = (info->ifi_flags & IFF_UP) != 0;
+    size_t length = 0;
+    const rtattr* first = attributesOf<ifinfomsg>(header, &length);
+    eachAttribute(first, length, [&link](const rtattr* attribute) {
+      switch (attribute->rta_type & NLA_TYPE_MASK) {
+        case IFLA_ADDRESS:
+          if (RTA_PAYLOAD(attribute) == link.mac.size()) std::memcpy(link.mac.data(), RTA_DATA(attribute), link.mac.size());
+          break;
+        case IFLA_MTU:
+          link.mtu = u32Of(attribute);
+          break;
+        case IFLA_CARRIER:
+          link.carrier = RTA_PAYLOAD(attribute) >= 1 && *static_cast<const uint8_t*>(RTA_DATA(attribute)) != 0;
+          break;
+        case IFLA_LINKINFO:
+          eachAttribute(static_cast<const rtattr*>(RTA_DATA(attribute)), RTA_PAYLOAD(attribute), [&link](const rtattr* inner) {
+            if ((inner->rta_type & NLA_TYPE_MASK) != IFLA_INFO_KIND) return;
+            const auto* text = static_cast<const char*>(RTA_DATA(inner));
+            link.kind.assign(text, ::strnlen(text, RTA_PAYLOAD(inner)));
+          });
+          break;
+        default:
+          break;
+      }
+    });
+    found = std::move(link);
+  });
+  if (!asked && asked.fault().errnum != ENODEV) return asked.fault();
+  return found;
+}
+
+Result<void> Rtnetlink::setAttributes(uint32_t ifindex, const LinkAttributes& attributes) noexcept {
+  ifinfomsg body{};
+  body.ifi_index = static_cast<int>(ifindex);
+  Message message(RTM_NEWLINK, 0, body);
+  message.attribute(IFLA_ADDRESS, attributes.mac.data(), attributes.mac.size());
+  message.attribute(IFLA_MTU, attributes.mtu);
+  message.attribute(IFLA_TXQLEN, attributes.txQueueLength);
+  message.attribute(IFLA_GSO_MAX_SIZE, attributes.gsoMaxBytes);
+  message.attribute(kIflaGsoIpv4MaxSize, attributes.gsoMaxBytes);
+  return execute(message, "RTM_NEWLINK address, mtu, txqueuelen, gso_max_size");
+}
+
+Result<void> Rtnetlink::disableAddressGeneration(uint32_t ifindex) noexcept {
+  ifinfomsg body{};
+  body.ifi_index = static_cast<int>(ifindex);
+  Message message(RTM_NEWLINK, 0, body);
+  message.nested(IFLA_AF_SPEC | NLA_F_NESTED, [&message] {
+    message.nested(AF_INET6 | NLA_F_NESTED, [&message] {
+      const uint8_t none = IN6_ADDR_GEN_MODE_NONE;
+      message.attribute(IFLA_INET6_ADDR_GEN_MODE, &none, sizeof none);
+    });
+  });
+  return execute(message, "RTM_NEWLINK addr_gen_mode");
+}
+
+Result<void> Rtnetlink::setUp(uint32_t ifindex) noexcept {
+  ifinfomsg body{};
+  body.ifi_index = static_cast<int>(ifindex);
+  body.ifi_flags = IFF_UP;
+  body.ifi_change = IFF_UP;
+  Message message(RTM_NEWLINK, 0, body);
+  return execute(message, "RTM_NEWLINK up");
+}
+
+Result<void> Rtnetlink::addAddress(uint32_t ifindex, const LinkAddress& address) noexcept {
+  ifaddrmsg body{};
+  body.ifa_family = static_cast<uint8_t>(address.address.family);
+  body.ifa_prefixlen = address.prefixLength;
+  body.ifa_index = ifindex;
+  const bool linkLocal =
+      address.address.family == AF_INET6 && address.address.bytes[0] == 0xfe && (address.address.bytes[1] & 0xc0) == 0x80;
+  body.ifa_scope = linkLocal ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE;
+  Message message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body);
+  const size_t size = address.address.size();
+  message.attribute(IFA_LOCAL, address.address.bytes.data(), size);
+  message.attribute(IFA_ADDRESS, address.address.bytes.data(), size);
+  if (address.address.family == AF_INET6) {
+    message.attribute(IFA_FLAGS, uint32_t{IFA_F_NODAD});
+  } else if (address.prefixLength < 31) {
+    uint32_t broadcast = 0;
+    std::memcpy(&broadcast, address.address.bytes.data(), sizeof broadcast);
+    broadcast |= htonl(address.prefixLength == 0 ? 0xffffffffU : (1U << (32 - address.prefixLength)) - 1);
+    message.attribute(IFA_BROADCAST, broadcast);
+  }
+  const Result<void> done = execute(message, "RTM_NEWADDR");
+  if (!done && done.fault().errnum == EEXIST) return {};
+  return done;
+}
+
+Result<void> Rtnetlink::addRouteOnce(uint32_t ifindex, const LinkRoute& route, bool onLink) noexcept {
+  rtmsg body{};
+  const bool v4 = route.destination.family == AF_INET;
+  body.rtm_family = static_cast<uint8_t>(route.destination.family);
+  body.rtm_dst_len = route.prefixLength;
+  body.rtm_table = RT_TABLE_MAIN;
+  body.rtm_protocol = RTPROT_BOOT;
+  body.rtm_type = RTN_UNICAST;
+  body.rtm_scope = static_cast<uint8_t>(route.scope.value_or(v4 && !route.gateway ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE));
+  if (onLink) body.rtm_flags |= RTNH_F_ONLINK;
+  Message message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body);
+  const size_t size = route.destination.size();
+  if (route.prefixLength > 0) message.attribute(RTA_DST, route.destination.bytes.data(), size);
+  if (route.gateway) message.attribute(RTA_GATEWAY, route.gateway->bytes.data(), size);
+  message.attribute(RTA_OIF, ifindex);
+  if (route.table) message.attribute(RTA_TABLE, *route.table);
+  if (route.priority) message.attribute(RTA_PRIORITY, *route.priority);
+  if (route.mtu || route.advmss) {
+    message.nested(RTA_METRICS, [&] {
+      if (route.mtu) message.attribute(RTAX_MTU, *route.mtu);
+      if (route.advmss) message.attribute(RTAX_ADVMSS, *route.advmss);
+    });
+  }
+  return execute(message, "RTM_NEWROUTE");
+}
+
+Result<void> Rtnetlink::addRoute(uint32_t ifindex, const LinkRoute& route) noexcept {
+  Result<void> done = addRouteOnce(ifindex, route, false);
+  if (!done && route.gateway && (done.fault().errnum == ENETUNREACH || done.fault().errnum == EHOSTUNREACH || done.fault().errnum == EINVAL)) {
+    done = addRouteOnce(ifindex, route, true);
+  }
+  if (!done && done.fault().errnum == EEXIST) return {};
+  return done;
+}
+
+Result<void> Rtnetlink::deleteLink(uint32_t ifindex) noexcept {
+  ifinfomsg body{};
+  body.ifi_index = static_cast<int>(ifindex);
+  Message message(RTM_DELLINK, 0, body);
+  return execute(message, "RTM_DELLINK");
+}
+
+Result<std::vector<LinkAddress>> Rtnetlink::addresses(uint32_t ifindex) noexcept {
+  ifaddrmsg body{};
+  Message message(RTM_GETADDR, NLM_F_DUMP, body);
+  std::vector<LinkAddress> found;
+  const Result<void> asked = query(message, "RTM_GETADDR", [&](const void* raw) {
+    const nlmsghdr* header = nullptr;
+    const auto* info = bodyOf<ifaddrmsg>(raw, &header);
+    if (info == nullptr || info->ifa_index != ifindex) return;
+    if (info->ifa_family != AF_INET && info->ifa_family != AF_INET6) return;
+    std::optional<IpAddress> local, peer;
+    size_t length = 0;
+    const rtattr* first = attributesOf<ifaddrmsg>(header, &length);
+    eachAttribute(first, length, [&](const rtattr* attribute) {
+      if (attribute->rta_type == IFA_LOCAL) local = addressOf(info->ifa_family, attribute);
+      if (attribute->rta_type == IFA_ADDRESS) peer = addressOf(info->ifa_family, attribute);
+    });
+    const std::optional<IpAddress>& address = local ? local : peer;
+    if (address) found.push_back(LinkAddress{*address, info->ifa_prefixlen});
+  });
+  if (!asked) return asked.fault();
+  return found;
+}
+
+Result<std::vector<LinkRoute>> Rtnetlink::routes(uint32_t ifindex) noexcept {
+  std::vector<LinkRoute> found;
+  for (const int family : {AF_INET, AF_INET6}) {
+    rtmsg body{};
+    body.rtm_family = static_cast<uint8_t>(family);
+    Message message(RTM_GETROUTE, NLM_F_DUMP, body);
+    const Result<void> asked = query(message, "RTM_GETROUTE", [&](const void* raw) {
+      const nlmsghdr* header = nullptr;
+      const auto* info = bodyOf<rtmsg>(raw, &header);
+      if (info == nullptr || info->rtm_family != family || info->rtm_type != RTN_UNICAST) return;
+      LinkRoute route;
+      route.destination.family = family;
+      route.prefixLength = info->rtm_dst_len;
+      route.table = info->rtm_table;
+      route.scope = info->rtm_scope;
+      uint32_t interface = 0;
+      size_t length = 0;
+      const rtattr* first = attributesOf<rtmsg>(header, &length);
+      eachAttribute(first, length, [&](const rtattr* attribute) {
+        switch (attribute->rta_type) {
+          case RTA_DST:
+            if (const auto address = addressOf(family, attribute)) route.destination = *address;
+            break;
+          case RTA_GATEWAY:
+            route.gateway = addressOf(family, attribute);
+            break;
+          case RTA_OIF:
+            interface = u32Of(attribute);
+            break;
+          case RTA_PRIORITY:
+            route.priority = u32Of(attribute);
+            break;
+          case RTA_TABLE:
+            route.table = u32Of(attribute);
+            break;
+          default:
+            break;
+        }
+      });
+      if (interface == ifindex) found.push_back(route);
+    });
+    if (!asked && asked.fault().errnum != EAFNOSUPPORT && asked.fault().errnum != EOPNOTSUPP) return asked.fault();
+  }
+  return found;
+}
+
+}  // namespace vu

@@ -22,7 +22,7 @@ install_file build/native/virtio_user.node dist/native/virtio_user.node
 
 make -s -C cni
 
-stamp=$( (find src -name '*.ts' -print0 | sort -z | xargs -0 cat; cat package-lock.json scripts/build.sh scripts/bundle.js) | sha256sum)
+stamp=$( (find src -name '*.ts' -print0 | sort -z | xargs -0 cat; cat package-lock.json scripts/build.sh scripts/bundle*.js) | sha256sum)
 if [ "$(cat dist/.stamp 2>/dev/null)" != "$stamp" ]; then
   rm -f dist/.stamp
   node scripts/bundle.js

@@ -1,54 +1,39 @@
-// Bundles src/ into dist/: main.js is the entry that any Node.js ≥ 18 can parse, cli.js and chunks/ are for the pinned one.
-import { chmodSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+// Bundles src/ into dist/: main.js is the entry that any Node.js ≥ 18 can parse; cli.js and chunks/ are for the pinned one.
+import { mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { build } from 'esbuild';
+import { buildEntry } from './bundle-entry.js';
 
 // CommonJS dependencies call require() and look for __dirname, which an ES module lacks.
 const banner = `import { createRequire as __createRequire } from 'node:module';
 const require = __createRequire(import.meta.url);
 const __filename = import.meta.filename, __dirname = import.meta.dirname;`;
 
-const common = {
-  bundle: true,
-  format: 'esm',
-  platform: 'node',
-  legalComments: 'none',
-  write: false,
-  logLevel: 'warning',
-};
-
-const entry = await build({
-  ...common,
-  entryPoints: { main: 'src/main.ts' },
-  outdir: 'dist',
-  target: 'node18',
-  plugins: [
-    {
-      name: 'program-stays-apart',
-      setup: (bundle) => bundle.onResolve({ filter: /\/cli\/run\.ts$/ }, () => ({ path: './cli.js', external: true })),
-    },
-  ],
-});
 const program = await build({
-  ...common,
   entryPoints: { cli: 'src/cli/run.ts' },
   outdir: 'dist',
   chunkNames: 'chunks/[name]-[hash]',
   splitting: true,
+  bundle: true,
+  format: 'esm',
+  platform: 'node',
   target: 'node24',
   external: ['*.node'],
   banner: { js: banner },
+  legalComments: 'none',
+  write: false,
+  logLevel: 'warning',
 });
 
 const written = new Set();
 mkdirSync('dist/chunks', { recursive: true });
-for (const file of [...program.outputFiles, ...entry.outputFiles]) {
+for (const file of program.outputFiles) {
   mkdirSync(dirname(file.path), { recursive: true });
   writeFileSync(`${file.path}.new`, file.contents);
   renameSync(`${file.path}.new`, file.path);
   written.add(basename(file.path));
 }
-chmodSync('dist/main.js', 0o755);
+await buildEntry('src/main.ts', 'dist/main.js');
 for (const name of readdirSync('dist/chunks')) {
   if (!written.has(name)) rmSync(join('dist/chunks', name));
 }

@@ -22,7 +22,7 @@ else await runPinned();
 
 async function runHere(): Promise<void> {
   if (process.env[marker] !== undefined) {
-    delete process.env[marker];
+    Reflect.deleteProperty(process.env, marker);
     // The first process is gone without a signal (SIGKILL): do not outlive it. The channel alone keeps nothing alive.
     process.once('disconnect', () => process.kill(process.pid, 'SIGTERM'));
     process.channel?.unref();
@@ -41,7 +41,7 @@ async function runPinned(): Promise<void> {
     process.exitCode = exitFailure;
     return;
   }
-  const child = spawn(pinned, [...process.execArgv, fileURLToPath(import.meta.url), ...process.argv.slice(2)], {
+  const child = spawn(pinned, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], {
     stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
     env: { ...process.env, [marker]: pinned },
   });

@@ -6,6 +6,8 @@
  * Stop: not ready → no new ADD → calls under way finish → everything is let go and nothing is deleted: TAPs, sockets'
  * state, OVS ports, records and leases are for the next process.
  */
+import type { RestoreReport } from '../attachment/manager.ts';
+import type { ReconcileReport } from '../attachment/reconcile.ts';
 import { VirtioUserError } from '../errors.ts';
 import type { NativeFd } from '../native/binding.ts';
 import type { Logger } from '../telemetry/log.ts';
@@ -15,10 +17,10 @@ import { type Clock, jittered } from './schedule.ts';
 export interface AgentParts {
   readonly attachments: {
     /** Records → namespaces → TAPs → backends. One bad record never rejects. */
-    restore(): Promise<void>;
+    restore(): Promise<RestoreReport>;
     reconcile(): Promise<ReconcileReport>;
     /** Lets devices, TAPs and sockets go. Nothing is deleted. */
-    release(): Promise<void>;
+    close(): Promise<void>;
   };
   readonly deleteQueue: {
     readonly length: number;
@@ -37,13 +39,10 @@ export interface AgentParts {
   readonly health: { open(): Promise<void>; close(): void };
   /** Stops threads, closes what is left; last. */
   readonly shutDownNative: () => void;
-  readonly onReconciled: (result: 'ok' | 'failed', removed: ReconcileReport) => void;
+  readonly onReconciled: (result: 'ok' | 'incomplete' | 'failed') => void;
   readonly clock: Clock;
   readonly log: Logger;
 }
-
-/** Kind of orphan → how many were removed. */
-export type ReconcileReport = Readonly<Record<string, number>>;
 
 export interface AgentTimes {
   readonly reconcileEveryMs: number;
@@ -96,7 +95,8 @@ export class Agent {
     const startedMs = performance.now();
     await health.open();
     this.#advance('restoring');
-    await attachments.restore();
+    const restored = await attachments.restore();
+    log.info({ ...restored, durationMs: Math.round(performance.now() - startedMs) }, 'records restored');
     this.#advance('draining');
     const lock = await this.#lockQueue();
     try {
@@ -130,7 +130,7 @@ export class Agent {
     };
     await attempt('answering the calls under way', () => cni.close(this.#times.graceMs));
     await attempt('introspection', () => introspection.close());
-    await attempt('letting attachments go', () => attachments.release());
+    await attempt('letting attachments go', () => attachments.close());
     this.#phase = 'stopped';
     await attempt('health', () => health.close());
     await attempt('native threads', shutDownNative);
@@ -156,12 +156,11 @@ export class Agent {
   async #reconcileOnce(): Promise<ReconcileReport> {
     const { attachments, onReconciled, log } = this.#parts;
     try {
-      const removed = await attachments.reconcile();
-      onReconciled('ok', removed);
-      if (Object.values(removed).some((count) => count > 0)) log.info({ removed }, 'orphans removed');
-      return removed;
+      const report = await attachments.reconcile();
+      onReconciled(report.unknown.length + report.unfinished.length === 0 ? 'ok' : 'incomplete');
+      return report;
     } catch (error) {
-      onReconciled('failed', {});
+      onReconciled('failed');
       log.warn({ error }, 'reconciliation failed; nothing was deleted on missing information');
       throw error;
     }

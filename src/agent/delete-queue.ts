@@ -9,7 +9,8 @@ import { open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { attachmentId } from '../attachment/key.ts';
 import type { RemoveRequest } from '../attachment/api.ts';
-import { errnoOf, VirtioUserError } from '../errors.ts';
+import type { QueuedDelete } from '../cni/queued-delete.ts';
+import { errnoOf, messageOf } from '../errors.ts';
 import type { NativeFd } from '../native/binding.ts';
 import type { Logger } from '../telemetry/log.ts';
 
@@ -23,8 +24,7 @@ export interface DeleteQueueParts {
   readonly directory: string;
   /** Takes the lock file exclusively, or null when a writer holds it. */
   readonly tryLock: (path: string) => NativeFd | null;
-  /** @throws VirtioUserError INPUT_… for what is not a queued DEL */
-  readonly decode: (frame: Buffer, askedAtMs: number) => RemoveRequest;
+  readonly decode: (name: string, content: Buffer) => QueuedDelete;
   readonly remove: (request: RemoveRequest) => Promise<void>;
   readonly onEntry: (result: 'done' | 'failed' | 'corrupt') => void;
   readonly log: Logger;
@@ -108,31 +108,28 @@ export class DeleteQueue {
   }
 
   async #read(name: string): Promise<RemoveRequest | null> {
-    const { directory, decode, onEntry, log } = this.#parts;
+    const { directory, decode } = this.#parts;
     const path = join(directory, name);
     try {
       const { size } = await stat(path);
-      if (size > maximumEntryBytes) throw new VirtioUserError('INPUT_FRAME', `${name}: ${size} bytes`);
-      return decode(await readFile(path), askedAtMs(name));
+      const decoded: QueuedDelete =
+        size > maximumEntryBytes
+          ? { kind: 'corrupt', reason: `${size} bytes are more than any request has` }
+          : decode(name, await readFile(path));
+      if (decoded.kind === 'delete') return decoded.request;
+      return await this.#setAside(path, decoded.reason);
     } catch (error) {
-      if (errnoOf(error) === 'ENOENT') return null;
-      await rename(path, `${path}.bad`).catch((failure: unknown) =>
-        log.error({ error: failure, name }, 'cannot set aside'),
-      );
-      onEntry('corrupt');
-      log.error({ error, name }, 'queued delete cannot be read; set aside as .bad');
-      return null;
+      return errnoOf(error) === 'ENOENT' ? null : this.#setAside(path, messageOf(error));
     }
   }
-}
 
-/** Milliseconds since the epoch, from the name of an entry. */
-export function askedAtMs(name: string): number {
-  const [, seconds, nanoseconds] = /^(\d{1,12})\.(\d{1,9})-\d{1,10}\.req$/.exec(name) ?? [];
-  if (seconds === undefined || nanoseconds === undefined) {
-    throw new VirtioUserError('INPUT_FRAME', `${name}: is not the name of a queued delete`);
+  async #setAside(path: string, reason: string): Promise<null> {
+    const { onEntry, log } = this.#parts;
+    await rename(path, `${path}.bad`).catch((error: unknown) => log.error({ error, path }, 'cannot set aside'));
+    onEntry('corrupt');
+    log.error({ path: `${path}.bad`, reason }, 'a queued delete cannot be read and was set aside');
+    return null;
   }
-  return Number(seconds) * 1000 + Math.floor(Number(nanoseconds) / 1e6);
 }
 
 async function syncDirectory(path: string): Promise<void> {

@@ -13,7 +13,7 @@ import { join } from 'node:path';
 import type { AttachmentView, Attachments } from '../attachment/api.ts';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import { describeError, type Logger } from '../telemetry/log.ts';
-import { introspectionSocketName } from './unix-http.ts';
+import { introspectionSocketName } from './http-client.ts';
 
 /** A view as JSON: bigints as text, features by name. */
 export type AttachmentReport = Omit<AttachmentView, 'offeredFeatures' | 'ackedFeatures' | 'counters'> & {

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import type { AttachmentReport } from '../agent/introspect.ts';
 import { defaultRunDir } from '../agent/options.ts';
-import { introspectionSocketName, requestOverSocket } from '../agent/unix-http.ts';
+import { introspectionSocketName, requestOverSocket } from '../agent/http-client.ts';
 import { messageOf, VirtioUserError } from '../errors.ts';
 import { type Arguments, optionalText } from './command.ts';
 

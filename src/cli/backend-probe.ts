@@ -1,7 +1,6 @@
 /** `backend probe`: connects to a vhost-user backend, as the agent would, and tells what it offers. */
 import { resolve } from 'node:path';
 import { probeBackend, type ProbeReport } from '../frontends/probe.ts';
-import { loadBinding } from '../native/load.ts';
 import { formatMask } from '../virtio/feature.ts';
 import { type Command, formatArgument, textArgument } from './command.ts';
 import { exitCode } from './exit-code.ts';
@@ -12,6 +11,8 @@ export const probeCommand: Command = {
   describe: 'connect to a vhost-user backend and print its features; nothing is set up',
   positionals: { path: { type: 'string', describe: 'socket on which the backend listens' } },
   run: async (args, terminal) => {
+    // Loaded here: no other command should fail where the addon cannot be loaded.
+    const { loadBinding } = await import('../native/load.ts');
     const binding = loadBinding();
     try {
       const report = await probeBackend(resolve(textArgument(args, 'path')), binding);

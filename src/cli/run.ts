@@ -6,7 +6,7 @@ import { type ErrorCode, messageOf, VirtioUserError } from '../errors.ts';
 import { agentCommand } from './agent.ts';
 import { listCommand, reconnectCommand, showCommand } from './attachments.ts';
 import { probeCommand } from './backend-probe.ts';
-import type { Command, Terminal } from './command.ts';
+import type { Arguments, Command, Terminal } from './command.ts';
 import { doctorCommand } from './doctor.ts';
 import { type ExitCode, exitCode } from './exit-code.ts';
 import { featuresCommand } from './features.ts';
@@ -42,7 +42,6 @@ export async function runProcess(argv: readonly string[]): Promise<void> {
 
 export async function runCommandLine(argv: readonly string[], terminal: Terminal): Promise<ExitCode> {
   let result: ExitCode = exitCode.ok;
-  let usageProblem: string | null = null;
   const register = (parser: Argv, command: Command): Argv =>
     parser.command(
       command.usage,
@@ -52,7 +51,7 @@ export async function runCommandLine(argv: readonly string[], terminal: Terminal
         return inner.options(command.options ?? {});
       },
       async (args) => {
-        result = await command.run(args, terminal);
+        result = await command.run(lastOfRepeated(args, command), terminal);
       },
     );
 
@@ -69,11 +68,7 @@ export async function runCommandLine(argv: readonly string[], terminal: Terminal
       },
       'run-dir': { type: 'string', describe: `run directory of the agent (${defaultRunDir})`, global: true },
     })
-    .parserConfiguration({
-      'duplicate-arguments-array': false,
-      'parse-positional-numbers': false,
-      'parse-numbers': false,
-    })
+    .parserConfiguration({ 'parse-positional-numbers': false, 'parse-numbers': false })
     .version(version)
     .help()
     .alias('help', 'h')
@@ -83,8 +78,9 @@ export async function runCommandLine(argv: readonly string[], terminal: Terminal
     .exitProcess(false)
     .wrap(100)
     .fail((message, error: unknown) => {
-      if (error !== undefined && error !== null) throw error;
-      usageProblem = message;
+      // Whatever is thrown here ends parsing before a command runs.
+      if (error instanceof Error) throw error;
+      throw new VirtioUserError('CONFIG_INVALID', message, { remedy: 'virtio-user-cni --help' });
     });
   for (const command of topLevel) parser = register(parser, command);
   for (const { name, describe, commands } of groups) {
@@ -95,16 +91,22 @@ export async function runCommandLine(argv: readonly string[], terminal: Terminal
 
   try {
     await parser.parseAsync([...argv], {}, (_error: unknown, _args: unknown, output: string) => {
-      if (output !== '' && usageProblem === null) terminal.out(`${output}\n`);
+      if (output !== '') terminal.out(`${output}\n`);
     });
   } catch (error) {
     return report(error, terminal);
   }
-  if (usageProblem !== null) {
-    terminal.err(`error: ${String(usageProblem)}\nhelp: virtio-user-cni --help\n`);
-    return exitCode.usage;
-  }
   return result;
+}
+
+/** An option given twice counts as given last, as in most tools. Lists are positionals. */
+function lastOfRepeated(args: Arguments, command: Command): Arguments {
+  return Object.fromEntries(
+    Object.entries(args).map(([name, value]) => {
+      const isList = name === '_' || command.positionals?.[name] !== undefined;
+      return [name, Array.isArray(value) && !isList ? (value as readonly unknown[]).at(-1) : value];
+    }),
+  );
 }
 
 const codeFor: Partial<Record<ErrorCode, ExitCode>> = {

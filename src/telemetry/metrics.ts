@@ -32,12 +32,14 @@ export interface MetricSources {
   readonly version: string;
   readonly attachments: () => readonly AttachmentSample[];
   readonly deleteQueueLength: () => number;
+  /** CNI calls under way. */
+  readonly cniInFlight: () => number;
 }
 
 const attachmentLabels = ['id', 'namespace', 'pod', 'network'] as const;
 
 /** States that are always reported, so that "none" is 0 and not a missing series. */
-const knownStates = ['waiting', 'negotiating', 'running', 'held', 'parked', 'closing'] as const;
+const knownStates = ['waiting', 'negotiating', 'running', 'held', 'parked', 'tap-gone', 'absent'] as const;
 
 const prefix = 'virtio_user_';
 
@@ -47,7 +49,7 @@ export class Metrics {
   /** One look at the attachments per scrape. */
   #samples: readonly AttachmentSample[] = [];
 
-  readonly #cniRequests = this.#counter('cni_requests_total', 'CNI calls by verb and CNI error code (0: success)', [
+  readonly #cniRequests = this.#counter('cni_requests_total', 'CNI calls by verb and code of the failure (OK: none)', [
     'verb',
     'code',
   ]);
@@ -57,7 +59,6 @@ export class Metrics {
     ['verb'],
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
   );
-  readonly #cniInFlight = this.#gauge('cni_inflight', 'CNI calls under way', ['verb']);
   readonly #outages = this.#histogram(
     'backend_outage_seconds',
     'Time without a backend, from its disconnect until frames moved again',
@@ -66,7 +67,8 @@ export class Metrics {
   );
   readonly #queueProcessed = this.#counter('delete_queue_processed_total', 'Queued DELs worked off', ['result']);
   readonly #reconcileRuns = this.#counter('reconcile_runs_total', 'Comparisons of records with reality', ['result']);
-  readonly #reconcileRemoved = this.#counter('reconcile_removed_total', 'Orphans removed by reconciliation', ['kind']);
+  readonly #orphans = this.#counter('orphans_removed_total', 'What nobody used any more and was removed', ['kind']);
+  readonly #corruptRecords = this.#counter('corrupt_records_total', 'Records set aside since the start', []);
 
   constructor(sources: MetricSources) {
     this.#sources = sources;
@@ -79,8 +81,9 @@ export class Metrics {
     this.#fromSamples('delete_queue_entries', 'DELs that wait on disk', [], (set) =>
       set({}, sources.deleteQueueLength()),
     );
+    this.#fromSamples('cni_inflight', 'CNI calls under way', [], (set) => set({}, sources.cniInFlight()));
     for (const result of ['done', 'failed', 'corrupt']) this.#queueProcessed.inc({ result }, 0);
-    for (const result of ['ok', 'failed']) this.#reconcileRuns.inc({ result }, 0);
+    for (const result of ['ok', 'incomplete', 'failed']) this.#reconcileRuns.inc({ result }, 0);
   }
 
   /** Prometheus text format. */
@@ -89,14 +92,9 @@ export class Metrics {
     return { contentType: this.#registry.contentType, body: await this.#registry.metrics() };
   }
 
-  cniStarted(verb: string): void {
-    this.#cniInFlight.inc({ verb });
-  }
-
-  /** `code` is the CNI error code, 0 for success. */
-  cniFinished(verb: string, code: number, durationMs: number): void {
-    this.#cniInFlight.dec({ verb });
-    this.#cniRequests.inc({ verb, code: String(code) });
+  /** `code`: a code of `errors.ts`, or null for success. */
+  cniServed(verb: string, code: string | null, durationMs: number): void {
+    this.#cniRequests.inc({ verb, code: code ?? 'OK' });
     this.#cniDuration.observe({ verb }, durationMs / 1000);
   }
 
@@ -108,9 +106,17 @@ export class Metrics {
     this.#queueProcessed.inc({ result });
   }
 
-  reconciled(result: 'ok' | 'failed', removed: Readonly<Record<string, number>>): void {
+  /** `incomplete`: something could not be asked or undone, and was left alone. */
+  reconciled(result: 'ok' | 'incomplete' | 'failed'): void {
     this.#reconcileRuns.inc({ result });
-    for (const [kind, count] of Object.entries(removed)) this.#reconcileRemoved.inc({ kind }, count);
+  }
+
+  orphanRemoved(kind: string): void {
+    this.#orphans.inc({ kind });
+  }
+
+  recordCorrupt(): void {
+    this.#corruptRecords.inc();
   }
 
   #declareAttachmentFigures(): void {

@@ -166,7 +166,7 @@ describe('a caller that does not take the answer', () => {
   it('because it never had a stdout does not get it on the socket instead', async () => {
     await using place = await Place.make();
     await using agent = await ScriptedAgent.listen(place.socket, ({ socket }) => socket.write(answer('{}')));
-    const env = { ...place.environment, ...callEnvironment('ADD') };
+    const env = { ...place.environment, ...callEnvironment('STATUS') };
     const ran = promisify(execFile)('sh', ['-c', 'exec "$0" >&- 2>&- </dev/null', executablePath], { env });
     expect(await ran.catch((error: unknown) => error)).toMatchObject({ code: 1 });
     expect(await agent.only.rest).toBe('');

@@ -21,10 +21,10 @@ function fill(place: Place, count: number, bytesEach: number): void {
   }
 }
 
-/** Another process that holds the lock of the queue exclusively, as the agent does while it starts. */
-async function holdLock(place: Place): Promise<() => Promise<void>> {
+/** Another process that holds the lock of the queue: exclusively, as a starting agent, or shared, as another DEL. */
+async function holdLock(place: Place, kind: '-x' | '-s' = '-x'): Promise<() => Promise<void>> {
   mkdirSync(queueOf(place), { recursive: true });
-  const holder = spawn('flock', ['-x', join(queueOf(place), 'lock'), 'sh', '-c', 'echo held; read _']);
+  const holder = spawn('flock', [kind, join(queueOf(place), 'lock'), 'sh', '-c', 'echo held; read _']);
   await once(holder.stdout, 'data');
   return async () => {
     holder.stdin.end('\n');
@@ -130,6 +130,14 @@ describe('the queue', () => {
     expect(called.durationMs).toBeLessThan(9000);
     await release();
     expect(entriesOf(place)).toEqual([]);
+  });
+
+  it.concurrent('is shared with other DELs', async () => {
+    await using place = await Place.make();
+    const release = await holdLock(place, '-s');
+    expect(await place.call(callEnvironment('DEL'))).toMatchObject({ code: 0, stdout: '' });
+    await release();
+    expect(entriesOf(place).length).toBe(1);
   });
 
   it.concurrent('passes on an error that the agent answers after all', async () => {

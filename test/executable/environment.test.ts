@@ -72,6 +72,18 @@ describe('a variable', () => {
     expect(cut.msg).toContain(`${'x'.repeat(63)}\ufffd...'`);
   });
 
+  it('that is no UTF-8 is quoted as UTF-8 all the same', async () => {
+    // Overlong, a surrogate, beyond Unicode, a lone continuation.
+    const script = `CNI_COMMAND=ADD CNI_IFNAME="$(printf '/\\300\\200\\355\\240\\200\\364\\220\\200\\200\\277')" exec "$0" </dev/null`;
+    const child = spawn('sh', ['-c', script, executablePath], { env: {} });
+    const chunks: Buffer[] = [];
+    child.stdout.on('data', (chunk: Buffer) => chunks.push(chunk));
+    await once(child, 'close');
+    const stdout = new TextDecoder('utf-8', { fatal: true }).decode(Buffer.concat(chunks));
+    const { msg } = JSON.parse(stdout) as { msg: string };
+    expect(msg).toContain(`CNI_IFNAME '/${'\ufffd'.repeat(10)}'`);
+  });
+
   it('that is bad is reported within a second or so, though stdin stays open', async () => {
     const child = spawn(executablePath, [], { env: { CNI_COMMAND: 'ADD' } });
     child.stdin.write('{"cniVersion":"0.4.0"');

@@ -1,5 +1,6 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
-import { Agent, type AgentParts, type ReconcileReport } from '../../../src/agent/agent.ts';
+import { Agent, type AgentParts } from '../../../src/agent/agent.ts';
+import type { ReconcileReport } from '../../../src/attachment/reconcile.ts';
 import type { NativeFd } from '../../../src/native/binding.ts';
 import { silentLogger } from '../../../src/telemetry/log.ts';
 
@@ -26,6 +27,8 @@ class HandClock {
   }
 }
 
+const nothingDone: ReconcileReport = { removed: [], unfinished: [], unknown: [] };
+
 /** Lets every promise that can go on go on. */
 const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
@@ -43,7 +46,7 @@ beforeEach(() => {
   lockHeldByWriter = 0;
   remaining = [];
   waitingDeletes = 0;
-  reconcile = async () => ({});
+  reconcile = async () => nothingDone;
   restored = Promise.resolve();
 });
 
@@ -62,12 +65,13 @@ function agentOfFakes(changes: Partial<AgentParts> = {}): Agent {
       restore: async () => {
         events.push('restore');
         await restored;
+        return { adopted: 0, finished: 0, absent: 0, corrupt: 0 };
       },
       reconcile: () => {
         events.push('reconcile');
         return reconcile();
       },
-      release: async () => void events.push('release'),
+      close: async () => void events.push('release'),
     },
     deleteQueue: {
       get length() {
@@ -92,7 +96,7 @@ function agentOfFakes(changes: Partial<AgentParts> = {}): Agent {
     introspection: { open: async () => void events.push('introspection open'), close: note('introspection close') },
     health: { open: async () => void events.push('health open'), close: note('health close') },
     shutDownNative: note('native'),
-    onReconciled: (result, removed) => void events.push(`reconciled ${result} ${JSON.stringify(removed)}`),
+    onReconciled: (result) => void events.push(`reconciled ${result}`),
     clock,
     log: silentLogger,
     ...changes,
@@ -254,10 +258,19 @@ describe('reconciliation', () => {
     const agent = agentOfFakes();
     await agent.start();
     const both = [agent.reconcile(), agent.reconcile()];
-    finish({ lease: 1 });
-    expect(await Promise.all(both)).toEqual([{ lease: 1 }, { lease: 1 }]);
+    const report = { removed: ['port vu1'], unfinished: [], unknown: [] };
+    finish(report);
+    expect(await Promise.all(both)).toEqual([report, report]);
     expect(events.filter((event) => event === 'reconcile')).toHaveLength(1);
-    expect(events.at(-1)).toBe('reconciled ok {"lease":1}');
+    expect(events.at(-1)).toBe('reconciled ok');
+  });
+
+  it('that could not ask everything is counted as incomplete', async () => {
+    reconcile = async () => ({ ...nothingDone, unknown: ['OVS ports: ENOENT'] });
+    const agent = agentOfFakes();
+    await agent.start();
+    await agent.reconcile();
+    expect(events.at(-1)).toBe('reconciled incomplete');
   });
 
   it('that fails is counted, told to who asked, and tried again at its time', async () => {
@@ -265,7 +278,7 @@ describe('reconciliation', () => {
     const agent = agentOfFakes();
     await agent.start();
     await expect(agent.reconcile()).rejects.toThrow('OVSDB is away');
-    expect(events.at(-1)).toBe('reconciled failed {}');
+    expect(events.at(-1)).toBe('reconciled failed');
     clock.fire();
     await settle();
     expect(clock.waiting.some(({ delayMs }) => delayMs > 500_000)).toBe(true);

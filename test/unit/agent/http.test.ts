@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Health } from '../../../src/agent/health.ts';
 import { Introspection, type IntrospectionParts } from '../../../src/agent/introspect.ts';
-import { introspectionSocketName, requestOverSocket } from '../../../src/agent/unix-http.ts';
+import { introspectionSocketName, requestOverSocket } from '../../../src/agent/http-client.ts';
 import type { AttachmentView } from '../../../src/attachment/api.ts';
 import { VirtioUserError } from '../../../src/errors.ts';
 import { silentLogger } from '../../../src/telemetry/log.ts';

@@ -32,7 +32,12 @@ describe('metrics', () => {
   const one = 'id="vu000000000001",namespace="default",pod="one",network="net"';
 
   it('tell frames, bytes, drops, connections and carrier of each attachment', async () => {
-    const metrics = new Metrics({ version: '1.2.3', attachments: () => [sample()], deleteQueueLength: () => 4 });
+    const metrics = new Metrics({
+      version: '1.2.3',
+      attachments: () => [sample()],
+      deleteQueueLength: () => 4,
+      cniInFlight: () => 2,
+    });
     const lines = await scrape(metrics);
     expect(lines).toEqual(
       expect.arrayContaining([
@@ -49,6 +54,7 @@ describe('metrics', () => {
         'virtio_user_attachments{state="parked"} 0',
         'virtio_user_negotiated_features{feature="VERSION_1"} 1',
         'virtio_user_delete_queue_entries 4',
+        'virtio_user_cni_inflight 2',
         `virtio_user_build_info{version="1.2.3",node_version="${process.versions.node}"} 1`,
       ]),
     );
@@ -57,7 +63,12 @@ describe('metrics', () => {
 
   it('a removed attachment takes its series along, and counters follow the source', async () => {
     let samples = [sample(), sample({ id: 'vu000000000002', pod: 'two' })];
-    const metrics = new Metrics({ version: '0', attachments: () => samples, deleteQueueLength: () => 0 });
+    const metrics = new Metrics({
+      version: '0',
+      attachments: () => samples,
+      deleteQueueLength: () => 0,
+      cniInFlight: () => 0,
+    });
     expect((await scrape(metrics)).join('\n')).toContain('vu000000000002');
     samples = [sample({ connections: 9 })];
     const text = (await scrape(metrics)).join('\n');
@@ -70,22 +81,27 @@ describe('metrics', () => {
       version: '0',
       attachments: () => [sample({ pod: 'a"} 1\nevil' })],
       deleteQueueLength: () => 0,
+      cniInFlight: () => 0,
     });
     const lines = await scrape(metrics);
     expect(lines.some((line) => line.startsWith('evil'))).toBe(false);
     expect(lines.join('\n')).toContain(String.raw`pod="a\"} 1\nevil"`);
   });
 
-  it('count CNI calls by verb and code, with duration and what is under way', async () => {
-    const metrics = new Metrics({ version: '0', attachments: () => [], deleteQueueLength: () => 0 });
-    metrics.cniStarted('ADD');
-    metrics.cniStarted('ADD');
-    metrics.cniFinished('ADD', 11, 30);
+  it('count CNI calls by verb and code, with duration', async () => {
+    const metrics = new Metrics({
+      version: '0',
+      attachments: () => [],
+      deleteQueueLength: () => 0,
+      cniInFlight: () => 0,
+    });
+    metrics.cniServed('ADD', 'OVS_UNAVAILABLE', 30);
+    metrics.cniServed('DEL', null, 3);
     const lines = await scrape(metrics);
     expect(lines).toEqual(
       expect.arrayContaining([
-        'virtio_user_cni_requests_total{verb="ADD",code="11"} 1',
-        'virtio_user_cni_inflight{verb="ADD"} 1',
+        'virtio_user_cni_requests_total{verb="ADD",code="OVS_UNAVAILABLE"} 1',
+        'virtio_user_cni_requests_total{verb="DEL",code="OK"} 1',
         'virtio_user_cni_request_duration_seconds_bucket{le="0.025",verb="ADD"} 0',
         'virtio_user_cni_request_duration_seconds_bucket{le="0.05",verb="ADD"} 1',
       ]),
@@ -93,10 +109,17 @@ describe('metrics', () => {
   });
 
   it('count outages, queued deletes and reconciliations', async () => {
-    const metrics = new Metrics({ version: '0', attachments: () => [], deleteQueueLength: () => 0 });
+    const metrics = new Metrics({
+      version: '0',
+      attachments: () => [],
+      deleteQueueLength: () => 0,
+      cniInFlight: () => 0,
+    });
     metrics.backendOutage(400);
     metrics.queuedDelete('corrupt');
-    metrics.reconciled('ok', { 'ovs-port': 2 });
+    metrics.reconciled('ok');
+    metrics.orphanRemoved('ovs-port');
+    metrics.recordCorrupt();
     expect(await scrape(metrics)).toEqual(
       expect.arrayContaining([
         'virtio_user_backend_outage_seconds_count 1',
@@ -105,7 +128,9 @@ describe('metrics', () => {
         'virtio_user_delete_queue_processed_total{result="corrupt"} 1',
         'virtio_user_delete_queue_processed_total{result="done"} 0',
         'virtio_user_reconcile_runs_total{result="ok"} 1',
-        'virtio_user_reconcile_removed_total{kind="ovs-port"} 2',
+        'virtio_user_reconcile_runs_total{result="failed"} 0',
+        'virtio_user_orphans_removed_total{kind="ovs-port"} 1',
+        'virtio_user_corrupt_records_total 1',
       ]),
     );
   });

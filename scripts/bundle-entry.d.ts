@@ -1,0 +1,1 @@
+export function buildEntry(source: string, target: string): Promise<void>;

@@ -1,0 +1,183 @@
+/** Makes the real parts and ties them together. Everything that decides something lives elsewhere. */
+import { readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { basename, dirname, join, relative } from 'node:path';
+import { realClock } from '../attachment/dependencies.ts';
+import { AttachmentManager } from '../attachment/manager.ts';
+import type { BackendSpec } from '../attachment/spec.ts';
+import { parseQueuedDelete } from '../cni/queued-delete.ts';
+import { CniServer } from '../cni/server.ts';
+import { Verbs } from '../cni/verbs.ts';
+import { createVirtioUserDevice } from '../device/device.ts';
+import type { FrontendSource } from '../device/frontend.ts';
+import { VirtioUserError } from '../errors.ts';
+import { createVhostUserSource } from '../frontends/source.ts';
+import { DelegatedIpam } from '../ipam/delegate.ts';
+import type { NativeBinding, NativeFd, Pump, SocketPath } from '../native/binding.ts';
+import { loadBinding } from '../native/load.ts';
+import { OvsdbClient } from '../ovs/ovsdb.ts';
+import { VhostPorts } from '../ovs/vhost-ports.ts';
+import type { Logger } from '../telemetry/log.ts';
+import { Metrics } from '../telemetry/metrics.ts';
+import { featureNames } from '../virtio/feature.ts';
+import { Agent } from './agent.ts';
+import { DeleteQueue } from './delete-queue.ts';
+import { type Directories, prepareDirectories } from './directories.ts';
+import { Health } from './health.ts';
+import { Introspection } from './introspect.ts';
+import type { AgentOptions } from './options.ts';
+import { DisconnectCounts, listenToChannels, sampleOf } from './samples.ts';
+import { systemClock } from './schedule.ts';
+import { version } from './version.ts';
+
+/** One removal from the delete queue, IPAM plugin included. */
+const queuedDeleteTimeoutMs = 30_000;
+
+export interface ComposedAgent {
+  readonly agent: Agent;
+  /** Lets the lock go, after everything else. */
+  readonly release: () => void;
+}
+
+/** @throws VirtioUserError CONFLICT_SOCKET when another agent runs on this state directory */
+export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent {
+  const directories = prepareDirectories(options);
+  const binding = loadBinding();
+  const lock = takeLock(binding, join(options.stateDir, 'agent.lock'));
+  const ovsdbPath = options.ovsdb.slice('unix:'.length);
+  const ovs = new VhostPorts(new OvsdbClient({ socketPath: ovsdbPath }));
+  const attachments = new AttachmentManager({
+    binding,
+    pumps: createPumps(binding, options),
+    ipam: new DelegatedIpam({ binDirs: [options.cniBinDir] }),
+    ovs,
+    createDevice: (device) => createVirtioUserDevice(device, (session) => binding.createSession(session)),
+    createSource: (backend) => createSource(backend, binding, options, directories, log),
+    clock: realClock,
+    log,
+    options: {
+      nodeName: options.nodeName,
+      stateDir: options.stateDir,
+      holdMs: options.holdMs,
+      softwareOffloads: options.softwareOffloads,
+      bootId: readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim(),
+    },
+  });
+
+  const disconnects = new DisconnectCounts();
+  const metrics: Metrics = new Metrics({
+    version,
+    attachments: () => {
+      const views = attachments.list();
+      disconnects.keepOnly(new Set(views.map(({ id }) => id)));
+      return views.map((view) => sampleOf(view, disconnects.of(view.id)));
+    },
+    deleteQueueLength: () => deleteQueue.length,
+    cniInFlight: () => cniServer.inFlight,
+  });
+  const stopListening = listenToChannels(metrics, disconnects);
+
+  const deleteQueue: DeleteQueue = new DeleteQueue({
+    directory: directories.deleteQueue,
+    tryLock: (path) => binding.tryLockFile(path, false),
+    decode: parseQueuedDelete,
+    remove: (request) =>
+      attachments.remove(request, { requestId: 'queued', signal: AbortSignal.timeout(queuedDeleteTimeoutMs) }),
+    onEntry: (result) => metrics.queuedDelete(result),
+    log,
+  });
+  const verbs = new Verbs({
+    attachments,
+    binding,
+    netconf: {
+      nodeName: options.nodeName,
+      runDir: options.runDir,
+      backendDirs: options.backendDirs,
+      ovsSocketDir: dirname(ovsdbPath),
+    },
+    wallMs: () => Date.now(),
+  });
+  const cniServer: CniServer = new CniServer({
+    binding,
+    path: { baseDirectory: dirname(options.socket), relativePath: basename(options.socket) },
+    run: (frame, fds, context) => verbs.run(frame, fds, context),
+    log,
+    onServed: ({ verb, errorCode, durationMs }) => metrics.cniServed(verb, errorCode, durationMs),
+  });
+  const introspection = new Introspection({ attachments, reconcile: () => agent.reconcile(), featureNames, log });
+
+  const agent: Agent = new Agent({
+    attachments,
+    deleteQueue,
+    cni: {
+      open: () => cniServer.listen(),
+      close: async (graceMs) => {
+        cniServer.refuseAdds('the agent is stopping');
+        await cniServer.close(graceMs);
+      },
+    },
+    introspection: { open: () => introspection.open(options.runDir), close: () => introspection.close() },
+    health: {
+      open: async () => {
+        const port = await health.open(options.metricsAddress);
+        log.info({ address: options.metricsAddress.host, port }, 'health and metrics are served');
+      },
+      close: () => health.close(),
+    },
+    shutDownNative: () => {
+      stopListening();
+      ovs.close();
+      binding.shutdown();
+    },
+    onReconciled: (result) => metrics.reconciled(result),
+    clock: systemClock,
+    log,
+  });
+  const health = new Health({ checks: agent.checks, metrics: () => metrics.render(), log });
+  return { agent, release: () => lock.close() };
+}
+
+function takeLock(binding: NativeBinding, path: string): NativeFd {
+  const lock = binding.tryLockFile(path, false);
+  if (lock !== null) return lock;
+  throw new VirtioUserError('CONFLICT_SOCKET', `lock ${path}: another agent runs on this state directory`, {
+    remedy: 'stop it first; two agents would fight over the same TAPs',
+  });
+}
+
+/** More threads than cores would only wait for each other. */
+function createPumps(binding: NativeBinding, { pumpThreads, spinUs }: AgentOptions): readonly Pump[] {
+  const count = Math.min(pumpThreads, availableParallelism());
+  return Array.from({ length: count }, (_, index) => binding.createPump({ name: `vu-pump-${index}`, spinUs }));
+}
+
+function createSource(
+  backend: BackendSpec,
+  binding: NativeBinding,
+  options: AgentOptions,
+  directories: Directories,
+  log: Logger,
+): FrontendSource {
+  return createVhostUserSource({
+    binding,
+    path: allowedPath(backend.path, options.backendDirs),
+    server: backend.server,
+    mode: 0o660,
+    groupId: directories.vhostGroupId,
+    logger: log,
+  });
+}
+
+/**
+ * The path below the allowed directory that contains it: links in the directory's own path are the admin's, links below
+ * are not followed. @throws VirtioUserError SOCKET_PATH
+ */
+export function allowedPath(path: string, backendDirs: readonly string[]): SocketPath {
+  const [baseDirectory] = backendDirs
+    .filter((directory) => path.startsWith(directory === '/' ? '/' : `${directory}/`))
+    .sort((one, other) => other.length - one.length);
+  if (baseDirectory !== undefined) return { baseDirectory, relativePath: relative(baseDirectory, path) };
+  throw new VirtioUserError('SOCKET_PATH', `backend.path ${path} lies in none of ${backendDirs.join(', ')}`, {
+    remedy: 'add its directory to --backend-dirs',
+  });
+}

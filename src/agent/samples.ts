@@ -1,0 +1,51 @@
+/** From what happens to attachments to what metrics say about it. */
+import type { AttachmentView } from '../attachment/api.ts';
+import { subscribe } from '../telemetry/channels.ts';
+import type { AttachmentSample, Metrics } from '../telemetry/metrics.ts';
+import { featureNames } from '../virtio/feature.ts';
+
+/** Disconnects per attachment since this agent started; the view of an attachment has only its connections. */
+export class DisconnectCounts {
+  readonly #counts = new Map<string, number>();
+
+  add(id: string): void {
+    this.#counts.set(id, this.of(id) + 1);
+  }
+
+  of(id: string): number {
+    return this.#counts.get(id) ?? 0;
+  }
+
+  /** Forgets attachments that are gone. */
+  keepOnly(ids: ReadonlySet<string>): void {
+    for (const id of this.#counts.keys()) if (!ids.has(id)) this.#counts.delete(id);
+  }
+}
+
+export function sampleOf(view: AttachmentView, disconnects: number): AttachmentSample {
+  return {
+    id: view.id,
+    namespace: view.pod?.namespace ?? '',
+    pod: view.pod?.name ?? '',
+    network: view.key.networkName,
+    state: view.state,
+    carrier: view.carrier,
+    connections: view.connections,
+    disconnects,
+    ackedFeatures: view.ackedFeatures === null ? [] : featureNames(view.ackedFeatures),
+    counters: view.counters,
+  };
+}
+
+/** @returns how to stop */
+export function listenToChannels(metrics: Metrics, disconnects: DisconnectCounts): () => void {
+  const stops = [
+    subscribe('backendDisconnected', ({ attachment }) => disconnects.add(attachment.id)),
+    subscribe('backendReconnected', ({ outageMs }) => metrics.backendOutage(outageMs)),
+    subscribe('orphanRemoved', ({ kind }) => metrics.orphanRemoved(kind)),
+    subscribe('stateCorrupt', () => metrics.recordCorrupt()),
+  ];
+  return () => {
+    for (const stop of stops) stop();
+  };
+}

@@ -1,0 +1,86 @@
+/** A session without memory: labels laid out like the native one's, descriptors from a ledger. */
+import type { CreateSession, DeviceOptions } from '../../src/device/api.ts';
+import type { Session, SessionOptions } from '../../src/native/binding.ts';
+import type { FdLedger } from './memory-socket.ts';
+
+export const memoryLabel = 0x7f0000000000n;
+
+export interface FakeSessions {
+  readonly create: CreateSession;
+  /** Options of every session made, in order. */
+  readonly made: SessionOptions[];
+  /** Sessions not closed yet. */
+  readonly open: Set<Session>;
+  /** used->idx that every ring reports. */
+  usedIndex: number;
+  /** Thrown by the next `create`. */
+  failWith: Error | null;
+  /** Thrown by `close`, once. */
+  failClose: Error | null;
+}
+
+export function fakeSessions(ledger: FdLedger): FakeSessions {
+  const sessions: FakeSessions = {
+    made: [],
+    open: new Set(),
+    usedIndex: 0,
+    failWith: null,
+    failClose: null,
+    create: (options) => {
+      if (sessions.failWith !== null) throw sessions.failWith;
+      sessions.made.push(options);
+      const session = makeSession(options, ledger, sessions);
+      sessions.open.add(session);
+      return session;
+    },
+  };
+  return sessions;
+}
+
+function makeSession(options: SessionOptions, ledger: FdLedger, sessions: FakeSessions): Session {
+  const rings = Array.from({ length: 2 * options.pairs }, (_, ring) => {
+    const base = memoryLabel + BigInt(ring) * 0x10000n;
+    return {
+      size: options.queueSize,
+      descriptorAddress: base,
+      availAddress: base + 0x4000n,
+      usedAddress: base + 0x8000n,
+    };
+  });
+  const memory = ledger.make();
+  const kicks = rings.map(() => ledger.make());
+  const calls = rings.map(() => ledger.make());
+  const session: Session = {
+    memory,
+    memoryBytes: 0x4000000n,
+    memoryLabel,
+    rings,
+    kicks,
+    calls,
+    usedIndex: () => sessions.usedIndex,
+    close: () => {
+      const failure = sessions.failClose;
+      sessions.failClose = null;
+      if (failure !== null) throw failure;
+      for (const fd of [memory, ...kicks, ...calls]) fd.close();
+      sessions.open.delete(session);
+    },
+  };
+  return session;
+}
+
+export function deviceOptions(changes: Partial<DeviceOptions> = {}): DeviceOptions {
+  return {
+    queues: 1,
+    queueSize: 1024,
+    cq: true,
+    mac: '02:00:00:00:00:01',
+    mrgRxbuf: true,
+    inOrder: true,
+    packedVq: false,
+    mtu: 1500,
+    memory: 'memfd',
+    softwareOffloads: true,
+    ...changes,
+  };
+}

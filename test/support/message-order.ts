@@ -1,0 +1,218 @@
+/**
+ * The rules that real backends enforce between them (virtio specification of vhost-user, DPDK, VPP, rust-vmm,
+ * libvhost-user), as one checker: it takes messages in order and names the first rule that each breaks.
+ */
+import { needReplyFlag, versionFlag } from '../../src/vhost-user/header.ts';
+import type { WireMessage } from './wire.ts';
+
+export interface OrderOptions {
+  /** Features offered, bit 30 included where it is. */
+  readonly features: bigint;
+  readonly protocolFeatures: bigint;
+  readonly queuePairs: number;
+}
+
+interface RingProgress {
+  num: boolean;
+  base: boolean;
+  addr: boolean;
+  kick: boolean;
+  enabled: boolean;
+}
+
+interface MessageRule {
+  readonly bytes: number | null;
+  readonly fds: number | null;
+  readonly ack: boolean;
+  /** Protocol feature bit that must be acked, or null. */
+  readonly gate: number | null;
+}
+
+const rule = (bytes: number | null, fds: number | null, ack: boolean, gate: number | null = null): MessageRule => ({
+  bytes,
+  fds,
+  ack,
+  gate,
+});
+
+/** Written from the specification's table, apart from the table of the code under test. */
+const rules: Readonly<Record<string, MessageRule>> = {
+  GET_FEATURES: rule(0, 0, false),
+  SET_FEATURES: rule(8, 0, true),
+  SET_OWNER: rule(0, 0, false),
+  SET_MEM_TABLE: rule(null, null, true),
+  SET_VRING_NUM: rule(8, 0, true),
+  SET_VRING_ADDR: rule(40, 0, true),
+  SET_VRING_BASE: rule(8, 0, true),
+  GET_VRING_BASE: rule(8, 0, false),
+  SET_VRING_KICK: rule(8, 1, true),
+  SET_VRING_CALL: rule(8, 1, true),
+  GET_PROTOCOL_FEATURES: rule(0, 0, false),
+  SET_PROTOCOL_FEATURES: rule(8, 0, false),
+  GET_QUEUE_NUM: rule(0, 0, false, 0),
+  SET_VRING_ENABLE: rule(8, 0, true),
+  NET_SET_MTU: rule(8, 0, true, 4),
+  SET_STATUS: rule(8, 0, true, 16),
+  GET_STATUS: rule(0, 0, false, 16),
+};
+
+const bit = (mask: bigint, number: number): boolean => ((mask >> BigInt(number)) & 1n) === 1n;
+
+export class MessageOrder {
+  readonly #options: OrderOptions;
+  readonly #rings: RingProgress[] = [];
+  #owner = false;
+  #protocolRead = false;
+  #protocol: bigint | null = null;
+  #features: bigint | null = null;
+  #statusAgreed = false;
+  #statusRead = false;
+  #memory = false;
+  #driverOk = false;
+
+  constructor(options: OrderOptions) {
+    this.#options = options;
+  }
+
+  get ackedProtocol(): bigint {
+    return this.#protocol ?? 0n;
+  }
+
+  get ackedFeatures(): bigint | null {
+    return this.#features;
+  }
+
+  /** Everything that a backend needs before it moves a frame. */
+  get running(): boolean {
+    const rings = this.#rings.length > 0 && this.#rings.every((ring) => ring.kick && ring.enabled);
+    return rings && (this.#driverOk || !bit(this.ackedProtocol, 16));
+  }
+
+  /** @returns the rule that this message breaks, or null */
+  take(message: WireMessage): string | null {
+    return this.#checkShape(message) ?? this.#checkOrder(message);
+  }
+
+  #checkShape({ name, flags, payload, fds }: WireMessage): string | null {
+    const expected = rules[name];
+    if (expected === undefined) return `unknown ${name}`;
+    const acks = bit(this.ackedProtocol, 3);
+    const wanted = acks && expected.ack ? versionFlag | needReplyFlag : versionFlag;
+    if (flags !== wanted) return `${name} with flags 0x${flags.toString(16)} instead of 0x${wanted.toString(16)}`;
+    if (expected.bytes !== null && payload.length !== expected.bytes) return `${name} of ${payload.length} bytes`;
+    if (expected.fds !== null && fds.length !== expected.fds) return `${name} with ${fds.length} descriptors`;
+    if (expected.gate !== null && !bit(this.ackedProtocol, expected.gate)) return `${name} was not agreed on`;
+    return null;
+  }
+
+  #checkOrder(message: WireMessage): string | null {
+    const { name, payload } = message;
+    if (name !== 'SET_OWNER' && !this.#owner) return `${name} before SET_OWNER`;
+    switch (name) {
+      case 'SET_OWNER':
+        if (this.#owner) return 'SET_OWNER twice';
+        this.#owner = true;
+        return null;
+      case 'GET_PROTOCOL_FEATURES':
+        this.#protocolRead = true;
+        return bit(this.#options.features, 30) ? null : `${name} without bit 30`;
+      case 'SET_PROTOCOL_FEATURES': {
+        if (!this.#protocolRead) return `${name} before GET_PROTOCOL_FEATURES`;
+        this.#protocol = payload.readBigUInt64LE(0);
+        return (this.#protocol & ~this.#options.protocolFeatures) === 0n ? null : `${name} beyond the offer`;
+      }
+      case 'SET_FEATURES':
+        return this.#setFeatures(payload.readBigUInt64LE(0));
+      case 'SET_MEM_TABLE':
+        return this.#setMemory(message);
+      case 'SET_STATUS':
+        return this.#setStatus(payload.readBigUInt64LE(0));
+      case 'GET_STATUS':
+        this.#statusRead = this.#statusAgreed;
+        return null;
+      case 'NET_SET_MTU':
+        return this.#features === null ? `${name} before SET_FEATURES` : null;
+      case 'GET_FEATURES':
+      case 'GET_QUEUE_NUM':
+        return null;
+      default:
+        return this.#ringMessage(name, payload);
+    }
+  }
+
+  #setFeatures(features: bigint): string | null {
+    this.#features = features;
+    const { features: offered } = this.#options;
+    if ((features & ~offered) !== 0n) return `SET_FEATURES 0x${features.toString(16)} beyond the offer`;
+    if (bit(features, 30) !== bit(offered, 30)) return 'SET_FEATURES without the bit 30 that was offered';
+    const never = [5, 16, 17, 26, 27, 33].find((number) => bit(features, number));
+    if (never !== undefined) return `SET_FEATURES with bit ${never}`;
+    return this.#rings.length === 0 ? 'SET_FEATURES before SET_VRING_CALL' : null;
+  }
+
+  #setMemory({ payload, fds }: WireMessage): string | null {
+    if (this.#features === null) return 'SET_MEM_TABLE before SET_FEATURES';
+    if (bit(this.ackedProtocol, 16) && !this.#statusRead) return 'SET_MEM_TABLE before FEATURES_OK was read back';
+    const regions = payload.readUInt32LE(0);
+    if (regions < 1 || regions > 8) return `${regions} regions`;
+    if (payload.length !== 8 + 32 * regions || fds.length !== regions) return `${regions} regions, ${fds.length} files`;
+    if (payload.readUInt32LE(4) !== 0) return 'padding of SET_MEM_TABLE is not zero';
+    this.#memory = true;
+    return null;
+  }
+
+  #setStatus(status: bigint): string | null {
+    if (this.#features === null) return 'SET_STATUS before SET_FEATURES';
+    if (status === 0x0bn) {
+      this.#statusAgreed = true;
+      return null;
+    }
+    if (status !== 0x0fn) return `SET_STATUS 0x${status.toString(16)}`;
+    this.#driverOk = true;
+    if (this.#rings.some((ring) => !ring.kick)) return 'DRIVER_OK before every ring was started';
+    return this.#rings.some((ring) => ring.enabled) ? null : 'DRIVER_OK before SET_VRING_ENABLE';
+  }
+
+  #ringMessage(name: string, payload: Buffer): string | null {
+    const index = payload.readUInt32LE(0) & (name === 'SET_VRING_KICK' || name === 'SET_VRING_CALL' ? 0xff : ~0);
+    if (name === 'SET_VRING_CALL') {
+      if (payload.readBigUInt64LE(0) !== BigInt(index)) return `${name} says that no descriptor follows`;
+      if (index >= 2 * this.#options.queuePairs) return `${name} of ring ${index}, beyond the queues of the backend`;
+      if (index !== this.#rings.length) return `${name} of ring ${index} out of order`;
+      if (this.#features !== null) return `${name} after SET_FEATURES`;
+      this.#rings.push({ num: false, base: false, addr: false, kick: false, enabled: false });
+      return null;
+    }
+    const ring = this.#rings[index];
+    if (ring === undefined) return `${name} of ring ${index} before its SET_VRING_CALL`;
+    if (this.#features === null) return `${name} before SET_FEATURES`;
+    switch (name) {
+      case 'SET_VRING_NUM':
+        ring.num = true;
+        return ring.kick ? `${name} of a started ring` : null;
+      case 'SET_VRING_BASE':
+        ring.base = true;
+        return ring.num && !ring.addr ? null : `${name} of ring ${index} out of order`;
+      case 'SET_VRING_ADDR':
+        ring.addr = true;
+        if (payload.readUInt32LE(4) !== 0 || payload.readBigUInt64LE(32) !== 0n) return `${name} with a dirty log`;
+        if (!this.#memory) return `${name} before SET_MEM_TABLE`;
+        return ring.num && ring.base && !ring.kick ? null : `${name} of ring ${index} out of order`;
+      case 'SET_VRING_KICK':
+        ring.kick = true;
+        return ring.addr ? null : `${name} of ring ${index} before its address`;
+      case 'SET_VRING_ENABLE':
+        if (!bit(this.#features, 30)) return `${name} without bit 30`;
+        ring.enabled = payload.readUInt32LE(4) === 1;
+        if (payload.readUInt32LE(4) > 1) return `${name} with ${payload.readUInt32LE(4)}`;
+        return ring.kick ? null : `${name} of ring ${index} before its kick`;
+      case 'GET_VRING_BASE':
+        if (payload.readUInt32LE(4) !== 0) return `${name} with an index that is not zero`;
+        if (ring.enabled) return `${name} of ring ${index} while it is enabled`;
+        ring.kick = false;
+        return null;
+      default:
+        return `unknown ${name}`;
+    }
+  }
+}

@@ -1,0 +1,63 @@
+/** What a backend reads from the wire: message boundaries, names, and one line per message for traces. */
+import { decodeHeader, headerBytes, needReplyFlag } from '../../src/vhost-user/header.ts';
+import { requestName } from '../../src/vhost-user/request.ts';
+import type { NativeFd } from '../../src/native/binding.ts';
+
+export interface WireMessage {
+  readonly name: string;
+  readonly request: number;
+  readonly flags: number;
+  readonly payload: Buffer;
+  readonly fds: readonly NativeFd[];
+}
+
+/** Cuts a byte stream into messages. Descriptors belong to the message whose first byte they came with. */
+export class MessageReader {
+  #bytes = Buffer.alloc(0);
+  #fds: NativeFd[] = [];
+
+  push(chunk: Buffer, fds: readonly NativeFd[]): WireMessage[] {
+    this.#bytes = Buffer.concat([this.#bytes, chunk]);
+    this.#fds.push(...fds);
+    const messages: WireMessage[] = [];
+    while (this.#bytes.length >= headerBytes) {
+      const { request, flags, size } = decodeHeader(this.#bytes);
+      if (this.#bytes.length < headerBytes + size) break;
+      const payload = this.#bytes.subarray(headerBytes, headerBytes + size);
+      messages.push({ name: requestName(request), request, flags, payload, fds: this.#fds });
+      this.#bytes = this.#bytes.subarray(headerBytes + size);
+      this.#fds = [];
+    }
+    return messages;
+  }
+}
+
+/** `SET_VRING_NUM! 0 1024`: name, `!` where an answer is asked for, then what the payload says. */
+export function describeMessage({ name, flags, payload }: WireMessage): string {
+  const mark = (flags & needReplyFlag) !== 0 ? '!' : '';
+  return [`${name}${mark}`, ...describePayload(name, payload)].join(' ');
+}
+
+function describePayload(name: string, payload: Buffer): string[] {
+  switch (name) {
+    case 'SET_VRING_NUM':
+    case 'SET_VRING_BASE':
+    case 'GET_VRING_BASE':
+    case 'SET_VRING_ENABLE':
+      return [String(payload.readUInt32LE(0)), String(payload.readUInt32LE(4))];
+    case 'SET_VRING_ADDR':
+      return [String(payload.readUInt32LE(0))];
+    case 'SET_MEM_TABLE':
+      return [String(payload.readUInt32LE(0))];
+    case 'SET_VRING_KICK':
+    case 'SET_VRING_CALL':
+    case 'NET_SET_MTU':
+      return [payload.readBigUInt64LE(0).toString()];
+    case 'SET_FEATURES':
+    case 'SET_PROTOCOL_FEATURES':
+    case 'SET_STATUS':
+      return [`0x${payload.readBigUInt64LE(0).toString(16)}`];
+    default:
+      return [];
+  }
+}

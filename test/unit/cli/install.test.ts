@@ -1,0 +1,141 @@
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { exitCode } from '../../../src/cli/exit-code.ts';
+import { runCommandLine } from '../../../src/cli/run.ts';
+
+let directory: string;
+let binDir: string;
+let confDir: string;
+let stateDir: string;
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'vu-install-'));
+  binDir = join(directory, 'bin');
+  confDir = join(directory, 'net.d');
+  stateDir = join(directory, 'state');
+});
+afterEach(() => rmSync(directory, { recursive: true }));
+
+/** A stand-in that answers VERSION as the executable does. */
+function executable(name: string, answer = '{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}'): string {
+  const path = join(directory, name);
+  writeFileSync(path, `#!/bin/sh\n[ "$CNI_COMMAND" = VERSION ] || exit 1\ncat >/dev/null\necho '${answer}'\n`);
+  chmodSync(path, 0o755);
+  return path;
+}
+
+function conf(name: string, text = '{"cniVersion":"1.0.0","name":"n","type":"virtio-user"}'): string {
+  const path = join(directory, name);
+  writeFileSync(path, text);
+  return path;
+}
+
+async function run(...argv: string[]): Promise<{ code: number; out: string; err: string }> {
+  let out = '';
+  let err = '';
+  const all = [...argv, `--cni-bin-dir=${binDir}`, `--cni-conf-dir=${confDir}`];
+  const code = await runCommandLine(all, { out: (text) => (out += text), err: (text) => (err += text) });
+  return { code, out, err };
+}
+
+describe('install', () => {
+  it('puts the executable in place, ready to run, and leaves nothing beside it', async () => {
+    const { code, out } = await run('install', `--executable=${executable('new')}`);
+    expect(code).toBe(0);
+    expect(out).toContain('0.4.0 1.0.0');
+    expect(readdirSync(binDir)).toEqual(['virtio-user']);
+    expect(statSync(join(binDir, 'virtio-user')).mode & 0o777).toBe(0o755);
+    expect(existsSync(confDir)).toBe(false);
+  });
+
+  it('an identical file keeps its inode: runtimes watch the directory', async () => {
+    const source = executable('new');
+    await run('install', `--executable=${source}`);
+    const before = statSync(join(binDir, 'virtio-user'));
+    expect((await run('install', `--executable=${source}`)).out).toContain('unchanged');
+    const after = statSync(join(binDir, 'virtio-user'));
+    expect([after.ino, after.mtimeMs]).toEqual([before.ino, before.mtimeMs]);
+  });
+
+  it('replaces another version by rename: one that runs keeps its file', async () => {
+    mkdirSync(binDir);
+    writeFileSync(join(binDir, 'virtio-user'), 'old');
+    const before = statSync(join(binDir, 'virtio-user')).ino;
+    await run('install', `--executable=${executable('new')}`);
+    expect(statSync(join(binDir, 'virtio-user')).ino).not.toBe(before);
+  });
+
+  it.each([
+    ['prints something else', 'hello'],
+    ['answers without versions', '{"cniVersion":"1.0.0"}'],
+  ])('one that %s is refused, and the old one stays', async (_what, answer) => {
+    mkdirSync(binDir);
+    writeFileSync(join(binDir, 'virtio-user'), 'old');
+    const { code, err } = await run('install', `--executable=${executable('bad', answer)}`);
+    expect(code).toBe(exitCode.failure);
+    expect(err).toContain('CNI_COMMAND=VERSION');
+    expect(readFileSync(join(binDir, 'virtio-user'), 'utf8')).toBe('old');
+    expect(readdirSync(binDir)).toEqual(['virtio-user']);
+  });
+
+  it('installs the configuration after the executable', async () => {
+    const { out } = await run('install', `--executable=${executable('new')}`, `--conf=${conf('10-vu.conf')}`);
+    expect(readdirSync(confDir)).toEqual(['10-vu.conf']);
+    expect(out.indexOf('bin/virtio-user')).toBeLessThan(out.indexOf('10-vu.conf'));
+    expect(statSync(join(confDir, '10-vu.conf')).mode & 0o777).toBe(0o644);
+  });
+
+  it('no configuration without an executable that works', async () => {
+    await run('install', `--executable=${executable('bad', 'x')}`, `--conf=${conf('10-vu.conf')}`);
+    expect(existsSync(confDir)).toBe(false);
+  });
+
+  it.each([
+    ['10-vu.txt', '{}', 'no runtime loads'],
+    ['10-vu.conf', '{not json', '--conf'],
+  ])('a configuration %s with %s is refused', async (name, text, told) => {
+    const ran = await run('install', `--executable=${executable('new')}`, `--conf=${conf(name, text)}`);
+    expect(ran.code).toBe(exitCode.usage);
+    expect(ran.err).toContain(told);
+    expect(existsSync(confDir)).toBe(false);
+  });
+});
+
+describe('uninstall', () => {
+  const files = (): string[] => [binDir, confDir].flatMap((where) => (existsSync(where) ? readdirSync(where) : []));
+
+  beforeEach(async () => {
+    await run('install', `--executable=${executable('new')}`, `--conf=${conf('10-vu.conf')}`);
+  });
+
+  it('removes the configuration, then the executable, and is content when they are gone', async () => {
+    const { code, out } = await run('uninstall', `--state-dir=${stateDir}`, '--conf-name=10-vu.conf');
+    expect(code).toBe(0);
+    expect(out.indexOf('10-vu.conf')).toBeLessThan(out.indexOf('bin/virtio-user'));
+    expect(files()).toEqual([]);
+    expect((await run('uninstall', `--state-dir=${stateDir}`)).out).toContain('was not there');
+  });
+
+  it('refuses while pods are attached, unless it is forced', async () => {
+    mkdirSync(join(stateDir, 'attachments'), { recursive: true });
+    writeFileSync(join(stateDir, 'attachments', 'vu000000000001.json'), '{}');
+    const refused = await run('uninstall', `--state-dir=${stateDir}`);
+    expect(refused.code).toBe(exitCode.failure);
+    expect(refused.err).toContain('1 pod interfaces are attached');
+    expect(files()).toEqual(['virtio-user', '10-vu.conf']);
+    expect((await run('uninstall', `--state-dir=${stateDir}`, '--force')).code).toBe(0);
+    expect(files()).toEqual(['10-vu.conf']);
+  });
+});

@@ -10,6 +10,8 @@ export interface OrderOptions {
   readonly features: bigint;
   readonly protocolFeatures: bigint;
   readonly queuePairs: number;
+  /** The peer only looks: it may leave SET_OWNER out, and must set nothing up. */
+  readonly probed?: boolean;
 }
 
 interface RingProgress {
@@ -84,7 +86,9 @@ export class MessageOrder {
 
   /** Everything that a backend needs before it moves a frame. */
   get running(): boolean {
-    const rings = this.#rings.length > 0 && this.#rings.every((ring) => ring.kick && ring.enabled);
+    // Without bit 30 rings are enabled from the start.
+    const enabledAnyway = !bit(this.#features ?? 0n, 30);
+    const rings = this.#rings.length > 0 && this.#rings.every((ring) => ring.kick && (ring.enabled || enabledAnyway));
     return rings && (this.#driverOk || !bit(this.ackedProtocol, 16));
   }
 
@@ -107,7 +111,11 @@ export class MessageOrder {
 
   #checkOrder(message: WireMessage): string | null {
     const { name, payload } = message;
-    if (name !== 'SET_OWNER' && !this.#owner) return `${name} before SET_OWNER`;
+    if (this.#options.probed === true) {
+      if (!/^GET_|^SET_PROTOCOL_FEATURES$/.test(name)) return `${name} from one that only looks`;
+    } else if (name !== 'SET_OWNER' && !this.#owner) {
+      return `${name} before SET_OWNER`;
+    }
     switch (name) {
       case 'SET_OWNER':
         if (this.#owner) return 'SET_OWNER twice';

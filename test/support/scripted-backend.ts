@@ -20,6 +20,8 @@ export interface ScriptedOptions {
   readonly features: bigint;
   readonly protocolFeatures?: bigint;
   readonly queuePairs?: number;
+  /** The peer is expected to look and leave. */
+  readonly probed?: boolean;
   /** What GET_STATUS answers; default: what was set last. */
   readonly status?: number;
   /** GET_VRING_BASE of each ring; default 0. */
@@ -45,6 +47,8 @@ export class ScriptedBackend {
   readonly order: MessageOrder;
   /** Resolves when the connection has ended. */
   readonly ended: Promise<void>;
+  /** Resolves when it has not answered as told (`silent`). */
+  readonly stalled: Promise<void>;
 
   readonly #options: ScriptedOptions;
   readonly #reader = new MessageReader();
@@ -53,6 +57,7 @@ export class ScriptedBackend {
   #socket: FdSocket | null = null;
   #status = 0;
   #end: () => void = () => {};
+  #stall: () => void = () => {};
 
   constructor(options: ScriptedOptions) {
     this.#options = options;
@@ -60,9 +65,13 @@ export class ScriptedBackend {
       features: options.features,
       protocolFeatures: options.protocolFeatures ?? 0n,
       queuePairs: options.queuePairs ?? 128,
+      probed: options.probed ?? false,
     });
     this.ended = new Promise((resolve) => {
       this.#end = resolve;
+    });
+    this.stalled = new Promise((resolve) => {
+      this.#stall = resolve;
     });
   }
 
@@ -125,6 +134,7 @@ export class ScriptedBackend {
   #misbehave(message: WireMessage, misbehaviour: Misbehaviour): void {
     switch (misbehaviour.kind) {
       case 'silent':
+        this.#stall();
         return;
       case 'close':
         this.die();

@@ -1,6 +1,8 @@
 // The Internet checksum (RFC 1071), in memory order: a folded sum is stored as it is, without byte swapping.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <cstddef>
 #include <cstdint>
 
@@ -8,6 +10,13 @@ namespace vu {
 
 // Adds `bytes` bytes to a running sum. Parts of one sum must start at even distances from its start.
 uint64_t checksumAdd(uint64_t sum, const uint8_t* data, size_t bytes) noexcept;
+
+// Adds spans that follow one another, each of any length, without their first `skip` bytes. The first byte added is at
+// an even distance from the start of the sum.
+uint64_t checksumAddSpans(uint64_t sum, const iovec* spans, uint32_t count, size_t skip) noexcept;
+
+// What a 16-bit big-endian field of value `host` adds to a sum.
+constexpr uint64_t checksumWord(uint16_t host) noexcept { return __builtin_bswap16(host); }
 
 constexpr uint16_t checksumFold(uint64_t sum) noexcept {
   sum = (sum & 0xffffffff) + (sum >> 32);

@@ -12,6 +12,9 @@ constexpr uint8_t kTcp = 6;
 constexpr uint8_t kTcpPsh = 0x08;
 constexpr uint8_t kTcpAck = 0x10;
 constexpr uint16_t kTcpChecksum = 16;
+constexpr uint16_t kDontFragment = 0x4000;
+// IP: its length is a 16-bit field. What is longer is padding at best.
+constexpr size_t kMaxFrameBytes = 0xffff + 22 + 40;
 
 uint16_t be16(const uint8_t* at) noexcept { return static_cast<uint16_t>(at[0] << 8 | at[1]); }
 uint32_t be32(const uint8_t* at) noexcept { return uint32_t{be16(at)} << 16 | be16(at + 2); }
@@ -22,13 +25,37 @@ void putBe16(uint8_t* at, uint32_t value) noexcept {
 bool same(const uint8_t* a, const uint8_t* b, size_t from, size_t to) noexcept {
   return std::memcmp(a + from, b + from, to - from) == 0;
 }
+size_t total(const iovec* spans, uint32_t count) noexcept {
+  size_t bytes = 0;
+  for (uint32_t i = 0; i < count && bytes <= kMaxFrameBytes; ++i) bytes += spans[i].iov_len;
+  return bytes;
+}
+// The first `bytes` bytes of a frame that has so many.
+void gather(const iovec* spans, size_t bytes, uint8_t* to) noexcept {
+  for (; bytes > 0; ++spans) {
+    const size_t part = std::min(bytes, spans->iov_len);
+    if (part == 0) continue;
+    std::memcpy(to, spans->iov_base, part);
+    to += part;
+    bytes -= part;
+  }
+}
+
+// By what a receiver tells connections apart. Addresses and ports of IPv6 lie in one piece, as those of IPv4 without
+// options do.
+bool sameFlow(const TcpSegment& a, const TcpSegment& b) noexcept {
+  if (a.ipv6 != b.ipv6) return false;
+  const size_t bytes = (a.ipv6 ? 32U : 8U) + 4;
+  return std::memcmp(a.headers.data() + a.l4 + 4 - bytes, b.headers.data() + b.l4 + 4 - bytes, bytes) == 0;
+}
 
 }  // namespace
 
-bool parseSegment(const VnetHdr& header, const uint8_t* frame, uint32_t bytes, TcpSegment& segment) noexcept {
-  if (header.gsoType != kGsoNone || bytes < kEthernetBytes + 40U) return false;
-  const uint32_t known = std::min(bytes, TcpSegment::kHeaderRoom);
-  std::memcpy(segment.headers.data(), frame, known);
+SegmentKind classifySegment(const VnetHdr& header, const iovec* spans, uint32_t count, TcpSegment& segment) noexcept {
+  const size_t bytes = total(spans, count);
+  if (bytes < kEthernetBytes + 40U || bytes > kMaxFrameBytes) return SegmentKind::kOther;
+  const size_t known = std::min<size_t>(bytes, TcpSegment::kHeaderRoom);
+  gather(spans, known, segment.headers.data());
   const uint8_t* const headers = segment.headers.data();
   uint32_t l3 = kEthernetBytes;
   uint16_t type = be16(headers + 12);
@@ -39,56 +66,76 @@ bool parseSegment(const VnetHdr& header, const uint8_t* frame, uint32_t bytes, T
   const uint8_t* const ip = headers + l3;
   segment.ipv6 = type == 0x86dd;
   const uint32_t l4 = l3 + (segment.ipv6 ? 40 : 20);
-  if (l4 + 20 > known) return false;
+  if (l4 + 20 > known) return SegmentKind::kOther;
+  // Whether it is TCP at all, with its ports where we look for them.
   if (segment.ipv6) {
-    if (ip[0] >> 4 != 6 || ip[6] != kTcp || l4 + be16(ip + 4) != bytes) return false;
+    if (ip[0] >> 4 != 6 || ip[6] != kTcp) return SegmentKind::kOther;
+  } else if (type != 0x0800 || ip[0] != 0x45 || ip[9] != kTcp || (be16(ip + 6) & 0x3fff) != 0) {
+    return SegmentKind::kOther;
+  }
+  segment.l3 = static_cast<uint16_t>(l3);
+  segment.l4 = static_cast<uint16_t>(l4);
+
+  if (header.gsoType != kGsoNone || (header.flags & ~(kHdrNeedsCsum | kHdrDataValid)) != 0) return SegmentKind::kFlow;
+  if (segment.ipv6) {
+    if (l4 + be16(ip + 4) != bytes) return SegmentKind::kFlow;
   } else {
-    // No options; DF set and no fragment, so the identification means nothing to a receiver.
-    if (type != 0x0800 || ip[0] != 0x45 || ip[9] != kTcp || be16(ip + 6) != 0x4000 || l3 + be16(ip + 2) != bytes) {
-      return false;
-    }
-    if (checksumFold(checksumAdd(0, ip, 20)) != 0xffff) return false;
+    if ((be16(ip + 6) | kDontFragment) != kDontFragment || l3 + be16(ip + 2) != bytes) return SegmentKind::kFlow;
+    if (checksumFold(checksumAdd(0, ip, 20)) != 0xffff) return SegmentKind::kFlow;
   }
   const uint8_t* const tcp = headers + l4;
   const uint32_t headerBytes = l4 + (tcp[12] >> 4) * 4U;
-  if (headerBytes < l4 + 20 || headerBytes > known || headerBytes >= bytes) return false;
-  if ((tcp[13] & ~kTcpPsh) != kTcpAck || (tcp[12] & 0x0f) != 0) return false;
+  if (headerBytes < l4 + 20 || headerBytes > known || headerBytes >= bytes) return SegmentKind::kFlow;
+  if ((tcp[13] & ~kTcpPsh) != kTcpAck || (tcp[12] & 0x0f) != 0) return SegmentKind::kFlow;
   if ((header.flags & (kHdrNeedsCsum | kHdrDataValid)) == 0) {
-    uint64_t sum = pseudoHeaderSum(ip + (segment.ipv6 ? 8 : 12), segment.ipv6, kTcp, bytes - l4);
+    uint64_t sum = pseudoHeaderSum(ip + (segment.ipv6 ? 8 : 12), segment.ipv6, kTcp, static_cast<uint32_t>(bytes - l4));
     sum = checksumAdd(sum, tcp, headerBytes - l4);
-    sum = checksumAdd(sum, frame + headerBytes, bytes - headerBytes);
-    if (checksumFold(sum) != 0xffff) return false;
+    sum = checksumAddSpans(sum, spans, count, headerBytes);
+    if (checksumFold(sum) != 0xffff) return SegmentKind::kFlow;
   } else if ((header.flags & kHdrNeedsCsum) != 0 && (header.csumStart != l4 || header.csumOffset != kTcpChecksum)) {
-    return false;
+    return SegmentKind::kFlow;
   }
   segment.headerBytes = static_cast<uint16_t>(headerBytes);
-  segment.l3 = static_cast<uint16_t>(l3);
-  segment.l4 = static_cast<uint16_t>(l4);
   segment.push = (tcp[13] & kTcpPsh) != 0;
+  segment.mayFragment = !segment.ipv6 && be16(ip + 6) == 0;
   segment.ipId = segment.ipv6 ? uint16_t{0} : be16(ip + 4);
   segment.seq = be32(tcp + 4);
-  segment.payloadBytes = bytes - headerBytes;
-  return true;
+  segment.payloadBytes = static_cast<uint32_t>(bytes - headerBytes);
+  return SegmentKind::kData;
 }
 
-void Coalescer::begin(const TcpSegment& segment, uint8_t* frame) noexcept {
+bool parseSegment(const VnetHdr& header, const uint8_t* frame, uint32_t bytes, TcpSegment& segment) noexcept {
+  const iovec span{const_cast<uint8_t*>(frame), bytes};
+  return classifySegment(header, &span, 1, segment) == SegmentKind::kData;
+}
+
+void Coalescer::begin(const TcpSegment& segment, const iovec* spans, uint32_t count) noexcept {
   first_ = segment;
   segments_ = 0;
+  partCount_ = 1;
   payloadBytes_ = 0;
   push_ = false;
   closed_ = false;
-  add(segment, frame);
+  add(segment, spans, count);
 }
 
-bool Coalescer::append(const TcpSegment& segment, uint8_t* frame) noexcept {
-  if (closed_ || !follows(segment)) return false;
-  add(segment, frame);
+bool Coalescer::append(const TcpSegment& segment, const iovec* spans, uint32_t count) noexcept {
+  if (closed_ || partCount_ + count > kMaxParts || !follows(segment)) return false;
+  add(segment, spans, count);
   return true;
 }
 
-void Coalescer::add(const TcpSegment& segment, uint8_t* frame) noexcept {
+void Coalescer::add(const TcpSegment& segment, const iovec* spans, uint32_t count) noexcept {
   ++segments_;
-  parts_[segments_] = iovec{frame + segment.headerBytes, segment.payloadBytes};
+  size_t skip = segment.headerBytes;
+  for (uint32_t i = 0; i < count; ++i) {
+    if (skip >= spans[i].iov_len) {
+      skip -= spans[i].iov_len;
+      continue;
+    }
+    parts_[partCount_++] = iovec{static_cast<uint8_t*>(spans[i].iov_base) + skip, spans[i].iov_len - skip};
+    skip = 0;
+  }
   payloadBytes_ += segment.payloadBytes;
   push_ = segment.push;
   closed_ = segment.push || segment.payloadBytes < first_.payloadBytes || segments_ == kMaxSegments;
@@ -102,12 +149,14 @@ bool Coalescer::follows(const TcpSegment& next) const noexcept {
   const uint32_t l4 = first_.l4;
   if (next.ipv6 != first_.ipv6 || next.l3 != l3 || next.headerBytes != first_.headerBytes) return false;
   if (next.seq != first_.seq + payloadBytes_ || next.payloadBytes > first_.payloadBytes) return false;
-  if (payloadBytes_ + next.payloadBytes > kMaxPayload) return false;
+  if (first_.headerBytes + payloadBytes_ + next.payloadBytes > kMaxFrame) return false;
   if (!same(a, b, 0, l3)) return false;
   if (first_.ipv6) {
     if (!same(a, b, l3, l3 + 4) || !same(a, b, l3 + 6, l4)) return false;
   } else {
     if (!same(a, b, l3, l3 + 2) || !same(a, b, l3 + 6, l3 + 10) || !same(a, b, l3 + 12, l4)) return false;
+    // RFC 6864: with DF the identification means nothing.
+    if (first_.mayFragment && next.ipId != static_cast<uint16_t>(first_.ipId + segments_)) return false;
   }
   return same(a, b, l4, l4 + 4) && same(a, b, l4 + 8, l4 + 13) && same(a, b, l4 + 14, l4 + 16) &&
          same(a, b, l4 + 18, first_.headerBytes);
@@ -140,8 +189,75 @@ const iovec* Coalescer::finish(uint32_t vnetBytes, uint32_t& count) noexcept {
   const uint16_t pseudo = checksumFold(pseudoHeaderSum(ip + (first_.ipv6 ? 8 : 12), first_.ipv6, kTcp, l4Bytes));
   std::memcpy(tcp + kTcpChecksum, &pseudo, sizeof pseudo);
   parts_[0] = iovec{merged_.data(), size_t{vnetBytes} + first_.headerBytes};
-  count = segments_ + 1;
+  count = partCount_;
   return parts_.data();
+}
+
+// Where a frame belongs. Leaves it in segment_ and frame_ when it joined or begins a run.
+FlowTable::Verdict FlowTable::admit(const iovec* spans, uint32_t count, uint32_t vnetBytes, Run*& run) noexcept {
+  if (count == 0 || count > kMaxSpans || spans[0].iov_len < vnetBytes) return Verdict::kPassBehindAll;
+  auto* const start = static_cast<uint8_t*>(spans[0].iov_base);
+  std::copy_n(spans, count, frame_.data());
+  frame_[0] = iovec{start + vnetBytes, spans[0].iov_len - vnetBytes};
+  const SegmentKind kind = classifySegment(VnetHdr::read(start, vnetBytes), frame_.data(), count, segment_);
+  if (kind == SegmentKind::kOther) return Verdict::kPassBehindAll;
+  frameBytes_ = segment_.headerBytes + uint64_t{segment_.payloadBytes};
+  Run* free = nullptr;
+  for (Run& candidate : runs_) {
+    if (candidate.merged.empty()) {
+      free = &candidate;
+      continue;
+    }
+    if (!sameFlow(candidate.merged.first(), segment_)) continue;
+    run = &candidate;
+    if (kind == SegmentKind::kFlow) return Verdict::kPassBehindRun;
+    const bool fits = candidate.cookieCount + count <= kMaxCookies;
+    return fits && candidate.merged.append(segment_, frame_.data(), count) ? Verdict::kJoined : Verdict::kNew;
+  }
+  if (kind == SegmentKind::kFlow) return Verdict::kPass;
+  run = free != nullptr ? free : &runs_[victim_++ % kFlows];
+  return Verdict::kNew;
+}
+
+void FlowTable::begin(Run& run, const iovec* spans, uint32_t count) noexcept {
+  run.merged.begin(segment_, frame_.data(), count);
+  std::copy_n(spans, count, run.firstSpans.data());
+  run.firstCount = count;
+}
+
+void FlowTable::note(Run& run, const uint32_t* cookies, uint32_t count) noexcept {
+  std::copy_n(cookies, count, run.cookies.data() + run.cookieCount);
+  run.cookieCount += count;
+  run.bytes += frameBytes_;
+}
+
+CoalescedFrame FlowTable::finish(Run& run, uint32_t vnetBytes) noexcept {
+  CoalescedFrame out;
+  out.frames = run.merged.segments();
+  out.bytes = run.bytes;
+  out.cookies = run.cookies.data();
+  out.cookieCount = run.cookieCount;
+  if (out.frames == 1) {
+    out.parts = run.firstSpans.data();
+    out.partCount = run.firstCount;
+  } else {
+    out.parts = run.merged.finish(vnetBytes, out.partCount);
+  }
+  return out;
+}
+
+uint32_t FlowTable::pending() const noexcept {
+  uint32_t frames = 0;
+  for (const Run& run : runs_) frames += run.merged.segments();
+  return frames;
+}
+
+void FlowTable::clear() noexcept {
+  for (Run& run : runs_) {
+    run.merged.clear();
+    run.cookieCount = 0;
+    run.bytes = 0;
+  }
 }
 
 }  // namespace vu

@@ -1,5 +1,7 @@
 // Software receive coalescing: consecutive TCP segments of one flow become one frame with a segmentation header, which
 // the TAP takes as if the backend had GUEST_TSO. Pure; payload is never copied.
+//
+// Coalescer is one run of segments; FlowTable keeps several runs side by side and knows whose buffers they hold.
 #pragma once
 
 #include <sys/uio.h>
@@ -22,30 +24,53 @@ struct TcpSegment {
   uint16_t l4 = 0;
   bool ipv6 = false;
   bool push = false;
+  // May be fragmented on its way (no DF): its identification means something, and must count upwards within a run.
+  bool mayFragment = false;
   uint16_t ipId = 0;
   uint32_t seq = 0;
   uint32_t payloadBytes = 0;
 };
 
-// `frame`: Ethernet frame in one piece. true: plain data (ACK, perhaps PSH) of one unfragmented packet without padding,
-// whose checksum is right or vouched for by the header.
+enum class SegmentKind : uint8_t {
+  kData,   // may be merged; every field of the segment is set
+  kFlow,   // TCP, not to be merged: addresses and ports are known, so that it stays behind the data of its flow
+  kOther,  // anything else, TCP in disguise (IP options, fragments, extension headers) included
+};
+
+// `spans`: Ethernet frame in any number of pieces, at most 64 KiB and headers. kData: plain data (ACK, perhaps PSH) of
+// one unfragmented packet without padding, whose checksum is right or vouched for by the header.
+SegmentKind classifySegment(const VnetHdr& header, const iovec* spans, uint32_t count, TcpSegment& segment) noexcept;
+
+// The same for a frame in one piece. true: kData.
 bool parseSegment(const VnetHdr& header, const uint8_t* frame, uint32_t bytes, TcpSegment& segment) noexcept;
 
 class Coalescer {
  public:
   static constexpr uint32_t kMaxSegments = 64;
-  // Below 64 KiB with every header.
-  static constexpr uint32_t kMaxPayload = 65000;
+  // Pieces of a merged frame: headers, then payload in two buffers a segment.
+  static constexpr uint32_t kMaxParts = 2 * kMaxSegments + 1;
+  // Ethernet frame. Below what DPDK's vhost can take in one buffer, in case the pod forwards it
+  // (virtio_dev_extbuf_alloc).
+  static constexpr uint32_t kMaxFrame = 65000;
 
   uint32_t segments() const noexcept { return segments_; }
   bool empty() const noexcept { return segments_ == 0; }
   // Nothing more may follow: a short segment or PSH was last, or it is full.
   bool closed() const noexcept { return closed_; }
+  const TcpSegment& first() const noexcept { return first_; }
 
-  // Starts a run. Only when empty.
-  void begin(const TcpSegment& segment, uint8_t* frame) noexcept;
+  // Starts a run with a segment of at most kMaxParts - 1 spans. Only when empty.
+  void begin(const TcpSegment& segment, const iovec* spans, uint32_t count) noexcept;
+  void begin(const TcpSegment& segment, uint8_t* frame) noexcept {
+    const iovec span{frame, size_t{segment.headerBytes} + segment.payloadBytes};
+    begin(segment, &span, 1);
+  }
   // false: not the next segment of this run; nothing changed.
-  bool append(const TcpSegment& segment, uint8_t* frame) noexcept;
+  bool append(const TcpSegment& segment, const iovec* spans, uint32_t count) noexcept;
+  bool append(const TcpSegment& segment, uint8_t* frame) noexcept {
+    const iovec span{frame, size_t{segment.headerBytes} + segment.payloadBytes};
+    return append(segment, &span, 1);
+  }
   // The headers of the merged frame, then the payload slices. parts[0] is in this object. Valid until clear().
   // For a run of at least two.
   const iovec* finish(uint32_t vnetBytes, uint32_t& count) noexcept;
@@ -56,15 +81,122 @@ class Coalescer {
 
  private:
   bool follows(const TcpSegment& segment) const noexcept;
-  void add(const TcpSegment& segment, uint8_t* frame) noexcept;
+  void add(const TcpSegment& segment, const iovec* spans, uint32_t count) noexcept;
 
   TcpSegment first_;
   uint32_t segments_ = 0;
+  uint32_t partCount_ = 1;
   bool closed_ = false;
   bool push_ = false;
   uint32_t payloadBytes_ = 0;
   std::array<uint8_t, sizeof(VnetHdr) + TcpSegment::kHeaderRoom> merged_{};
-  std::array<iovec, kMaxSegments + 1> parts_{};
+  std::array<iovec, kMaxParts> parts_{};
+};
+
+// What one write to the TAP takes.
+struct CoalescedFrame {
+  // vnet header first.
+  const iovec* parts = nullptr;
+  uint32_t partCount = 0;
+  // Received frames in it; 1: as it came, untouched.
+  uint32_t frames = 0;
+  // Of the received frames, without vnet headers.
+  uint64_t bytes = 0;
+  // Of every buffer that the parts lie in, in order of arrival.
+  const uint32_t* cookies = nullptr;
+  uint32_t cookieCount = 0;
+};
+
+// The runs of one burst. Order is kept within a flow, not between flows. Whoever adds frames flushes at the end of the
+// burst: nothing waits for a timer.
+class FlowTable {
+ public:
+  static constexpr uint32_t kFlows = 4;
+  // Buffers of a frame that takes part: 9000 bytes in 2 KiB ones, and room. One with more goes through as it came.
+  static constexpr uint32_t kMaxSpans = 8;
+
+  // `spans`: the buffers of a received frame, the vnet header (`vnetBytes`: 10 or 12) at the start of the first one;
+  // `cookies`: one for each. The arrays are borrowed for the call, the buffers until `sink(const CoalescedFrame&)` was
+  // called with their cookies: each cookie is handed out once. The sink must not call this object.
+  template <typename Sink>
+  void add(const iovec* spans, const uint32_t* cookies, uint32_t count, uint32_t vnetBytes, Sink&& sink) noexcept {
+    Run* run = nullptr;
+    switch (admit(spans, count, vnetBytes, run)) {
+      case Verdict::kJoined:
+        break;
+      case Verdict::kNew:
+        if (!run->merged.empty()) emit(*run, vnetBytes, sink);
+        begin(*run, spans, count);
+        break;
+      case Verdict::kPassBehindRun:
+        emit(*run, vnetBytes, sink);
+        pass(spans, cookies, count, vnetBytes, sink);
+        return;
+      case Verdict::kPassBehindAll:
+        flush(vnetBytes, sink);
+        pass(spans, cookies, count, vnetBytes, sink);
+        return;
+      case Verdict::kPass:
+        pass(spans, cookies, count, vnetBytes, sink);
+        return;
+    }
+    note(*run, cookies, count);
+    if (run->merged.closed()) emit(*run, vnetBytes, sink);
+  }
+
+  template <typename Sink>
+  void flush(uint32_t vnetBytes, Sink&& sink) noexcept {
+    for (Run& run : runs_) {
+      if (!run.merged.empty()) emit(run, vnetBytes, sink);
+    }
+  }
+
+  // Received frames that no sink has seen yet.
+  uint32_t pending() const noexcept;
+  // Forgets them: their buffers are lost with the session.
+  void clear() noexcept;
+
+ private:
+  static constexpr uint32_t kMaxCookies = Coalescer::kMaxParts - 1;
+  struct Run {
+    Coalescer merged;
+    // The first frame as it came: what is written when nothing followed.
+    std::array<iovec, kMaxSpans> firstSpans{};
+    uint32_t firstCount = 0;
+    uint64_t bytes = 0;
+    std::array<uint32_t, kMaxCookies> cookies{};
+    uint32_t cookieCount = 0;
+  };
+  enum class Verdict : uint8_t { kJoined, kNew, kPass, kPassBehindRun, kPassBehindAll };
+
+  Verdict admit(const iovec* spans, uint32_t count, uint32_t vnetBytes, Run*& run) noexcept;
+  void begin(Run& run, const iovec* spans, uint32_t count) noexcept;
+  void note(Run& run, const uint32_t* cookies, uint32_t count) noexcept;
+  CoalescedFrame finish(Run& run, uint32_t vnetBytes) noexcept;
+
+  template <typename Sink>
+  void emit(Run& run, uint32_t vnetBytes, Sink&& sink) noexcept {
+    const CoalescedFrame frame = finish(run, vnetBytes);
+    run.merged.clear();
+    run.cookieCount = 0;
+    run.bytes = 0;
+    sink(frame);
+  }
+  template <typename Sink>
+  static void pass(const iovec* spans, const uint32_t* cookies, uint32_t count, uint32_t vnetBytes,
+                   Sink&& sink) noexcept {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < count; ++i) bytes += spans[i].iov_len;
+    sink(CoalescedFrame{spans, count, 1, bytes > vnetBytes ? bytes - vnetBytes : 0, cookies, count});
+  }
+
+  std::array<Run, kFlows> runs_;
+  // The run that makes room for the next flow.
+  uint32_t victim_ = 0;
+  // The frame being added.
+  TcpSegment segment_;
+  std::array<iovec, kMaxSpans> frame_{};
+  uint64_t frameBytes_ = 0;
 };
 
 }  // namespace vu

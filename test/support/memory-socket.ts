@@ -179,17 +179,13 @@ export class MemoryBinding implements Pick<NativeBinding, 'listenUnix' | 'connec
   #connect(path: string): MemorySocket {
     const [near, far] = MemorySocket.pair(this.ledger);
     setImmediate(() => {
-      let taken = false;
       const incoming: IncomingSocket = {
         peer: far.peer,
-        accept: (handlers) => {
-          taken = true;
-          return far.attach(handlers);
-        },
+        accept: (handlers) => far.attach(handlers),
         refuse: () => far.close(),
       };
       this.#listeners.get(path)?.onConnection(incoming);
-      if (!taken) far.close();
+      if (far.handlers === null) far.close();
     });
     return near;
   }

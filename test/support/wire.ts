@@ -11,10 +11,13 @@ export interface WireMessage {
   readonly fds: readonly NativeFd[];
 }
 
-/** Cuts a byte stream into messages. Descriptors belong to the message whose first byte they came with. */
+/**
+ * Cuts a byte stream into messages. A read that ends in a message with descriptors may begin with messages without, so
+ * descriptors go to the messages that take some; what is left over stays with the last one, where it shows.
+ */
 export class MessageReader {
   #bytes = Buffer.alloc(0);
-  #fds: NativeFd[] = [];
+  readonly #fds: NativeFd[] = [];
 
   push(chunk: Buffer, fds: readonly NativeFd[]): WireMessage[] {
     this.#bytes = Buffer.concat([this.#bytes, chunk]);
@@ -24,11 +27,26 @@ export class MessageReader {
       const { request, flags, size } = decodeHeader(this.#bytes);
       if (this.#bytes.length < headerBytes + size) break;
       const payload = this.#bytes.subarray(headerBytes, headerBytes + size);
-      messages.push({ name: requestName(request), request, flags, payload, fds: this.#fds });
+      const name = requestName(request);
+      messages.push({ name, request, flags, payload, fds: this.#fds.splice(0, descriptorsOf(name, payload)) });
       this.#bytes = this.#bytes.subarray(headerBytes + size);
-      this.#fds = [];
     }
+    const last = messages.pop();
+    if (last !== undefined) messages.push({ ...last, fds: [...last.fds, ...this.#fds.splice(0)] });
     return messages;
+  }
+}
+
+function descriptorsOf(name: string, payload: Buffer): number {
+  switch (name) {
+    case 'SET_MEM_TABLE':
+      return payload.length < 4 ? 0 : payload.readUInt32LE(0);
+    case 'SET_VRING_KICK':
+    case 'SET_VRING_CALL':
+    case 'SET_VRING_ERR':
+      return payload.length === 8 && (payload.readBigUInt64LE(0) & 0x100n) === 0n ? 1 : 0;
+    default:
+      return 0;
   }
 }
 

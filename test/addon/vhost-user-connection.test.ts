@@ -1,0 +1,215 @@
+/** The handshake over real sockets, with real memory and eventfds, against the scripted backend in both modes. */
+import { mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import type { VirtioUserDevice } from '../../src/device/api.ts';
+import { createVirtioUserDevice } from '../../src/device/device.ts';
+import type { Frontend, FrontendSource } from '../../src/device/frontend.ts';
+import { probeBackend } from '../../src/frontends/probe.ts';
+import { createVhostUserSource } from '../../src/frontends/source.ts';
+import type { Listener } from '../../src/native/binding.ts';
+import { loadNative } from '../../src/native/load.ts';
+import { silentLogger } from '../../src/telemetry/log.ts';
+import { failureOf } from '../support/connection.ts';
+import { deviceOptions } from '../support/fake-session.ts';
+import { until } from '../support/process.ts';
+import { dpdkOffer, ScriptedBackend, type ScriptedOptions, vppOffer } from '../support/scripted-backend.ts';
+
+const native = loadNative();
+let directory = '';
+const undos: (() => void)[] = [];
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'vu-conn-'));
+});
+
+afterEach(() => {
+  for (const undo of undos.splice(0).reverse()) undo();
+  rmSync(directory, { recursive: true });
+});
+
+const socketPath = () => ({ baseDirectory: directory, relativePath: 'vhost.sock' });
+
+/** Sockets, memory and eventfds of this process: what a connection and its session are made of. */
+function openDescriptors(): number {
+  return readdirSync('/proc/self/fd').length;
+}
+
+function newDevice(queues = 1): VirtioUserDevice {
+  return createVirtioUserDevice(deviceOptions({ queues, queueSize: 256 }), (options) => native.createSession(options));
+}
+
+interface Connected {
+  readonly frontend: Frontend;
+  readonly released: () => void;
+}
+
+function openSource(server: boolean): { readonly source: FrontendSource; readonly next: () => Promise<Connected> } {
+  const source = createVhostUserSource({
+    binding: native,
+    path: socketPath(),
+    server,
+    mode: 0o660,
+    groupId: null,
+    logger: silentLogger,
+  });
+  undos.push(() => source.close());
+  const arrived: Connected[] = [];
+  const waiting: ((connected: Connected) => void)[] = [];
+  source.open((frontend, released) => {
+    const take = waiting.shift();
+    if (take === undefined) arrived.push({ frontend, released });
+    else take({ frontend, released });
+  });
+  const next = (): Promise<Connected> => {
+    const first = arrived.shift();
+    return first === undefined ? new Promise((resolve) => waiting.push(resolve)) : Promise.resolve(first);
+  };
+  return { source, next };
+}
+
+/** A switch that listens and serves each connection with a backend of its own. */
+function backendListens(options: ScriptedOptions): {
+  readonly backends: ScriptedBackend[];
+  readonly listener: Listener;
+} {
+  const backends: ScriptedBackend[] = [];
+  const listener = native.listenUnix(
+    { path: socketPath(), mode: 0o660, groupId: null, backlog: 1 },
+    {
+      onConnection: (incoming) => {
+        backends.push(new ScriptedBackend(options).serve((handlers) => incoming.accept(handlers)));
+      },
+      onFault: (fault) => {
+        throw fault;
+      },
+    },
+  );
+  undos.push(() => listener.close());
+  return { backends, listener };
+}
+
+function backendConnects(options: ScriptedOptions): ScriptedBackend {
+  return new ScriptedBackend(options).serve((handlers) => native.connectUnix(socketPath(), handlers));
+}
+
+describe.each([
+  ['DPDK 22.11', dpdkOffer],
+  ['VPP', vppOffer],
+])('with what %s offers', (_name, offer) => {
+  it.each([true, false])('[29] [39] comes up and goes down over a real socket (server %s)', async (server) => {
+    const listening = server ? null : backendListens(offer);
+    const { next } = openSource(server);
+    const connecting = server ? backendConnects(offer) : null;
+    const { frontend, released } = await next();
+    const device = newDevice();
+    await device.bringUp(frontend);
+    const backend = connecting ?? listening?.backends[0];
+    if (backend === undefined) throw new Error('no backend');
+    expect([backend.violations, backend.fragmented, backend.running]).toEqual([[], 0, true]);
+    expect(frontend.backendPid).toBe(process.pid);
+    expect(await device.shutDown()).toEqual([]);
+    released();
+    await backend.ended;
+    expect(backend.violations).toEqual([]);
+  });
+});
+
+describe('over a real socket', () => {
+  it('[9] [36] a handshake that fails at any message leaves the descriptors as they were', async () => {
+    const { next } = openSource(true);
+    const device = newDevice();
+    // The first connection starts the reactor, whose descriptors stay.
+    const warm = backendConnects({ ...dpdkOffer, misbehave: () => ({ kind: 'close' }) });
+    const first = await next();
+    await failureOf(device.bringUp(first.frontend));
+    await warm.ended;
+    first.released();
+    const before = openDescriptors();
+    for (const name of ['GET_FEATURES', 'SET_VRING_CALL', 'SET_FEATURES', 'SET_MEM_TABLE', 'SET_VRING_KICK']) {
+      const backend = backendConnects({
+        ...dpdkOffer,
+        misbehave: (message) => (message.name === name ? { kind: 'close' } : null),
+      });
+      const { frontend, released } = await next();
+      expect((await failureOf(device.bringUp(frontend))).code).toBe('DISCONNECTED');
+      await backend.ended;
+      released();
+      await until('descriptors are back', () => openDescriptors() === before);
+    }
+  });
+
+  it('(F8) sees a backend die while it waits, long before the deadline', async () => {
+    const { next } = openSource(true);
+    const backend = backendConnects({
+      ...dpdkOffer,
+      misbehave: ({ name }) => (name === 'SET_MEM_TABLE' ? { kind: 'silent' } : null),
+    });
+    const { frontend } = await next();
+    const outcome = failureOf(newDevice().bringUp(frontend));
+    await backend.stalled;
+    const since = performance.now();
+    backend.die();
+    expect(await outcome).toMatchObject({ code: 'DISCONNECTED', details: { request: 'SET_MEM_TABLE' } });
+    expect(performance.now() - since).toBeLessThan(1000);
+  });
+
+  it('[69] client mode finds a backend that comes back on the same path', async () => {
+    const first = backendListens(dpdkOffer);
+    const { next } = openSource(false);
+    const device = newDevice(2);
+    const before = await next();
+    const ended = new Promise((resolve) => {
+      before.frontend.onDisconnect = resolve;
+    });
+    await device.bringUp(before.frontend);
+    first.listener.close();
+    first.backends[0]?.die();
+    await ended;
+    await device.shutDown();
+    before.released();
+    const second = backendListens(dpdkOffer);
+    const after = await next();
+    expect(after.frontend.generation).toBe(2);
+    expect((await device.bringUp(after.frontend)).degradedBy).toEqual([]);
+    expect(second.backends[0]?.violations).toEqual([]);
+    await device.shutDown();
+  });
+
+  it('[80] [39] server mode serves the second connection when the first has ended', async () => {
+    const { next } = openSource(true);
+    const device = newDevice();
+    const [first, second] = [backendConnects(dpdkOffer), backendConnects(dpdkOffer)];
+    const before = await next();
+    await device.bringUp(before.frontend);
+    expect([first.running, second.trace]).toEqual([true, []]);
+    first.die();
+    await device.shutDown();
+    before.released();
+    const after = await next();
+    await device.bringUp(after.frontend);
+    expect([second.running, second.violations]).toEqual([true, []]);
+    await device.shutDown();
+  });
+
+  it('probe reads what a backend offers', async () => {
+    const { backends } = backendListens({ ...dpdkOffer, probed: true, queuePairs: 8 });
+    expect(await probeBackend(join(directory, 'vhost.sock'), native)).toMatchObject({
+      features: dpdkOffer.features,
+      queuePairs: 8,
+      backendPid: process.pid,
+    });
+    await backends[0]?.ended;
+    expect(backends[0]?.violations).toEqual([]);
+  });
+
+  it.each<readonly [string, () => void, string]>([
+    ['nothing', () => undefined, 'BACKEND_ABSENT'],
+    ['a file', () => writeFileSync(join(directory, 'vhost.sock'), ''), 'SOCKET_PATH'],
+    ['a symbolic link', () => symlinkSync('/run/elsewhere.sock', join(directory, 'vhost.sock')), 'SOCKET_PATH'],
+  ])('probe of %s is refused by name', async (_what, make, code) => {
+    make();
+    expect((await failureOf(probeBackend(join(directory, 'vhost.sock'), native))).code).toBe(code);
+  });
+});

@@ -7,7 +7,7 @@ import { buildEntry } from './bundle-entry.js';
 // CommonJS dependencies call require() and look for __dirname, which an ES module lacks.
 const banner = `import { createRequire as __createRequire } from 'node:module';
 const require = __createRequire(import.meta.url);
-const __filename = import.meta.filename, __dirname = import.meta.dirname;`;
+const __bundleFilename = import.meta.filename, __bundleDirname = import.meta.dirname;`;
 
 const program = await build({
   entryPoints: { cli: 'src/cli/run.ts' },
@@ -18,6 +18,7 @@ const program = await build({
   format: 'esm',
   platform: 'node',
   target: 'node24',
+  define: { __filename: '__bundleFilename', __dirname: '__bundleDirname' },
   external: ['*.node'],
   banner: { js: banner },
   legalComments: 'none',

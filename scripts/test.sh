@@ -18,7 +18,7 @@ jest_tier() { # tier, arguments…
   shift
   local workers=(--runInBand) # the addon, namespaces and the switch are shared by the whole process
   case $tier in unit | protocol) workers=(--maxWorkers=2) ;; esac
-  [[ "$*" == *.test.ts* ]] || set -- --testPathPatterns="^$PWD/test/$tier/" "$@"
+  [[ "$*" == *test/* ]] || set -- --testPathPatterns="^$PWD/test/$tier/" "$@"
   rm -f "build/test/$tier.json"
   timeout --kill-after=10 "$limit_seconds" node --disable-warning=ExperimentalWarning --experimental-vm-modules \
     node_modules/jest/bin/jest.js --config test/jest.config.js "${workers[@]}" \

@@ -1,7 +1,7 @@
 /** Makes the real parts and ties them together. Everything that decides something lives elsewhere. */
 import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { basename, dirname, join, relative } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { realClock } from '../attachment/dependencies.ts';
 import { AttachmentManager } from '../attachment/manager.ts';
 import type { BackendSpec } from '../attachment/spec.ts';
@@ -13,8 +13,8 @@ import type { FrontendSource } from '../device/frontend.ts';
 import { VirtioUserError } from '../errors.ts';
 import { createVhostUserSource } from '../frontends/source.ts';
 import { DelegatedIpam } from '../ipam/delegate.ts';
-import type { NativeBinding, NativeFd, Pump, SocketPath } from '../native/binding.ts';
-import { loadBinding } from '../native/load.ts';
+import type { NativeBinding, NativeFd, Pump } from '../native/binding.ts';
+import { loadNative } from '../native/load.ts';
 import { OvsdbClient } from '../ovs/ovsdb.ts';
 import { VhostPorts } from '../ovs/vhost-ports.ts';
 import type { Logger } from '../telemetry/log.ts';
@@ -26,6 +26,7 @@ import { type Directories, prepareDirectories } from './directories.ts';
 import { Health } from './health.ts';
 import { Introspection } from './introspect.ts';
 import type { AgentOptions } from './options.ts';
+import { allowedPath } from './paths.ts';
 import { DisconnectCounts, listenToChannels, sampleOf } from './samples.ts';
 import { systemClock } from './schedule.ts';
 import { version } from './version.ts';
@@ -42,7 +43,7 @@ export interface ComposedAgent {
 /** @throws VirtioUserError CONFLICT_SOCKET when another agent runs on this state directory */
 export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent {
   const directories = prepareDirectories(options);
-  const binding = loadBinding();
+  const binding = loadNative();
   const lock = takeLock(binding, join(options.stateDir, 'agent.lock'));
   const ovsdbPath = options.ovsdb.slice('unix:'.length);
   const ovs = new VhostPorts(new OvsdbClient({ socketPath: ovsdbPath }));
@@ -165,19 +166,5 @@ function createSource(
     mode: 0o660,
     groupId: directories.vhostGroupId,
     logger: log,
-  });
-}
-
-/**
- * The path below the allowed directory that contains it: links in the directory's own path are the admin's, links below
- * are not followed. @throws VirtioUserError SOCKET_PATH
- */
-export function allowedPath(path: string, backendDirs: readonly string[]): SocketPath {
-  const [baseDirectory] = backendDirs
-    .filter((directory) => path.startsWith(directory === '/' ? '/' : `${directory}/`))
-    .sort((one, other) => other.length - one.length);
-  if (baseDirectory !== undefined) return { baseDirectory, relativePath: relative(baseDirectory, path) };
-  throw new VirtioUserError('SOCKET_PATH', `backend.path ${path} lies in none of ${backendDirs.join(', ')}`, {
-    remedy: 'add its directory to --backend-dirs',
   });
 }

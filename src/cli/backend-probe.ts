@@ -12,8 +12,8 @@ export const probeCommand: Command = {
   positionals: { path: { type: 'string', describe: 'socket on which the backend listens' } },
   run: async (args, terminal) => {
     // Loaded here: no other command should fail where the addon cannot be loaded.
-    const { loadBinding } = await import('../native/load.ts');
-    const binding = loadBinding();
+    const { loadNative } = await import('../native/load.ts');
+    const binding = loadNative();
     try {
       const report = await probeBackend(resolve(textArgument(args, 'path')), binding);
       terminal.out(formatArgument(args) === 'json' ? renderJson(jsonOf(report)) : renderFields(fieldsOf(report)));

@@ -5,7 +5,8 @@ import { fileURLToPath } from 'node:url';
 import { messageOf, VirtioUserError } from '../errors.ts';
 import type { NativeBinding } from './binding.ts';
 
-const candidates = ['./native/virtio_user.node', '../../build/native/virtio_user.node', '../build/native/virtio_user.node'];
+/** Seen from `dist/`, from `dist/chunks/`, from `src/native/`. */
+const candidates = ['./native/virtio_user.node', '../native/virtio_user.node', '../../build/native/virtio_user.node'];
 
 let loaded: NativeBinding | null = null;
 
@@ -15,7 +16,9 @@ export function loadNative(): NativeBinding {
   const paths = candidates.map((candidate) => fileURLToPath(new URL(candidate, import.meta.url)));
   const path = paths.find((candidate) => existsSync(candidate));
   if (path === undefined) {
-    throw new VirtioUserError('BUG', `the native addon is in none of ${paths.join(', ')}`, { remedy: 'build it with: npm run build' });
+    throw new VirtioUserError('BUG', `the native addon is in none of ${paths.join(', ')}`, {
+      remedy: 'build it with: npm run build',
+    });
   }
   try {
     loaded = createRequire(import.meta.url)(path) as NativeBinding;

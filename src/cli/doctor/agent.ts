@@ -13,8 +13,8 @@ export async function agentFindings(options: AgentOptions): Promise<readonly Fin
 function addon(): Promise<Finding> {
   const remedy = 'npm run build; in a container: allow memfd_create and eventfd2 in the seccomp profile';
   return attempt('native addon', remedy, async () => {
-    const { loadBinding } = await import('../../native/load.ts');
-    const binding = loadBinding();
+    const { loadNative } = await import('../../native/load.ts');
+    const binding = loadNative();
     try {
       const versionOne = 1n << 32n;
       const options = { pairs: 1, queueSize: 64, rxBufferBytes: 2048, features: versionOne, memory: 'memfd' } as const;

@@ -13,13 +13,14 @@ const source = fileURLToPath(new URL('../../../src/main.ts', import.meta.url));
 const program = `
 export async function runProcess(argv) {
   const stdin = argv[0] === 'cat' ? (await import('node:fs')).readFileSync(0, 'utf8') : '';
-  console.log(JSON.stringify({ argv, version: process.version, pid: process.pid, stdin, marker: process.env.VIRTIO_USER_PINNED_NODE ?? null }));
-  if (argv[0] === 'exit') process.exitCode = Number(argv[1]);
-  if (argv[0] === 'abort') process.kill(process.pid, 'SIGKILL');
   if (argv[0] === 'wait') {
     const timer = setInterval(() => undefined, 60_000);
     process.once('SIGTERM', () => { clearInterval(timer); console.log('terminated'); process.exitCode = 7; });
   }
+  const { version, pid, env } = process;
+  console.log(JSON.stringify({ argv, version, pid, stdin, marker: env.VIRTIO_USER_PINNED_NODE ?? null }));
+  if (argv[0] === 'exit') process.exitCode = Number(argv[1]);
+  if (argv[0] === 'abort') process.kill(process.pid, 'SIGKILL');
 }
 `;
 

@@ -1,62 +1,107 @@
 /**
- * Splits a byte stream into JSON texts. OVSDB's JSON-RPC has no framing (RFC 7047 §4): a message ends where its braces
- * balance, braces inside strings not counted. Bounded in size and depth.
+ * Splits a byte stream into JSON values. OVSDB's JSON-RPC has no framing (RFC 7047 section 4): values follow each other,
+ * with or without white space, so their ends are found by depth, honouring strings and escapes.
+ *
+ * Bounded: bytes of one value and its depth. Anything but an object or array at the top level is an error.
  */
-import { VirtioUserError } from '../errors.ts';
+import { messageOf, VirtioUserError } from '../errors.ts';
 
-const limitBytes = 16 << 20;
-const limitDepth = 64;
+export interface JsonStreamLimits {
+  readonly maximumBytes: number;
+  readonly maximumDepth: number;
+}
+
+/** A whole monitor reply of a large node stays below a few MiB; real messages are less than 10 deep. */
+export const defaultJsonLimits: JsonStreamLimits = { maximumBytes: 16 << 20, maximumDepth: 128 };
+
+const byte = {
+  quote: 0x22,
+  backslash: 0x5c,
+  openBracket: 0x5b,
+  closeBracket: 0x5d,
+  openBrace: 0x7b,
+  closeBrace: 0x7d,
+} as const;
 
 export class JsonStream {
+  readonly #limits: JsonStreamLimits;
+  /** Bytes of the unfinished value. */
   #chunks: Buffer[] = [];
   #bytes = 0;
   #depth = 0;
   #inString = false;
   #escaped = false;
 
-  /** @returns the values that are complete now. @throws PROTOCOL_VIOLATION */
+  constructor(limits: JsonStreamLimits = defaultJsonLimits) {
+    this.#limits = limits;
+  }
+
+  /**
+   * @returns the values that end in this chunk, parsed
+   * @throws VirtioUserError PROTOCOL_VIOLATION; the stream is useless afterwards
+   */
   push(chunk: Buffer): unknown[] {
     const values: unknown[] = [];
     let start = 0;
-    for (let at = 0; at < chunk.length; at++) {
-      const byte = chunk[at];
-      if (this.#inString) {
-        if (this.#escaped) this.#escaped = false;
-        else if (byte === 0x5c) this.#escaped = true;
-        else if (byte === 0x22) this.#inString = false;
-      } else if (byte === 0x22 && this.#depth > 0) {
-        this.#inString = true;
-      } else if (byte === 0x7b || byte === 0x5b) {
-        if (++this.#depth > limitDepth) throw violation(`nesting deeper than ${limitDepth}`);
-      } else if (byte === 0x7d || byte === 0x5d) {
-        if (--this.#depth < 0) throw violation('a closing brace without an opening one');
-        if (this.#depth === 0) {
-          values.push(this.#take(chunk.subarray(start, at + 1)));
-          start = at + 1;
-        }
-      } else if (this.#depth === 0 && byte !== 0x20 && byte !== 0x0a && byte !== 0x0d && byte !== 0x09) {
-        throw violation('text that is neither object nor array');
+    for (let index = 0; index < chunk.length; index += 1) {
+      const current = chunk[index] ?? 0;
+      if (this.#depth === 0) {
+        if (isSpace(current)) continue;
+        if (current !== byte.openBrace && current !== byte.openBracket) throw violation('text that is no JSON object');
+        this.#depth = 1;
+        start = index;
+      } else if (this.#inString) {
+        this.#insideString(current);
+      } else if (this.#outsideString(current)) {
+        this.#keep(chunk.subarray(start, index + 1));
+        values.push(this.#take());
       }
     }
-    const rest = chunk.subarray(start);
-    if (this.#depth > 0 && rest.length > 0) {
-      this.#bytes += rest.length;
-      if (this.#bytes > limitBytes) throw violation(`a message of more than ${limitBytes} bytes`);
-      this.#chunks.push(Buffer.from(rest));
-    }
+    if (this.#depth > 0) this.#keep(chunk.subarray(start));
     return values;
   }
 
-  #take(last: Buffer): unknown {
-    const text = Buffer.concat([...this.#chunks, last]).toString('utf8');
+  #insideString(current: number): void {
+    if (this.#escaped) this.#escaped = false;
+    else if (current === byte.backslash) this.#escaped = true;
+    else if (current === byte.quote) this.#inString = false;
+  }
+
+  /** @returns whether the value ends here */
+  #outsideString(current: number): boolean {
+    if (current === byte.quote) {
+      this.#inString = true;
+    } else if (current === byte.openBrace || current === byte.openBracket) {
+      this.#depth += 1;
+      if (this.#depth > this.#limits.maximumDepth) throw violation(`JSON deeper than ${this.#limits.maximumDepth}`);
+    } else if (current === byte.closeBrace || current === byte.closeBracket) {
+      this.#depth -= 1;
+    }
+    return this.#depth === 0;
+  }
+
+  #keep(part: Buffer): void {
+    this.#bytes += part.length;
+    if (this.#bytes > this.#limits.maximumBytes) {
+      throw violation(`a JSON value of more than ${this.#limits.maximumBytes} bytes`);
+    }
+    this.#chunks.push(part);
+  }
+
+  #take(): unknown {
+    const text = Buffer.concat(this.#chunks).toString('utf8');
     this.#chunks = [];
     this.#bytes = 0;
     try {
       return JSON.parse(text);
-    } catch {
-      throw violation('text that is not JSON');
+    } catch (thrown) {
+      throw violation(`malformed JSON: ${messageOf(thrown).slice(0, 200)}`);
     }
   }
+}
+
+function isSpace(current: number): boolean {
+  return current === 0x20 || current === 0x0a || current === 0x0d || current === 0x09;
 }
 
 function violation(what: string): VirtioUserError {

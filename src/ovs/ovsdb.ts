@@ -1,102 +1,86 @@
-/** Client of an OVSDB server (RFC 7047) on a unix socket: connects when it is needed, one connection for all calls. */
-import { createConnection, type Socket } from 'node:net';
+/**
+ * A client of one OVSDB server over a unix socket: JSON-RPC of RFC 7047, as much of it as transactions need.
+ *
+ * The connection is made by the first call and again by the first call after it was lost; nothing is retried behind the
+ * caller's back. A failure says in `details.committed` whether the transaction may have happened: `no` or `unknown`.
+ */
+import { connect, type Socket } from 'node:net';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
-import { JsonStream } from './json-stream.ts';
+import { JsonStream, type JsonStreamLimits } from './json-stream.ts';
 
-interface Waiting {
-  readonly resolve: (result: unknown) => void;
-  readonly reject: (error: Error) => void;
+export interface OvsdbOptions {
+  readonly socketPath: string;
+  /** One call, connecting included. */
+  readonly deadlineMs?: number;
+  readonly jsonLimits?: JsonStreamLimits;
 }
 
-/** One operation's result in a `transact` reply. */
-export interface OperationResult {
+export type OvsdbOperation = Readonly<Record<string, unknown>> & { readonly op: string };
+
+/** The answer to one operation: rows of a select, uuid of an insert, count of an update or mutate. */
+export interface OvsdbResult {
   readonly rows?: readonly Readonly<Record<string, unknown>>[];
+  readonly uuid?: unknown;
   readonly count?: number;
-  readonly uuid?: readonly [string, string];
+  readonly [key: string]: unknown;
 }
 
-export interface OperationError {
-  readonly error: string;
-  readonly details: string;
+export type OvsdbOutcome =
+  | { readonly kind: 'committed'; readonly results: readonly OvsdbResult[] }
+  /** Nothing was changed. `operation` is the index of the culprit; beyond the last one: the commit itself. */
+  | { readonly kind: 'refused'; readonly operation: number; readonly error: string; readonly details: string };
+
+const defaultDeadlineMs = 5_000;
+const openVSwitch = 'Open_vSwitch';
+
+interface PendingCall {
+  readonly resolve: (result: unknown) => void;
+  readonly reject: (error: VirtioUserError) => void;
 }
 
-const callTimeoutMs = 5_000;
+export class OvsdbClient {
+  readonly #options: OvsdbOptions;
+  #connection: Connection | null = null;
+  #closed = false;
 
-function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-/** The path of a `unix:…` remote. @throws CONFIG_INVALID */
-export function socketOfRemote(remote: string): string {
-  if (!remote.startsWith('unix:/')) {
-    throw new VirtioUserError('CONFIG_INVALID', `--ovsdb ${remote}: only unix:/path/to/db.sock is accepted`);
-  }
-  return remote.slice('unix:'.length);
-}
-
-export class Ovsdb {
-  readonly #path: string;
-  #socket: Socket | null = null;
-  #connecting: Promise<Socket> | null = null;
-  #nextId = 1;
-  readonly #waiting = new Map<number, Waiting>();
-
-  constructor(remote: string) {
-    this.#path = socketOfRemote(remote);
+  constructor(options: OvsdbOptions) {
+    this.#options = options;
   }
 
   /**
-   * Runs a transaction on `Open_vSwitch`: all of it or nothing.
-   * @throws VirtioUserError OVS_UNAVAILABLE, OVS_REFUSED (an operation's error, in its words), TIMEOUT, CANCELLED
+   * One transaction on the Open_vSwitch database.
+   * @throws VirtioUserError OVS_UNAVAILABLE, TIMEOUT, CANCELLED
    */
-  async transact(operations: readonly object[], signal: AbortSignal): Promise<readonly OperationResult[]> {
-    const reply = await this.#call('transact', ['Open_vSwitch', ...operations], signal);
-    if (!Array.isArray(reply))
-      throw new VirtioUserError('OVS_UNAVAILABLE', 'transact: OVSDB answered no list of results');
-    const results: OperationResult[] = [];
-    for (const entry of reply as readonly unknown[]) {
-      if (isRecord(entry) && typeof entry['error'] === 'string') {
-        const details = typeof entry['details'] === 'string' ? entry['details'] : '';
-        throw new VirtioUserError('OVS_REFUSED', `OVSDB refused the transaction: ${entry['error']}: ${details}`, {
-          details: { error: entry['error'] },
-        });
+  async transact(operations: readonly OvsdbOperation[], signal: AbortSignal): Promise<OvsdbOutcome> {
+    const result = await this.#call('transact', [openVSwitch, ...operations], signal);
+    if (!Array.isArray(result)) throw this.#nonsense('transact');
+    const results: OvsdbResult[] = [];
+    for (const [operation, item] of result.entries()) {
+      // Operations after a failed one are answered with null.
+      if (!isObject(item)) throw this.#nonsense('transact');
+      if (typeof item['error'] === 'string') {
+        const details = typeof item['details'] === 'string' ? item['details'] : '';
+        return { kind: 'refused', operation, error: item['error'], details };
       }
-      results.push(isRecord(entry) ? entry : {});
+      results.push(asResult(item) ?? fail(this.#nonsense('transact')));
     }
-    return results;
+    if (results.length !== operations.length) throw this.#nonsense('transact');
+    return { kind: 'committed', results };
   }
 
   close(): void {
-    this.#socket?.destroy();
-    this.#socket = null;
+    this.#closed = true;
+    this.#connection?.end(this.#unavailable('the client was closed', 'unknown'));
+    this.#connection = null;
   }
 
   async #call(method: string, params: readonly unknown[], signal: AbortSignal): Promise<unknown> {
-    const socket = await this.#connected();
-    const id = this.#nextId++;
+    if (signal.aborted) throw cancelled(method, 'no');
+    if (this.#closed) throw this.#unavailable('the client is closed', 'no');
+    const connection = (this.#connection ??= this.#connect());
+    const deadlineMs = this.#options.deadlineMs ?? defaultDeadlineMs;
     return new Promise((resolve, reject) => {
-      const finish = (): void => {
-        clearTimeout(timer);
-        signal.removeEventListener('abort', onAbort);
-        this.#waiting.delete(id);
-      };
-      const timer = setTimeout(() => {
-        finish();
-        // A server that does not answer is given up, so that the next call starts on a fresh connection.
-        socket.destroy();
-        reject(
-          new VirtioUserError(
-            'OVS_UNAVAILABLE',
-            `${method} to OVSDB at ${this.#path}: no answer within ${callTimeoutMs} ms`,
-          ),
-        );
-      }, callTimeoutMs);
-      const onAbort = (): void => {
-        finish();
-        reject(new VirtioUserError('CANCELLED', `${method} to OVSDB: the caller is gone`));
-      };
-      signal.addEventListener('abort', onAbort, { once: true });
-      this.#waiting.set(id, {
+      const call: PendingCall = {
         resolve: (result) => {
           finish();
           resolve(result);
@@ -105,65 +89,151 @@ export class Ovsdb {
           finish();
           reject(error);
         },
-      });
-      if (signal.aborted) onAbort();
-      else socket.write(JSON.stringify({ method, params, id }));
+      };
+      const id = connection.send(method, params, call);
+      const finish = (): void => {
+        clearTimeout(timer);
+        signal.removeEventListener('abort', onAbort);
+        connection.forget(id);
+      };
+      const onAbort = (): void => call.reject(cancelled(method, 'unknown'));
+      const timer = setTimeout(() => {
+        const what = `OVSDB ${this.#options.socketPath}: no answer to ${method} within ${deadlineMs} ms`;
+        const error = new VirtioUserError('TIMEOUT', what, {
+          details: { committed: connection.established ? 'unknown' : 'no' },
+          remedy: 'Look whether ovsdb-server is stopped or overloaded.',
+        });
+        call.reject(error);
+        // Whatever else waits on this connection waits for the same silent peer.
+        connection.end(error);
+      }, deadlineMs);
+      signal.addEventListener('abort', onAbort, { once: true });
     });
   }
 
-  #connected(): Promise<Socket> {
-    if (this.#socket !== null && !this.#socket.destroyed) return Promise.resolve(this.#socket);
-    this.#connecting ??= new Promise<Socket>((resolve, reject) => {
-      const socket = createConnection(this.#path);
-      const stream = new JsonStream();
-      socket.unref();
-      socket.once('connect', () => {
-        this.#socket = socket;
-        resolve(socket);
-      });
-      socket.on('data', (chunk: Buffer) => {
-        try {
-          for (const message of stream.push(chunk)) this.#received(socket, message);
-        } catch (error) {
-          socket.destroy(error instanceof Error ? error : new Error(messageOf(error)));
-        }
-      });
-      socket.on('error', (error) => {
-        const failure = new VirtioUserError(
-          'OVS_UNAVAILABLE',
-          `OVSDB at ${this.#path}: ${errnoOf(error) ?? error.message}`,
-          {
-            remedy: 'start ovsdb-server, or set --ovsdb to its socket',
-            cause: error,
-          },
-        );
-        reject(failure);
-        this.#failAll(failure);
-      });
-      socket.on('close', () => {
-        if (this.#socket === socket) this.#socket = null;
-        this.#failAll(new VirtioUserError('OVS_UNAVAILABLE', `OVSDB at ${this.#path} closed the connection`));
-      });
-    }).finally(() => {
-      this.#connecting = null;
+  #connect(): Connection {
+    const connection: Connection = new Connection(this.#options, (cause): VirtioUserError => {
+      if (this.#connection === connection) this.#connection = null;
+      return this.#unavailable(cause, connection.established ? 'unknown' : 'no');
     });
-    return this.#connecting;
+    return connection;
   }
 
-  #received(socket: Socket, message: unknown): void {
-    if (!isRecord(message)) throw new VirtioUserError('PROTOCOL_VIOLATION', 'OVSDB sent no object');
-    if (message['method'] === 'echo') {
-      socket.write(JSON.stringify({ result: message['params'] ?? [], error: null, id: message['id'] ?? null }));
+  #unavailable(cause: unknown, committed: 'no' | 'unknown'): VirtioUserError {
+    const why = typeof cause === 'string' ? cause : (errnoOf(cause) ?? messageOf(cause));
+    return new VirtioUserError('OVS_UNAVAILABLE', `OVSDB ${this.#options.socketPath}: ${why}`, {
+      details: { committed, path: this.#options.socketPath },
+      remedy: 'Start ovsdb-server, or set --ovsdb to its socket.',
+      ...(typeof cause === 'string' ? {} : { cause }),
+    });
+  }
+
+  #nonsense(method: string): VirtioUserError {
+    const error = this.#unavailable(`the answer to ${method} is not one of RFC 7047`, 'unknown');
+    this.#connection?.end(error);
+    return error;
+  }
+}
+
+/** One socket with the calls that wait on it. */
+class Connection {
+  readonly #socket: Socket;
+  readonly #json: JsonStream;
+  readonly #pending = new Map<number, PendingCall>();
+  readonly #describe: (cause: unknown) => VirtioUserError;
+  #nextId = 1;
+  #ended = false;
+  established = false;
+
+  /** @param describe told once, when the connection is over; makes the error that its calls get */
+  constructor(options: OvsdbOptions, describe: (cause: unknown) => VirtioUserError) {
+    this.#describe = describe;
+    this.#json = new JsonStream(options.jsonLimits);
+    this.#socket = connect({ path: options.socketPath });
+    this.#socket.on('connect', () => {
+      this.established = true;
+    });
+    this.#socket.on('data', (chunk) => this.#receive(chunk));
+    this.#socket.on('error', (error) => this.end(error));
+    this.#socket.on('close', () => this.end('connection closed'));
+    // An idle connection must not keep the process alive.
+    this.#socket.unref();
+  }
+
+  send(method: string, params: readonly unknown[], call: PendingCall): number {
+    const id = this.#nextId;
+    this.#nextId += 1;
+    this.#pending.set(id, call);
+    this.#socket.ref();
+    this.#socket.write(JSON.stringify({ id, method, params }));
+    return id;
+  }
+
+  /** The caller no longer waits; a late answer is dropped. */
+  forget(id: number): void {
+    this.#pending.delete(id);
+    if (this.#pending.size === 0) this.#socket.unref();
+  }
+
+  end(cause: unknown): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    const described = this.#describe(cause);
+    const error = cause instanceof VirtioUserError && cause.code !== 'PROTOCOL_VIOLATION' ? cause : described;
+    this.#socket.destroy();
+    for (const call of [...this.#pending.values()]) call.reject(error);
+  }
+
+  #receive(chunk: Buffer): void {
+    if (this.#ended) return;
+    try {
+      for (const message of this.#json.push(chunk)) this.#handle(message);
+    } catch (thrown) {
+      this.end(thrown);
+    }
+  }
+
+  #handle(message: unknown): void {
+    if (!isObject(message)) throw new VirtioUserError('PROTOCOL_VIOLATION', 'OVSDB sent a message that is no object');
+    if (typeof message['method'] === 'string') {
+      // RFC 7047 section 4.1.11: both sides answer. Other requests do not come without a monitor or a lock.
+      if (message['method'] === 'echo') {
+        this.#socket.write(JSON.stringify({ id: message['id'], result: message['params'], error: null }));
+      }
       return;
     }
-    const waiting = typeof message['id'] === 'number' ? this.#waiting.get(message['id']) : undefined;
-    if (waiting === undefined) return;
-    if (message['error'] !== null && message['error'] !== undefined) {
-      waiting.reject(new VirtioUserError('OVS_REFUSED', `OVSDB: ${JSON.stringify(message['error']).slice(0, 500)}`));
-    } else waiting.resolve(message['result']);
+    const { id, error } = message;
+    const call = typeof id === 'number' ? this.#pending.get(id) : undefined;
+    if (call === undefined) return;
+    if (error !== null && error !== undefined) {
+      call.reject(this.#refusal(error));
+      return;
+    }
+    call.resolve(message['result']);
   }
 
-  #failAll(error: Error): void {
-    for (const waiting of [...this.#waiting.values()]) waiting.reject(error);
+  /** An error of the request as a whole (unknown database, syntax): nothing was changed. */
+  #refusal(error: unknown): VirtioUserError {
+    const text = JSON.stringify(error).slice(0, 300);
+    return new VirtioUserError('OVS_REFUSED', `OVSDB refused the request: ${text}`, { details: { committed: 'no' } });
   }
+}
+
+function cancelled(method: string, committed: 'no' | 'unknown'): VirtioUserError {
+  return new VirtioUserError('CANCELLED', `OVSDB ${method}: cancelled`, { details: { committed } });
+}
+
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function asResult(item: Readonly<Record<string, unknown>>): OvsdbResult | null {
+  const { rows, count, ...rest } = item;
+  if (rows !== undefined && !(Array.isArray(rows) && rows.every(isObject))) return null;
+  if (count !== undefined && typeof count !== 'number') return null;
+  return { ...rest, ...(rows === undefined ? {} : { rows }), ...(count === undefined ? {} : { count }) };
+}
+
+function fail(error: VirtioUserError): never {
+  throw error;
 }

@@ -1,159 +1,258 @@
-/** vhost-user ports over OVSDB (ovs-vswitchd.conf.db(5)): one transaction each, touching only what carries our tag. */
+/**
+ * vhost-user ports of Open vSwitch over OVSDB (vswitch.ovsschema: Bridge → Port → Interface). A port is made in one
+ * transaction; when it is committed ovs-vswitchd takes it up by itself, which nobody waits for here.
+ *
+ * Only ports whose `external_ids` carry `virtio-user-id` = their own name are ours; others are never changed.
+ */
 import { VirtioUserError } from '../errors.ts';
-import { type OperationResult, Ovsdb } from './ovsdb.ts';
+import type { OvsdbClient, OvsdbOperation, OvsdbOutcome, OvsdbResult } from './ovsdb.ts';
 import type { OvsPort, OvsPorts, OvsPortSpec } from './ports.ts';
 
-const idTag = 'virtio-user-id';
-const nodeTag = 'virtio-user-node';
+export const ownerTag = 'virtio-user-id';
+export const nodeTag = 'virtio-user-node';
 
-type OvsMap = readonly ['map', readonly (readonly [string, string])[]];
-
-function ovsMap(entries: Readonly<Record<string, string>>): OvsMap {
-  return ['map', Object.entries(entries)];
-}
-
-function fromMap(value: unknown): Readonly<Record<string, string>> {
-  if (!Array.isArray(value) || value[0] !== 'map' || !Array.isArray(value[1])) return {};
-  return Object.fromEntries(
-    (value[1] as readonly unknown[]).flatMap((entry) =>
-      Array.isArray(entry) && typeof entry[0] === 'string' ? [[entry[0], String(entry[1])]] : [],
-    ),
-  );
-}
-
-/** A column of references: one uuid, or a set of them. */
-function uuidsOf(value: unknown): string[] {
-  if (!Array.isArray(value)) return [];
-  if (value[0] === 'uuid') return [String(value[1])];
-  return value[0] === 'set' && Array.isArray(value[1]) ? (value[1] as readonly unknown[]).flatMap(uuidsOf) : [];
-}
-
-function rowsOf(result: OperationResult | undefined): readonly Readonly<Record<string, unknown>>[] {
-  return result?.rows ?? [];
+interface ExistingPort {
+  readonly uuid: string;
+  readonly interfaceUuid: string | null;
+  readonly externalIds: Readonly<Record<string, string>>;
 }
 
 export class VhostPorts implements OvsPorts {
-  readonly #database: Ovsdb;
+  readonly #client: OvsdbClient;
 
-  constructor(remote: string) {
-    this.#database = new Ovsdb(remote);
+  /** Takes the client: `close` closes it. */
+  constructor(client: OvsdbClient) {
+    this.#client = client;
   }
 
   async ensure(spec: OvsPortSpec, signal: AbortSignal): Promise<void> {
-    const [bridges, ports] = await this.#database.transact(
-      [
-        { op: 'select', table: 'Bridge', where: [], columns: ['name', '_uuid'] },
-        { op: 'select', table: 'Port', where: [['name', '==', spec.name]], columns: ['_uuid'] },
-      ],
-      signal,
-    );
-    const names = rowsOf(bridges).map((row) => String(row['name']));
-    if (!names.includes(spec.bridge)) {
-      throw new VirtioUserError(
-        'OVS_REFUSED',
-        `OVS has no bridge ${spec.bridge}; it has ${names.sort().join(', ') || 'none'}`,
-        {
-          details: { bridge: spec.bridge },
-          remedy: `create the bridge (datapath_type=netdev), or correct ovs.bridge`,
-        },
-      );
-    }
-    if (rowsOf(ports).length > 0) await this.remove(spec.name, signal);
-    const interfaceRow = {
-      name: spec.name,
-      type: spec.type,
-      options: ovsMap(spec.type === 'dpdkvhostuserclient' ? { 'vhost-server-path': spec.socketPath } : {}),
-      mtu_request: spec.mtu,
-      external_ids: ovsMap(spec.externalIds),
-    };
-    const portRow = {
-      name: spec.name,
-      interfaces: ['named-uuid', 'the_interface'],
-      external_ids: ovsMap(spec.externalIds),
-      ...(spec.vlan === null ? {} : { tag: spec.vlan }),
-    };
-    await this.#database.transact(
-      [
-        {
-          op: 'wait',
-          table: 'Bridge',
-          where: [['name', '==', spec.bridge]],
-          columns: ['name'],
-          until: '==',
-          rows: [{ name: spec.bridge }],
-          timeout: 0,
-        },
-        { op: 'insert', table: 'Interface', row: interfaceRow, 'uuid-name': 'the_interface' },
-        { op: 'insert', table: 'Port', row: portRow, 'uuid-name': 'the_port' },
-        {
-          op: 'mutate',
-          table: 'Bridge',
-          where: [['name', '==', spec.bridge]],
-          mutations: [['ports', 'insert', ['set', [['named-uuid', 'the_port']]]]],
-        },
-        nextConfiguration,
-      ],
-      signal,
-    );
+    const what = `add port ${spec.name} to bridge ${spec.bridge}`;
+    const outcome = await this.#client.transact(insertion(spec), signal);
+    if (outcome.kind === 'committed') return;
+    if (outcome.operation === 0) throw await this.#noSuchBridge(spec, signal);
+    // A unique index on the name (columns "name" of Port and Interface): the port is there already.
+    if (outcome.error !== 'constraint violation') throw refused(what, outcome);
+    await this.#adopt(spec, what, outcome, signal);
   }
 
   async remove(name: string, signal: AbortSignal): Promise<boolean> {
-    const [ports] = await this.#database.transact(
-      [{ op: 'select', table: 'Port', where: [['name', '==', name]], columns: ['_uuid', 'external_ids'] }],
-      signal,
-    );
-    const row = rowsOf(ports)[0];
-    if (row === undefined || fromMap(row['external_ids'])[idTag] !== name) return false;
-    const [uuid] = uuidsOf(row['_uuid']);
-    if (uuid === undefined) return false;
-    // Port and Interface are not roots: unreferenced, they vanish with the commit.
-    await this.#database.transact(
+    const existing = await this.#find(name, signal);
+    if (existing === null || existing.externalIds[ownerTag] !== name) return false;
+    const uuid = ['uuid', existing.uuid];
+    const outcome = await this.#client.transact(
+      // Rows of Port and Interface that nothing refers to are collected by the database.
       [
         {
           op: 'mutate',
           table: 'Bridge',
-          where: [['ports', 'includes', ['set', [['uuid', uuid]]]]],
-          mutations: [['ports', 'delete', ['set', [['uuid', uuid]]]]],
+          where: [['ports', 'includes', uuid]],
+          mutations: [['ports', 'delete', uuid]],
         },
-        nextConfiguration,
       ],
       signal,
     );
-    return true;
+    if (outcome.kind === 'refused') throw refused(`remove port ${name}`, outcome);
+    return (outcome.results[0]?.count ?? 0) > 0;
   }
 
   async list(nodeName: string, signal: AbortSignal): Promise<readonly OvsPort[]> {
-    const [bridges, ports] = await this.#database.transact(
+    const outcome = await this.#client.transact(
       [
-        { op: 'select', table: 'Bridge', where: [], columns: ['name', 'ports'] },
         {
           op: 'select',
           table: 'Port',
-          where: [['external_ids', 'includes', ovsMap({ [nodeTag]: nodeName })]],
+          where: [['external_ids', 'includes', mapOf({ [nodeTag]: nodeName })]],
           columns: ['_uuid', 'name', 'external_ids'],
+        },
+        { op: 'select', table: 'Bridge', where: [], columns: ['name', 'ports'] },
+      ],
+      signal,
+    );
+    if (outcome.kind === 'refused') throw refused('list ports', outcome);
+    const bridgeOf = new Map<string, string>();
+    for (const row of rowsOf(outcome.results[1])) {
+      for (const uuid of uuidsOf(row['ports'])) bridgeOf.set(uuid, textOf(row['name']));
+    }
+    return rowsOf(outcome.results[0]).flatMap((row) => {
+      const bridge = bridgeOf.get(uuidsOf(row['_uuid'])[0] ?? '');
+      return bridge === undefined
+        ? []
+        : [{ name: textOf(row['name']), bridge, externalIds: readMap(row['external_ids']) }];
+    });
+  }
+
+  close(): void {
+    this.#client.close();
+  }
+
+  /** Makes a port of ours that exists what `spec` says; a port that is right already is not disturbed. */
+  async #adopt(spec: OvsPortSpec, what: string, clash: Refused, signal: AbortSignal): Promise<void> {
+    const existing = await this.#find(spec.name, signal);
+    // An interface of that name under another port, for example.
+    if (existing === null) throw refused(what, clash);
+    if (existing.externalIds[ownerTag] !== spec.name || existing.interfaceUuid === null) {
+      throw new VirtioUserError('OVS_REFUSED', `${what}: a port of this name exists and does not carry our tag`, {
+        details: { committed: 'no', port: spec.name },
+        remedy: 'Remove or rename that port.',
+      });
+    }
+    const port = ['uuid', existing.uuid];
+    const outcome = await this.#client.transact(
+      [
+        bridgeExists(spec.bridge),
+        {
+          op: 'update',
+          table: 'Interface',
+          where: [['_uuid', '==', ['uuid', existing.interfaceUuid]]],
+          row: interfaceRow(spec),
+        },
+        { op: 'update', table: 'Port', where: [['_uuid', '==', port]], row: portRow(spec) },
+        {
+          op: 'mutate',
+          table: 'Bridge',
+          where: [
+            ['name', '!=', spec.bridge],
+            ['ports', 'includes', port],
+          ],
+          mutations: [['ports', 'delete', port]],
+        },
+        addToBridge(spec.bridge, port),
+      ],
+      signal,
+    );
+    if (outcome.kind === 'refused') throw refused(what, outcome);
+  }
+
+  async #find(name: string, signal: AbortSignal): Promise<ExistingPort | null> {
+    const outcome = await this.#client.transact(
+      [
+        {
+          op: 'select',
+          table: 'Port',
+          where: [['name', '==', name]],
+          columns: ['_uuid', 'interfaces', 'external_ids'],
         },
       ],
       signal,
     );
-    const bridgeOf = new Map(
-      rowsOf(bridges).flatMap((row) => uuidsOf(row['ports']).map((uuid) => [uuid, String(row['name'])] as const)),
-    );
-    return rowsOf(ports).map((row) => ({
-      name: String(row['name']),
-      bridge: bridgeOf.get(uuidsOf(row['_uuid'])[0] ?? '') ?? '',
-      externalIds: fromMap(row['external_ids']),
-    }));
+    if (outcome.kind === 'refused') throw refused(`look up port ${name}`, outcome);
+    const [row] = rowsOf(outcome.results[0]);
+    if (row === undefined) return null;
+    const [uuid] = uuidsOf(row['_uuid']);
+    if (uuid === undefined) return null;
+    return {
+      uuid,
+      interfaceUuid: uuidsOf(row['interfaces'])[0] ?? null,
+      externalIds: readMap(row['external_ids']),
+    };
   }
 
-  close(): void {
-    this.#database.close();
+  async #noSuchBridge(spec: OvsPortSpec, signal: AbortSignal): Promise<VirtioUserError> {
+    const outcome = await this.#client.transact(
+      [{ op: 'select', table: 'Bridge', where: [], columns: ['name'] }],
+      signal,
+    );
+    const rows = outcome.kind === 'committed' ? rowsOf(outcome.results[0]) : [];
+    const names = rows.map((row) => textOf(row['name'])).sort();
+    const there = names.length === 0 ? 'there are no bridges' : `bridges are ${names.slice(0, 20).join(', ')}`;
+    return new VirtioUserError('OVS_REFUSED', `add port ${spec.name}: no bridge ${spec.bridge}; ${there}`, {
+      details: { committed: 'no', bridge: spec.bridge },
+      remedy: `Create it (ovs-vsctl add-br ${spec.bridge} -- set bridge ${spec.bridge} datapath_type=netdev) or correct ovs.bridge.`,
+    });
   }
 }
 
-/** What ovs-vsctl does too: tells ovs-vswitchd that there is a new configuration. */
-const nextConfiguration = {
-  op: 'mutate',
-  table: 'Open_vSwitch',
-  where: [],
-  mutations: [['next_cfg', '+=', 1]],
-};
+function insertion(spec: OvsPortSpec): readonly OvsdbOperation[] {
+  return [
+    bridgeExists(spec.bridge),
+    { op: 'insert', table: 'Interface', row: { name: spec.name, ...interfaceRow(spec) }, 'uuid-name': 'interface' },
+    {
+      op: 'insert',
+      table: 'Port',
+      row: { name: spec.name, interfaces: ['named-uuid', 'interface'], ...portRow(spec) },
+      'uuid-name': 'port',
+    },
+    addToBridge(spec.bridge, ['named-uuid', 'port']),
+  ];
+}
+
+/** Fails with "timed out" at once where the bridge is not there. */
+function bridgeExists(bridge: string): OvsdbOperation {
+  return {
+    op: 'wait',
+    table: 'Bridge',
+    timeout: 0,
+    where: [['name', '==', bridge]],
+    columns: ['name'],
+    until: '==',
+    rows: [{ name: bridge }],
+  };
+}
+
+function addToBridge(bridge: string, port: readonly string[]): OvsdbOperation {
+  return {
+    op: 'mutate',
+    table: 'Bridge',
+    where: [['name', '==', bridge]],
+    mutations: [['ports', 'insert', ['set', [port]]]],
+  };
+}
+
+function interfaceRow(spec: OvsPortSpec): Readonly<Record<string, unknown>> {
+  // A dpdkvhostuser port has its socket where OVS puts it; only the client type is told a path.
+  const options = spec.type === 'dpdkvhostuserclient' ? { 'vhost-server-path': spec.socketPath } : {};
+  return {
+    type: spec.type,
+    options: mapOf(options),
+    mtu_request: spec.mtu,
+    external_ids: mapOf(tagged(spec)),
+  };
+}
+
+function portRow(spec: OvsPortSpec): Readonly<Record<string, unknown>> {
+  return { tag: spec.vlan ?? ['set', []], external_ids: mapOf(tagged(spec)) };
+}
+
+function tagged(spec: OvsPortSpec): Readonly<Record<string, string>> {
+  return { ...spec.externalIds, [ownerTag]: spec.name };
+}
+
+function mapOf(entries: Readonly<Record<string, string>>): readonly unknown[] {
+  return ['map', Object.entries(entries)];
+}
+
+function readMap(value: unknown): Readonly<Record<string, string>> {
+  const pairs: unknown = Array.isArray(value) && value[0] === 'map' ? value[1] : [];
+  const entries: [string, string][] = [];
+  for (const pair of Array.isArray(pairs) ? (pairs as unknown[]) : []) {
+    if (Array.isArray(pair) && typeof pair[0] === 'string' && typeof pair[1] === 'string') {
+      entries.push([pair[0], pair[1]]);
+    }
+  }
+  return Object.fromEntries(entries);
+}
+
+/** The uuids of a column: one atom, or a set of them. */
+function uuidsOf(value: unknown): readonly string[] {
+  if (!Array.isArray(value)) return [];
+  const [tag, content] = value as unknown[];
+  if (tag === 'uuid' && typeof content === 'string') return [content];
+  if (tag === 'set' && Array.isArray(content)) return (content as unknown[]).flatMap(uuidsOf);
+  return [];
+}
+
+function textOf(value: unknown): string {
+  return typeof value === 'string' ? value : '';
+}
+
+function rowsOf(result: OvsdbResult | undefined): readonly Readonly<Record<string, unknown>>[] {
+  return result?.rows ?? [];
+}
+
+type Refused = Extract<OvsdbOutcome, { readonly kind: 'refused' }>;
+
+function refused(what: string, { error, details }: Refused): VirtioUserError {
+  return new VirtioUserError('OVS_REFUSED', `${what}: ${error}${details === '' ? '' : `: ${details}`}`, {
+    details: { committed: 'no' },
+  });
+}

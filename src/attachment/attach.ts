@@ -1,7 +1,7 @@
 /**
  * The way up: ADD as steps with undo. One durable write before the first side effect, one before the answer. IPAM runs
- * beside the making of TAP, socket and OVS port, since they do not need an address; whatever has been done when one of
- * them fails is undone in reverse.
+ * beside the making of TAP, socket and OVS port, since they do not need an address. When one fails, the others are told
+ * to stop, and whatever has been done is undone in reverse.
  */
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import type { IpamResult } from '../ipam/result.ts';
@@ -11,11 +11,12 @@ import { ipamCall } from './detach.ts';
 import { attachmentId } from './key.ts';
 import { LiveAttachment } from './live-attachment.ts';
 import { identityOf } from './netns.ts';
+import { ovsPortSpec } from './ovs-port.ts';
 import { linkSetup, tapSpec } from './pod-link.ts';
 import type { CreatingRecord, ReadyRecord } from './record.ts';
 import { recordVersion } from './record.ts';
 import { Rollback } from './rollback.ts';
-import type { AttachmentResult, AttachmentSpec } from './spec.ts';
+import type { AttachmentSpec } from './spec.ts';
 import type { RecordStore } from './store.ts';
 
 /** Undo has a deadline of its own: the caller's has passed by then. */
@@ -23,33 +24,12 @@ const undoTimeoutMs = 20_000;
 
 const noAddresses: IpamResult = { ips: [], routes: [], dns: null };
 
-function throwIfAborted(signal: AbortSignal, id: string): void {
-  if (signal.aborted) throw new VirtioUserError('CANCELLED', `ADD of ${id}: ${messageOf(signal.reason)}`);
-}
-
-function linkFailure(error: unknown, ifName: string): VirtioUserError {
-  const errno = errnoOf(error);
-  if (errno === 'EEXIST' || errno === 'EBUSY') {
-    return new VirtioUserError('CONFLICT_INTERFACE', `interface ${ifName} exists already in the pod's namespace`, {
-      cause: error,
-    });
-  }
-  const resource = errno === 'ENOMEM' || errno === 'EMFILE' || errno === 'ENFILE' || errno === 'ENOBUFS';
-  return new VirtioUserError(
-    resource ? 'RESOURCE_EXHAUSTED' : 'SYSCALL_FAILED',
-    `interface ${ifName}: ${messageOf(error)}`,
-    {
-      details: { errno: errno ?? 'none' },
-      cause: error,
-    },
-  );
-}
-
 export interface Attached {
   readonly record: ReadyRecord;
   readonly live: LiveAttachment;
 }
 
+/** @throws VirtioUserError; then nothing is left, or a record of phase `deleting` says what is */
 export async function attach(
   spec: AttachmentSpec,
   netns: NativeFd,
@@ -57,92 +37,219 @@ export async function attach(
   dependencies: AttachmentDependencies,
   signal: AbortSignal,
 ): Promise<Attached> {
-  const { binding, ipam, ovs, clock, options, log } = dependencies;
-  const id = attachmentId(spec.key);
-  const { ifName } = spec.key;
-  const rollback = new Rollback();
-  const record: CreatingRecord = {
-    version: recordVersion,
-    phase: 'creating',
-    id,
-    bootId: options.bootId,
-    createdAtMs: clock.wallMs(),
-    spec,
-    netns: identityOf(netns),
-  };
-  const undoSignal = (): AbortSignal => AbortSignal.timeout(undoTimeoutMs);
-
-  const addressStep = async (): Promise<IpamResult> => {
-    const call = ipamCall(spec);
-    if (call === null) return noAddresses;
-    const result = await ipam.add(call, signal);
-    rollback.push('address', () => ipam.del(call, undoSignal()));
-    return result;
-  };
-
-  const deviceStep = async (): Promise<{ live: LiveAttachment; ifindex: number }> => {
-    const tap = await binding.openTap(netns, tapSpec(ifName, spec.device, null)).catch((error: unknown) => {
-      throw linkFailure(error, ifName);
-    });
-    rollback.push('interface', () => binding.deletePodLink(netns, ifName, tap.ifindex));
-    const live = new LiveAttachment(id, spec, tap.queues, [], dependencies);
-    rollback.push('device', () => live.close());
-    live.open();
-    if (spec.ovs !== null) {
-      rollback.push('OVS port', () => ovs.remove(id, undoSignal()));
-      await ovs.ensure(
-        {
-          name: id,
-          bridge: spec.ovs.bridge,
-          vlan: spec.ovs.vlan,
-          socketPath: spec.backend.path,
-          type: spec.backend.server ? 'dpdkvhostuserclient' : 'dpdkvhostuser',
-          mtu: spec.device.mtu,
-          externalIds: {
-            'virtio-user-id': id,
-            'virtio-user-node': options.nodeName,
-            'iface-id': `${spec.pod?.namespace ?? ''}/${spec.pod?.name ?? spec.key.containerId}/${ifName}`,
-            'attached-mac': spec.device.mac,
-          },
-        },
-        signal,
-      );
-    }
-    return { live, ifindex: tap.ifindex };
-  };
-
+  const climb = new Climb(spec, netns, store, dependencies, signal);
   try {
-    await store.write(record);
-    rollback.push('record', () => store.remove(id));
-    throwIfAborted(signal, id);
-    const [addresses, device] = await Promise.allSettled([addressStep(), deviceStep()]);
-    // The netconf's own mistakes are worth more to an admin than what they caused elsewhere: device first.
-    if (device.status === 'rejected') throw device.reason;
-    if (addresses.status === 'rejected') throw addresses.reason;
-    throwIfAborted(signal, id);
-    const { live, ifindex } = device.value;
-    await binding.setupPodLink(netns, linkSetup(ifindex, addresses.value)).catch((error: unknown) => {
-      throw linkFailure(error, ifName);
-    });
-    live.setAddresses(addresses.value.ips.map((ip) => ip.address));
-    if (spec.backend.wait === 'required') await live.waitUntilRunning(spec.backend.waitTimeoutMs, signal);
-    throwIfAborted(signal, id);
-    const result: AttachmentResult = {
-      ifName,
-      netnsPath: spec.netnsPath,
-      mac: spec.device.mac,
-      mtu: spec.device.mtu,
-      socketPath: spec.backend.path,
-      ovsPort: spec.ovs === null ? null : id,
-      ipam: addresses.value,
+    return await climb.run();
+  } catch (thrown) {
+    await climb.undo();
+    throw VirtioUserError.from(thrown, `ADD of ${climb.id}`);
+  }
+}
+
+class Climb {
+  readonly id: string;
+  readonly #spec: AttachmentSpec;
+  readonly #netns: NativeFd;
+  readonly #store: RecordStore;
+  readonly #dependencies: AttachmentDependencies;
+  readonly #rollback = new Rollback();
+  readonly #record: CreatingRecord;
+  /** Aborted when a step fails, so that the one beside it does not go on for nothing. */
+  readonly #stop = new AbortController();
+  readonly #caller: AbortSignal;
+  readonly #signal: AbortSignal;
+  #ifindex: number | null = null;
+
+  constructor(
+    spec: AttachmentSpec,
+    netns: NativeFd,
+    store: RecordStore,
+    dependencies: AttachmentDependencies,
+    signal: AbortSignal,
+  ) {
+    this.id = attachmentId(spec.key);
+    this.#spec = spec;
+    this.#netns = netns;
+    this.#store = store;
+    this.#dependencies = dependencies;
+    this.#caller = signal;
+    this.#signal = AbortSignal.any([signal, this.#stop.signal]);
+    this.#record = {
+      version: recordVersion,
+      phase: 'creating',
+      id: this.id,
+      bootId: dependencies.options.bootId,
+      createdAtMs: dependencies.clock.wallMs(),
+      spec,
+      netns: identityOf(netns),
     };
-    const ready: ReadyRecord = { ...record, phase: 'ready', ifindex, result };
-    await store.write(ready);
-    throwIfAborted(signal, id);
+  }
+
+  async run(): Promise<Attached> {
+    const { backend } = this.#spec;
+    this.#proceed();
+    await this.#store.write(this.#record);
+    this.#proceed();
+    const [{ live, ifindex }, ipam] = await this.#together(this.#device(), this.#address());
+    this.#proceed();
+    const ready = this.#ready(ifindex, ipam);
+    const link = this.#setUpLink(ifindex, ipam).then(() => live.setAddresses(ipam.ips.map(({ address }) => address)));
+    if (backend.wait === 'required') {
+      await link;
+      await live.waitUntilRunning(backend.waitTimeoutMs, this.#caller);
+      this.#proceed();
+      await this.#store.write(ready);
+    } else {
+      // The runtime has no answer before both are done; killed in between, it calls DEL.
+      await this.#together(link, this.#store.write(ready));
+    }
+    this.#proceed();
     return { record: ready, live };
-  } catch (error) {
-    const failures = await rollback.unwind();
-    if (failures.length > 0) log.error({ id, failures }, 'ADD could not be undone completely; reconciliation goes on');
-    throw VirtioUserError.from(error, `ADD of ${id}`);
+  }
+
+  /** Never rejects. */
+  async undo(): Promise<void> {
+    const { log } = this.#dependencies;
+    const failures = await this.#rollback.unwind();
+    try {
+      if (failures.length === 0) {
+        await this.#store.remove(this.id);
+        return;
+      }
+      log.error({ id: this.id, failures }, 'ADD could not be undone completely yet');
+      await this.#store.write({ ...this.#record, phase: 'deleting', ifindex: this.#ifindex });
+    } catch (error) {
+      // The record on disk is `creating` or `ready`: either leads to the undo, at the latest when the namespace is gone.
+      log.error({ id: this.id, error }, 'the undo of an ADD could not be written down');
+    }
+  }
+
+  async #address(): Promise<IpamResult> {
+    const { ipam } = this.#dependencies;
+    const call = ipamCall(this.#spec);
+    if (call === null) return noAddresses;
+    // An ADD that fails gives back itself what it may have taken.
+    const result = await ipam.add(call, this.#signal);
+    this.#rollback.push('address', () => ipam.del(call, undoSignal()));
+    return result;
+  }
+
+  async #device(): Promise<{ readonly live: LiveAttachment; readonly ifindex: number }> {
+    const { binding } = this.#dependencies;
+    const { ifName } = this.#spec.key;
+    const tap = await binding
+      .openTap(this.#netns, tapSpec(ifName, this.#spec.device, null))
+      .catch((error: unknown) => Promise.reject(linkFailure(error, ifName)));
+    this.#ifindex = tap.ifindex;
+    this.#rollback.push('interface', () => binding.deletePodLink(this.#netns, ifName, tap.ifindex));
+    const live = this.#makeLive(tap.queues);
+    this.#rollback.push('device', () => live.close());
+    this.#proceed();
+    // Before the port: a switch that finds no socket comes back only a second later.
+    live.open();
+    await this.#ovsPort();
+    return { live, ifindex: tap.ifindex };
+  }
+
+  #makeLive(queues: readonly NativeFd[]): LiveAttachment {
+    try {
+      return new LiveAttachment(this.id, this.#spec, queues, [], this.#dependencies);
+    } catch (error) {
+      throw linkFailure(error, this.#spec.key.ifName);
+    }
+  }
+
+  async #ovsPort(): Promise<void> {
+    const { ovs, options } = this.#dependencies;
+    const port = ovsPortSpec(this.id, this.#spec, options.nodeName);
+    if (port === null) return;
+    const undo = (): Promise<boolean> => ovs.remove(this.id, undoSignal());
+    try {
+      await ovs.ensure(port, this.#signal);
+      this.#rollback.push('OVS port', undo);
+    } catch (thrown) {
+      const certain = thrown instanceof VirtioUserError && thrown.details['committed'] === 'no';
+      if (!certain) this.#rollback.push('OVS port', undo);
+      throw thrown;
+    }
+  }
+
+  #setUpLink(ifindex: number, ipam: IpamResult): Promise<void> {
+    const { binding } = this.#dependencies;
+    return binding
+      .setupPodLink(this.#netns, linkSetup(ifindex, ipam))
+      .catch((error: unknown) => Promise.reject(linkFailure(error, this.#spec.key.ifName)));
+  }
+
+  #ready(ifindex: number, ipam: IpamResult): ReadyRecord {
+    const { key, netnsPath, device, backend, ovs } = this.#spec;
+    return {
+      ...this.#record,
+      phase: 'ready',
+      ifindex,
+      result: {
+        ifName: key.ifName,
+        netnsPath,
+        mac: device.mac,
+        mtu: device.mtu,
+        socketPath: backend.path,
+        ovsPort: ovs === null ? null : this.id,
+        ipam,
+      },
+    };
+  }
+
+  /** Both, or the failure that came first after both have ended: undo must not run beside a step. */
+  async #together<A, B>(one: Promise<A>, other: Promise<B>): Promise<[A, B]> {
+    let first: unknown;
+    let failed = false;
+    const noted = async <T>(work: Promise<T>): Promise<T> => {
+      try {
+        return await work;
+      } catch (thrown) {
+        if (!failed) first = thrown;
+        failed = true;
+        this.#stop.abort(thrown);
+        throw thrown;
+      }
+    };
+    const [a, b] = await Promise.allSettled([noted(one), noted(other)]);
+    if (a.status === 'fulfilled' && b.status === 'fulfilled') return [a.value, b.value];
+    this.#proceed();
+    throw first;
+  }
+
+  /** @throws CANCELLED when the caller is gone */
+  #proceed(): void {
+    if (!this.#caller.aborted) return;
+    const { containerId, ifName } = this.#spec.key;
+    const why = messageOf(this.#caller.reason);
+    throw new VirtioUserError('CANCELLED', `ADD of ${ifName} in container ${containerId} rolled back: ${why}`);
+  }
+}
+
+function undoSignal(): AbortSignal {
+  return AbortSignal.timeout(undoTimeoutMs);
+}
+
+function linkFailure(error: unknown, ifName: string): VirtioUserError {
+  if (error instanceof VirtioUserError) return error;
+  const errno = errnoOf(error);
+  const options = { details: { errno }, cause: error };
+  switch (errno) {
+    case 'EEXIST':
+    case 'EBUSY':
+      return new VirtioUserError(
+        'CONFLICT_INTERFACE',
+        `interface ${ifName} exists already in the pod's namespace`,
+        options,
+      );
+    case 'ENOMEM':
+    case 'EMFILE':
+    case 'ENFILE':
+    case 'ENOBUFS':
+      return new VirtioUserError('RESOURCE_EXHAUSTED', `interface ${ifName}: ${messageOf(error)}`, options);
+    default:
+      return new VirtioUserError('SYSCALL_FAILED', `interface ${ifName}: ${messageOf(error)}`, options);
   }
 }

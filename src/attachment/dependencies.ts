@@ -6,6 +6,7 @@ import type { NativeBinding, Pump } from '../native/binding.ts';
 import type { OvsPorts } from '../ovs/ports.ts';
 import type { Logger } from '../telemetry/log.ts';
 import type { BackendSpec } from './spec.ts';
+import type { StoreFiles } from './store.ts';
 
 export interface Clock {
   /** Monotonic milliseconds. */
@@ -44,4 +45,6 @@ export interface AttachmentDependencies {
   readonly clock: Clock;
   readonly log: Logger;
   readonly options: LifeCycleOptions;
+  /** Where records are written; default: the disk. */
+  readonly files?: StoreFiles;
 }

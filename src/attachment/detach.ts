@@ -1,15 +1,26 @@
 /**
  * The way down, derivable from a record alone: used by DEL, by GC, by reconciliation and to finish what a crashed agent
  * began. Every part is tried whatever the others do, succeeds when its object is already gone, and the record goes last.
+ *
+ * Traffic stops first: from then on the pod answers for no address and sends nothing, so that the lease may be given back
+ * beside the removal of connection, OVS port and interface.
  */
-import { messageOf, VirtioUserError } from '../errors.ts';
+import { VirtioUserError } from '../errors.ts';
 import type { IpamCall } from '../ipam/result.ts';
+import type { RemoveRequest } from './api.ts';
 import type { AttachmentDependencies } from './dependencies.ts';
 import type { LiveAttachment } from './live-attachment.ts';
 import { openRecordedNetns } from './netns.ts';
 import type { AttachmentRecord } from './record.ts';
 import type { AttachmentSpec } from './spec.ts';
 import type { RecordStore } from './store.ts';
+
+export type DetachStep = 'connection' | 'OVS port' | 'interface' | 'address' | 'record';
+
+export interface DetachFailure {
+  readonly step: DetachStep;
+  readonly error: VirtioUserError;
+}
 
 export function ipamCall(spec: AttachmentSpec): IpamCall | null {
   if (spec.ipam === null) return null;
@@ -24,57 +35,116 @@ export function ipamCall(spec: AttachmentSpec): IpamCall | null {
   };
 }
 
-async function removeLink(record: AttachmentRecord, dependencies: AttachmentDependencies): Promise<void> {
-  const { binding } = dependencies;
-  const netns = openRecordedNetns(binding, record.spec.netnsPath, record.netns);
-  if (netns === null) return;
-  try {
-    const { ifName } = record.spec.key;
-    const recorded = record.phase === 'creating' ? null : record.ifindex;
-    let ifindex = recorded;
-    if (ifindex === null) {
-      // Half made: only a TAP with our MAC under our name can be ours.
-      const link = await binding.inspectPodLink(netns, ifName);
-      if (link?.kind !== 'tun' || link.mac !== record.spec.device.mac) return;
-      ifindex = link.ifindex;
-    }
-    await binding.deletePodLink(netns, ifName, ifindex);
-  } finally {
-    netns.close();
-  }
-}
-
-export interface DetachOutcome {
-  /** What could not be undone now; the record stays (phase `deleting`) until a later try has done it. */
-  readonly failures: readonly VirtioUserError[];
-}
-
+/** @returns what could not be undone now; while there is something, the record stays (phase `deleting`) for a later try */
 export async function detach(
   record: AttachmentRecord,
   live: LiveAttachment | null,
   store: RecordStore,
   dependencies: AttachmentDependencies,
   signal: AbortSignal,
-): Promise<DetachOutcome> {
+): Promise<readonly DetachFailure[]> {
   const { ovs, ipam, log } = dependencies;
-  if (record.phase !== 'deleting') {
-    await store.write({ ...record, phase: 'deleting', ifindex: record.phase === 'ready' ? record.ifindex : null });
-  }
-  await live?.stopTraffic();
+  const ifindex = record.phase === 'creating' ? null : record.ifindex;
+  const deleting: AttachmentRecord = { ...common(record), phase: 'deleting', ifindex };
+  await Promise.all([
+    record.phase === 'deleting' ? null : announceRemoval(deleting, store, dependencies),
+    live?.stopTraffic(),
+  ]);
   const call = ipamCall(record.spec);
-  const parts: readonly (readonly [string, Promise<unknown>])[] = [
+  const steps: readonly (readonly [DetachStep, Promise<unknown>])[] = [
     ['connection', live?.close() ?? Promise.resolve()],
     ['OVS port', record.spec.ovs === null ? Promise.resolve() : ovs.remove(record.id, signal)],
-    ['interface', removeLink(record, dependencies)],
+    ['interface', removeLink(record, store, dependencies)],
     ['address', call === null ? Promise.resolve() : ipam.del(call, signal)],
   ];
-  const outcomes = await Promise.allSettled(parts.map(([, part]) => part));
-  const failures = outcomes.flatMap((outcome, index) =>
-    outcome.status === 'rejected'
-      ? [VirtioUserError.from(outcome.reason, `remove ${parts[index]?.[0] ?? ''} of ${record.id}`, 'SYSCALL_FAILED')]
-      : [],
+  const outcomes = await Promise.allSettled(steps.map(([, work]) => work));
+  const failures = outcomes.flatMap((outcome, index): DetachFailure[] => {
+    const step = steps[index]?.[0];
+    if (outcome.status === 'fulfilled' || step === undefined) return [];
+    return [{ step, error: VirtioUserError.from(outcome.reason, `remove ${step} of ${record.id}`, 'SYSCALL_FAILED') }];
+  });
+  if (failures.length === 0) {
+    try {
+      await store.remove(record.id);
+    } catch (thrown) {
+      failures.push({ step: 'record', error: VirtioUserError.from(thrown, `remove record ${record.id}`) });
+    }
+  }
+  for (const { step, error } of failures) log.warn({ id: record.id, step, error }, 'not removed yet');
+  return failures;
+}
+
+/** DEL without a record: the lease may still exist, and a port with our tag. The interface goes with its namespace. */
+export async function removeUnrecorded(
+  id: string,
+  request: RemoveRequest,
+  { ipam, ovs, log }: AttachmentDependencies,
+  signal: AbortSignal,
+): Promise<void> {
+  const { key, netnsPath, cniArgs, cniPath } = request;
+  const port = ovs.remove(id, signal).catch((error: unknown) => {
+    // Most nodes that never made a port have no OVS; where there is one, reconciliation finds the port by its tag.
+    log.debug({ id, error }, 'cannot look for the port of an unknown attachment');
+  });
+  try {
+    if (request.ipam === null) return;
+    const { containerId, ifName } = key;
+    await ipam.del({ ...request.ipam, containerId, netnsPath, ifName, cniArgs, cniPath }, signal);
+  } finally {
+    await port;
+  }
+}
+
+/**
+ * A DEL must not fail for a full disk: removing needs no space. The price is that an agent killed in between takes the
+ * attachment up again, until the runtime's next DEL.
+ */
+async function announceRemoval(
+  deleting: AttachmentRecord,
+  store: RecordStore,
+  { log }: AttachmentDependencies,
+): Promise<void> {
+  try {
+    await store.write(deleting);
+  } catch (error) {
+    log.error({ id: deleting.id, error }, 'removal goes on without having been written down');
+  }
+}
+
+async function removeLink(
+  record: AttachmentRecord,
+  store: RecordStore,
+  { binding, options }: AttachmentDependencies,
+): Promise<void> {
+  if (record.bootId !== options.bootId) return;
+  const netns = openRecordedNetns(binding, record.spec.netnsPath, record.netns);
+  if (netns === null) return;
+  try {
+    const { ifName } = record.spec.key;
+    const ifindex = record.phase === 'creating' ? null : record.ifindex;
+    if (ifindex !== null) {
+      await binding.deletePodLink(netns, ifName, ifindex);
+      return;
+    }
+    // Half made: the index was not known yet. A TAP with our MAC under our name is ours, unless another record has it.
+    if (store.list().some((other) => other.id !== record.id && sameInterface(other, record))) return;
+    const link = await binding.inspectPodLink(netns, ifName);
+    if (link?.kind !== 'tun' || link.mac !== record.spec.device.mac) return;
+    await binding.deletePodLink(netns, ifName, link.ifindex);
+  } finally {
+    netns.close();
+  }
+}
+
+function sameInterface(one: AttachmentRecord, other: AttachmentRecord): boolean {
+  return (
+    one.netns.device === other.netns.device &&
+    one.netns.inode === other.netns.inode &&
+    one.spec.key.ifName === other.spec.key.ifName
   );
-  if (failures.length === 0) await store.remove(record.id);
-  else log.warn({ id: record.id, failures: failures.map(messageOf) }, 'detach is not complete yet');
-  return { failures };
+}
+
+/** What a record of any phase has. */
+function common({ version, id, bootId, createdAtMs, spec, netns }: AttachmentRecord) {
+  return { version, id, bootId, createdAtMs, spec, netns };
 }

@@ -1,131 +1,141 @@
-/** All attachments of this node: implements what the verbs and the agent ask for. One lock per container. */
-import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
+/**
+ * All attachments of this node: implements what the verbs and the agent ask for.
+ *
+ * Locks: the network's first (shared by ADD and DEL, exclusive for GC), then the container's. A DEL that meets its own
+ * ADD makes it roll back instead of waiting for it.
+ */
+import { messageOf, VirtioUserError } from '../errors.ts';
 import type { NativeFd } from '../native/binding.ts';
-import { publish } from '../telemetry/channels.ts';
+import { publish, type RemovalReason } from '../telemetry/channels.ts';
 import type { Attachments, AttachmentView, CallContext, CheckRequest, GarbageRequest, RemoveRequest } from './api.ts';
+import { adopt } from './adopt.ts';
 import { attach } from './attach.ts';
 import { assertLink } from './check.ts';
 import type { AttachmentDependencies } from './dependencies.ts';
-import { detach, ipamCall } from './detach.ts';
+import { detach, type DetachFailure, ipamCall, removeUnrecorded } from './detach.ts';
+import { garbageOf } from './gc.ts';
 import { attachmentId } from './key.ts';
-import { LiveAttachment } from './live-attachment.ts';
+import { identityOf as identityOfAttachment, type LiveAttachment } from './live-attachment.ts';
+import { limited } from './limited.ts';
 import { KeyedLock } from './lock.ts';
-import { openRecordedNetns } from './netns.ts';
+import { identityOf, netnsPresence, openRecordedNetns } from './netns.ts';
 import { NetnsWatch } from './netns-watch.ts';
-import { tapSpec } from './pod-link.ts';
+import { ovsPortSpec } from './ovs-port.ts';
 import { reconcile, type ReconcileReport, Strikes } from './reconcile.ts';
 import type { AttachmentRecord, ReadyRecord } from './record.ts';
 import type { AttachmentResult, AttachmentSpec, IpamSpec } from './spec.ts';
 import { RecordStore } from './store.ts';
+import { viewOf } from './view.ts';
 
-/** GC leaves younger records alone: the caller's list may be older than they are. */
-const garbageGraceMs = 60_000;
 /** Bound of background work on one attachment. */
 const backgroundTimeoutMs = 30_000;
-/** Attachments restored at the same time. */
+/** Removals that did not finish are tried again, sooner than reconciliation would. */
+const retryMs = 30_000;
 const restoreConcurrency = 32;
+/** Each may run an IPAM plugin. */
+const removalConcurrency = 8;
 
 export interface RestoreReport {
   readonly adopted: number;
+  /** Records whose removal goes on in the background: interrupted, or of an earlier boot. */
   readonly finished: number;
   /** Records whose namespace or interface is not there any more; reconciliation decides. */
   readonly absent: number;
   readonly corrupt: number;
 }
 
+interface AddUnderWay {
+  readonly id: string;
+  readonly startedMs: number;
+  readonly overtaken: AbortController;
+}
+
 export class AttachmentManager implements Attachments {
   readonly #dependencies: AttachmentDependencies;
   readonly #store: RecordStore;
-  readonly #locks = new KeyedLock();
+  readonly #networks = new KeyedLock();
+  readonly #containers = new KeyedLock();
   readonly #live = new Map<string, LiveAttachment>();
+  readonly #adds = new Set<AddUnderWay>();
+  /** Attachment ids that a call works on, with how many do. */
+  readonly #busy = new Map<string, number>();
   readonly #strikes = new Strikes();
   readonly #netnsWatch: NetnsWatch;
-  #corruptRecords = 0;
-  #usesOvs = false;
+  readonly #background = new Set<Promise<void>>();
+  readonly #closing = new AbortController();
+  #retry: { cancel(): void } | null = null;
 
   constructor(dependencies: AttachmentDependencies) {
     this.#dependencies = dependencies;
-    this.#store = new RecordStore(dependencies.options.stateDir);
+    this.#store = new RecordStore(dependencies.options.stateDir, dependencies.files);
     this.#netnsWatch = new NetnsWatch((path) => this.#netnsGone(path));
   }
 
-  /** Records set aside since the start. */
-  get corruptRecords(): number {
-    return this.#corruptRecords;
-  }
-
-  /** Reads the records and takes up what they name. Call once, before anything else. */
+  /**
+   * Reads the records and takes up what they name. Call once, before anything else. Resolves when everything that lives
+   * listens again; removals that an earlier process left go on in the background, under the locks.
+   */
   async restore(): Promise<RestoreReport> {
+    const { options, log } = this.#dependencies;
     const { records, corrupt } = await this.#store.load();
-    this.#corruptRecords = corrupt.length;
-    for (const { path, reason } of corrupt) {
-      this.#dependencies.log.error({ path, reason }, 'a record cannot be read and was set aside');
-      publish('stateCorrupt', { path, reason });
+    for (const { id, path, reason } of corrupt) {
+      log.error({ id, path, reason }, 'a record cannot be read and was set aside');
+      publish('stateCorrupt', { id, asidePath: path, reason });
     }
+    const left = records.filter((record) => record.phase !== 'ready' || record.bootId !== options.bootId);
     let adopted = 0;
-    let finished = 0;
     let absent = 0;
-    const queue = [...records];
-    const worker = async (): Promise<void> => {
-      for (let record = queue.shift(); record !== undefined; record = queue.shift()) {
-        const current = record;
-        if (current.spec.ovs !== null) this.#usesOvs = true;
-        await this.#locks.run(current.spec.key.containerId, async () => {
-          if (current.phase !== 'ready') {
-            if (await this.#finish(current, `its ${current.phase} was interrupted`)) finished += 1;
-          } else if (await this.#adopt(current)) adopted += 1;
-          else absent += 1;
-        });
-      }
-    };
-    await Promise.all(Array.from({ length: restoreConcurrency }, worker));
-    return { adopted, finished, absent, corrupt: corrupt.length };
+    await limited(records, restoreConcurrency, async (record) => {
+      if (record.phase !== 'ready' || left.includes(record)) return;
+      if (await this.#adopt(record)) adopted += 1;
+      else absent += 1;
+    });
+    this.#inBackground(this.#finishAll(left));
+    return { adopted, finished: left.length, absent, corrupt: corrupt.length };
   }
 
   async add(spec: AttachmentSpec, netns: NativeFd, context: CallContext): Promise<AttachmentResult> {
+    this.#assertOpen();
     const id = attachmentId(spec.key);
-    return this.#locks.run(spec.key.containerId, async () => {
-      if (context.signal.aborted) throw new VirtioUserError('CANCELLED', `ADD of ${id}: the caller is gone`);
-      const existing = this.#store.get(id);
-      if (existing !== null) await this.#clearTheWay(existing);
-      if (spec.ovs !== null) this.#usesOvs = true;
-      const { live } = await attach(spec, netns, this.#store, this.#dependencies, context.signal).then((attached) => {
-        this.#live.set(id, attached.live);
-        return attached;
-      });
-      this.#netnsWatch.add(spec.netnsPath);
-      const record = this.#store.get(live.id);
-      if (record?.phase !== 'ready')
-        throw new VirtioUserError('BUG', `ADD of ${id} left the record ${record?.phase ?? 'absent'}`);
-      return record.result;
-    });
+    const underWay = { id, startedMs: this.#dependencies.clock.wallMs(), overtaken: new AbortController() };
+    const signal = AbortSignal.any([context.signal, underWay.overtaken.signal, this.#closing.signal]);
+    this.#adds.add(underWay);
+    try {
+      return await this.#locked(spec.key, id, signal, () => this.#add(id, spec, netns, signal));
+    } finally {
+      this.#adds.delete(underWay);
+    }
   }
 
   async remove(request: RemoveRequest, context: CallContext): Promise<void> {
     const id = attachmentId(request.key);
-    await this.#locks.run(request.key.containerId, async () => {
+    for (const add of this.#adds) {
+      if (add.id !== id || add.startedMs > request.askedAtMs) continue;
+      add.overtaken.abort(new VirtioUserError('CANCELLED', 'a DEL of the same attachment came'));
+    }
+    await this.#locked(request.key, id, context.signal, async () => {
       const record = this.#store.get(id);
       if (record === null) {
-        await this.#removeWithoutRecord(id, request, context);
+        await removeUnrecorded(id, request, this.#dependencies, context.signal);
         return;
       }
-      if (record.createdAtMs > request.askedAtMs) return; // a queued DEL of an earlier life
-      const { failures } = await this.#detach(record, context.signal);
-      const fatal = failures.find((failure) => failure.code !== 'OVS_UNAVAILABLE' && failure.code !== 'TIMEOUT');
-      if (fatal !== undefined) throw fatal;
+      // A queued DEL that is older than the attachment means an earlier one.
+      if (record.createdAtMs > request.askedAtMs) return;
+      const failures = await this.#detach(record, 'del', context.signal);
+      // What the runtime's retry can mend is an error; the rest is finished later by ourselves.
+      const retryable = failures.find(({ step, error }) => step === 'address' || error.code === 'CANCELLED');
+      if (retryable !== undefined) throw retryable.error;
     });
   }
 
   async check({ spec, prevResult }: CheckRequest, context: CallContext): Promise<void> {
+    const { binding, ipam } = this.#dependencies;
     const id = attachmentId(spec.key);
     const record = this.#store.get(id);
     if (record?.phase !== 'ready') {
-      throw new VirtioUserError(
-        'ATTACHMENT_UNKNOWN',
-        `CHECK: this agent has no attachment ${spec.key.ifName} of container ${spec.key.containerId}`,
-      );
+      const { ifName, containerId } = spec.key;
+      throw new VirtioUserError('ATTACHMENT_UNKNOWN', `no attachment ${ifName} of container ${containerId} is known`);
     }
-    const { binding, ipam } = this.#dependencies;
     const netns = openRecordedNetns(binding, record.spec.netnsPath, record.netns);
     if (netns === null) {
       throw new VirtioUserError('CHECK_MISMATCH', `attachment ${id}: the namespace ${record.spec.netnsPath} is gone`);
@@ -143,41 +153,33 @@ export class AttachmentManager implements Attachments {
   }
 
   async collectGarbage(request: GarbageRequest, context: CallContext): Promise<void> {
-    const valid = new Set(request.valid.map(({ containerId, ifName }) => `${containerId}/${ifName}`));
-    const failures: string[] = [];
-    const nowMs = this.#dependencies.clock.wallMs();
-    for (const record of this.#store.list()) {
-      const { networkName, containerId, ifName } = record.spec.key;
-      if (networkName !== request.networkName || valid.has(`${containerId}/${ifName}`)) continue;
-      if (nowMs - record.createdAtMs < garbageGraceMs) continue;
-      await this.#locks.run(containerId, async () => {
-        const current = this.#store.get(record.id);
-        if (current === null || current.createdAtMs !== record.createdAtMs) return;
-        try {
-          const outcome = await this.#detach(current, context.signal);
-          failures.push(...outcome.failures.map(messageOf));
-          if (outcome.failures.length === 0)
-            publish('orphanRemoved', { kind: 'attachment', id: record.id, reason: 'GC' });
-        } catch (error) {
-          failures.push(messageOf(error));
-        }
+    const { ipam, clock } = this.#dependencies;
+    const { networkName } = request;
+    await this.#networks.exclusive(networkName, context.signal, async () => {
+      const failures: string[] = [];
+      const garbage = garbageOf(this.#store.list(), request, clock.wallMs());
+      await limited(garbage, removalConcurrency, async (record) => {
+        const work = (): Promise<readonly DetachFailure[]> => this.#detach(record, 'gc', context.signal);
+        const failed = await this.#containers.exclusive(record.spec.key.containerId, context.signal, work);
+        failures.push(...failed.map(({ error }) => error.message));
+        if (failed.length === 0) publish('orphanRemoved', { kind: 'attachment', id: record.id, reason: 'GC' });
+      }).catch((error: unknown) => failures.push(messageOf(error)));
+      if (request.ipam !== null) {
+        const { type, netconf } = request.ipam;
+        const call = { type, netconf, cniPath: request.cniPath };
+        await ipam.gc(call, context.signal).catch((error: unknown) => failures.push(messageOf(error)));
+      }
+      if (failures.length === 0) return;
+      throw new VirtioUserError('SYSCALL_FAILED', `GC of network ${networkName}: ${failures.join('; ')}`, {
+        details: { failures: failures.length },
       });
-    }
-    if (request.ipam !== null) {
-      const { type, netconf } = request.ipam;
-      await this.#dependencies.ipam
-        .gc({ type, netconf, cniPath: request.cniPath }, context.signal)
-        .catch((error: unknown) => failures.push(messageOf(error)));
-    }
-    if (failures.length > 0) {
-      throw new VirtioUserError('SYSCALL_FAILED', `GC of network ${request.networkName}: ${failures.join('; ')}`);
-    }
+    });
   }
 
   async status(ipam: IpamSpec | null, cniPath: string, context: CallContext): Promise<void> {
-    if (ipam !== null) {
-      await this.#dependencies.ipam.status({ type: ipam.type, netconf: ipam.netconf, cniPath }, context.signal);
-    }
+    this.#assertOpen();
+    if (ipam === null) return;
+    await this.#dependencies.ipam.status({ type: ipam.type, netconf: ipam.netconf, cniPath }, context.signal);
   }
 
   list(): readonly AttachmentView[] {
@@ -186,184 +188,207 @@ export class AttachmentManager implements Attachments {
 
   reconnect(id: string): void {
     const live = this.#live.get(id);
-    if (live === undefined)
-      throw new VirtioUserError('ATTACHMENT_UNKNOWN', `reconnect: this agent has no attachment ${id}`);
+    if (live === undefined) throw new VirtioUserError('ATTACHMENT_UNKNOWN', `reconnect: no attachment ${id} runs here`);
     live.reconnect();
   }
 
   /** One pass; see `reconcile.ts`. */
   async reconcile(): Promise<ReconcileReport> {
     const { binding, ovs, options, clock, log } = this.#dependencies;
-    const signal = AbortSignal.timeout(4 * backgroundTimeoutMs);
+    const signal = AbortSignal.any([AbortSignal.timeout(4 * backgroundTimeoutMs), this.#closing.signal]);
     const report = await reconcile(
       {
         records: () => this.#store.list(),
-        netnsAlive: (record) => {
-          try {
-            const netns = openRecordedNetns(binding, record.spec.netnsPath, record.netns);
-            netns?.close();
-            return netns !== null;
-          } catch {
-            return null;
-          }
-        },
-        taggedPorts: async () => (await ovs.list(options.nodeName, signal)).map((port) => port.name),
-        removeRecord: (record, reason) =>
-          this.#locks.run(record.spec.key.containerId, () => this.#finishCurrent(record, reason)),
+        isBusy: (id) => this.#busy.has(id),
+        isSetAside: (id) => this.#store.isSetAside(id),
+        presence: (record) => netnsPresence(binding, record, options.bootId),
+        letGo: (record) => this.#letGo(record),
+        removeRecord: (record, reason) => this.#finish(record, 'reconcile', reason),
+        taggedPorts: () => ovs.list(options.nodeName, signal),
         removePort: async (name) => {
+          if (this.#store.get(name) !== null || this.#busy.has(name)) return;
           await ovs.remove(name, signal);
           publish('orphanRemoved', { kind: 'ovs-port', id: name, reason: 'no attachment has this port' });
         },
-        usesOvs: this.#usesOvs,
+        restorePort: async (record) => {
+          const port = ovsPortSpec(record.id, record.spec, options.nodeName);
+          if (port === null) return;
+          await ovs.ensure(port, signal);
+          log.warn({ id: record.id, bridge: port.bridge }, 'the OVS port of an attachment was missing; made again');
+        },
+        usesOvs: this.#store.list().some((record) => record.spec.ovs !== null),
         nowMs: clock.now(),
       },
       this.#strikes,
     );
-    if (report.removed.length + report.unfinished.length + report.unknown.length > 0)
+    if (report.removed.length + report.unfinished.length + report.unknown.length > 0) {
       log.info({ ...report }, 'reconciled');
+    }
     return report;
+  }
+
+  /** Resolves when no removal goes on in the background. */
+  async settled(): Promise<void> {
+    while (this.#background.size > 0) await Promise.all(this.#background);
   }
 
   /** Lets go of everything that runs; interfaces, ports, leases and records stay for the next process. */
   async close(): Promise<void> {
+    this.#closing.abort(new VirtioUserError('AGENT_NOT_READY', 'the agent is stopping'));
+    this.#retry?.cancel();
     this.#netnsWatch.close();
     await Promise.all([...this.#live.values()].map((live) => live.close()));
     this.#live.clear();
+    await this.settled();
+  }
+
+  async #add(id: string, spec: AttachmentSpec, netns: NativeFd, signal: AbortSignal): Promise<AttachmentResult> {
+    const existing = this.#store.get(id);
+    if (existing !== null) await this.#clearTheWay(existing, netns);
+    try {
+      const { record, live } = await attach(spec, netns, this.#store, this.#dependencies, signal);
+      this.#live.set(id, live);
+      this.#netnsWatch.add(spec.netnsPath);
+      publish('attachmentReady', { attachment: identityOfAttachment(id, spec), restored: false });
+      return record.result;
+    } finally {
+      if (this.#store.get(id)?.phase === 'deleting') this.#retryLater();
+    }
   }
 
   /** An existing record under the key of an ADD: half-made ones and ones of a dead namespace are undone first. */
-  async #clearTheWay(existing: AttachmentRecord): Promise<void> {
-    if (existing.phase === 'ready') {
-      const netns = openRecordedNetns(this.#dependencies.binding, existing.spec.netnsPath, existing.netns);
-      if (netns !== null) {
-        netns.close();
-        throw new VirtioUserError(
-          'CONFLICT_INTERFACE',
-          `container ${existing.spec.key.containerId} has ${existing.spec.key.ifName} on network ${existing.spec.key.networkName} already`,
-          { remedy: 'the runtime must DEL before it ADDs again' },
-        );
-      }
+  async #clearTheWay(existing: AttachmentRecord, netns: NativeFd): Promise<void> {
+    const { binding, options } = this.#dependencies;
+    const { containerId, ifName, networkName } = existing.spec.key;
+    const now = identityOf(netns);
+    const same = now.device === existing.netns.device && now.inode === existing.netns.inode;
+    const sameBoot = existing.bootId === options.bootId;
+    if (
+      existing.phase === 'ready' &&
+      sameBoot &&
+      (same || netnsPresence(binding, existing, options.bootId) === 'alive')
+    ) {
+      throw new VirtioUserError(
+        'CONFLICT_INTERFACE',
+        `container ${containerId} has ${ifName} on network ${networkName} already`,
+        { details: { id: existing.id }, remedy: 'The runtime must DEL before it ADDs again.' },
+      );
     }
-    const { failures } = await this.#detach(existing, AbortSignal.timeout(backgroundTimeoutMs));
-    if (failures[0] !== undefined) throw failures[0];
+    const [failure] = await this.#detach(existing, 'crash', AbortSignal.timeout(backgroundTimeoutMs));
+    if (failure !== undefined) throw failure.error;
   }
 
-  async #detach(
-    record: AttachmentRecord,
-    signal: AbortSignal,
-  ): Promise<{ readonly failures: readonly VirtioUserError[] }> {
-    const outcome = await detach(record, this.#live.get(record.id) ?? null, this.#store, this.#dependencies, signal);
+  /** The caller holds the container's lock. */
+  async #detach(record: AttachmentRecord, by: RemovalReason, signal: AbortSignal): Promise<readonly DetachFailure[]> {
+    // What runs must end though its record went meanwhile.
+    const current = this.#store.get(record.id);
+    if (current === null) return [];
+    const live = this.#live.get(record.id) ?? null;
+    const failures = await detach(current, live, this.#store, this.#dependencies, signal);
     this.#live.delete(record.id);
     this.#netnsWatch.remove(record.spec.netnsPath);
-    return outcome;
-  }
-
-  /** No record: the lease may still exist, and a port with our tag. The interface went, or goes, with the namespace. */
-  async #removeWithoutRecord(id: string, request: RemoveRequest, context: CallContext): Promise<void> {
-    const { ipam, ovs, log } = this.#dependencies;
-    if (this.#usesOvs) {
-      await ovs
-        .remove(id, context.signal)
-        .catch((error: unknown) => log.warn({ id, error }, 'port of an unknown attachment'));
+    if (failures.length === 0) {
+      publish('attachmentRemoved', { attachment: identityOfAttachment(record.id, record.spec), by });
+    } else {
+      this.#retryLater();
     }
-    if (request.ipam === null) return;
-    await ipam.del(
-      {
-        type: request.ipam.type,
-        netconf: request.ipam.netconf,
-        containerId: request.key.containerId,
-        netnsPath: request.netnsPath,
-        ifName: request.key.ifName,
-        cniArgs: request.cniArgs,
-        cniPath: request.cniPath,
-      },
-      context.signal,
-    );
+    return failures;
   }
 
-  async #finishCurrent(record: AttachmentRecord, reason: string): Promise<boolean> {
-    const current = this.#store.get(record.id);
-    if (current === null || current.createdAtMs !== record.createdAtMs || current.phase !== record.phase) return true;
-    return this.#finish(current, reason);
+  async #finishAll(records: readonly AttachmentRecord[]): Promise<void> {
+    const { bootId } = this.#dependencies.options;
+    await limited(records, removalConcurrency, async (record) => {
+      const rebooted = record.bootId !== bootId;
+      const reason = rebooted ? 'the node was rebooted' : `its ${record.phase} was interrupted`;
+      await this.#finish(record, rebooted ? 'reboot' : 'crash', reason);
+    });
   }
 
-  async #finish(record: AttachmentRecord, reason: string): Promise<boolean> {
+  /** Removes what `record` names unless it has changed meanwhile. Never rejects. @returns false: not complete yet */
+  async #finish(record: AttachmentRecord, by: RemovalReason, reason: string): Promise<boolean> {
+    const { log } = this.#dependencies;
+    const signal = AbortSignal.any([AbortSignal.timeout(backgroundTimeoutMs), this.#closing.signal]);
     try {
-      const { failures } = await this.#detach(record, AbortSignal.timeout(backgroundTimeoutMs));
-      if (failures.length > 0) return false;
+      return await this.#locked(record.spec.key, record.id, signal, async () => {
+        if (this.#store.get(record.id) !== record) return true;
+        const failures = await this.#detach(record, by, signal);
+        if (failures.length > 0) return false;
+        publish('orphanRemoved', { kind: 'attachment', id: record.id, reason });
+        log.info({ id: record.id, reason }, 'orphan removed');
+        return true;
+      });
     } catch (error) {
-      this.#dependencies.log.error({ id: record.id, error }, 'an orphan could not be removed');
+      log.warn({ id: record.id, error }, 'an orphan could not be removed yet');
       return false;
     }
-    publish('orphanRemoved', { kind: 'attachment', id: record.id, reason });
-    this.#dependencies.log.info({ id: record.id, reason }, 'orphan removed');
-    return true;
   }
 
   /** @returns false when there is nothing to adopt any more */
   async #adopt(record: ReadyRecord): Promise<boolean> {
-    const { binding, options, log } = this.#dependencies;
-    if (record.bootId !== options.bootId) return false;
-    let netns: NativeFd | null = null;
-    try {
-      netns = openRecordedNetns(binding, record.spec.netnsPath, record.netns);
-      if (netns === null) return false;
-      const tap = await binding.openTap(netns, tapSpec(record.spec.key.ifName, record.spec.device, record.ifindex));
-      const addresses = record.result.ipam.ips.map((ip) => ip.address);
-      const live = new LiveAttachment(record.id, record.spec, tap.queues, addresses, this.#dependencies);
-      this.#live.set(record.id, live);
-      live.open();
-      this.#netnsWatch.add(record.spec.netnsPath);
-      return true;
-    } catch (error) {
-      log.error({ id: record.id, error, errno: errnoOf(error) }, 'an attachment could not be taken up again');
-      return false;
-    } finally {
-      netns?.close();
-    }
+    const live = await adopt(record, this.#dependencies);
+    if (live === null) return false;
+    this.#live.set(record.id, live);
+    live.resume();
+    this.#netnsWatch.add(record.spec.netnsPath);
+    publish('attachmentReady', { attachment: identityOfAttachment(record.id, record.spec), restored: true });
+    return true;
   }
 
-  /** The runtime removed a namespace: its TAP must not keep it alive. The record waits for DEL or reconciliation. */
+  /** The runtime removed a namespace's name. The record waits for DEL or reconciliation. */
   #netnsGone(path: string): void {
     for (const record of this.#store.list()) {
-      if (record.spec.netnsPath !== path) continue;
-      void this.#locks.run(record.spec.key.containerId, async () => {
-        const live = this.#live.get(record.id);
-        if (live === undefined || this.#store.get(record.id)?.phase !== 'ready') return;
-        await live.close();
-        this.#live.delete(record.id);
-        this.#dependencies.log.info({ id: record.id, path }, 'the namespace is gone, let go of its interface');
-      });
+      if (record.spec.netnsPath === path) this.#inBackground(this.#letGo(record));
     }
   }
-}
 
-function viewOf(record: AttachmentRecord, live: LiveAttachment | null): AttachmentView {
-  const { spec } = record;
-  const running = live?.view ?? null;
-  return {
-    id: record.id,
-    key: spec.key,
-    pod: spec.pod,
-    netnsPath: spec.netnsPath,
-    backendPath: spec.backend.path,
-    server: spec.backend.server,
-    ovsPort: spec.ovs === null ? null : record.id,
-    mac: spec.device.mac,
-    mtu: spec.device.mtu,
-    addresses: record.phase === 'ready' ? record.result.ipam.ips.map((ip) => ip.address) : [],
-    state: running?.state ?? (record.phase === 'ready' ? 'absent' : record.phase),
-    reason:
-      running === null ? (record.phase === 'ready' ? 'its namespace or interface is gone' : null) : running.reason,
-    carrier: running?.carrier ?? false,
-    statusNames: running?.statusNames ?? [],
-    offeredFeatures: running?.ready?.offeredFeatures ?? null,
-    ackedFeatures: running?.ready?.ackedFeatures ?? null,
-    protocolFeatures: running?.ready?.protocolFeatures ?? [],
-    queuePairs: running?.ready?.queuePairs ?? 0,
-    backendPid: running?.backendPid ?? null,
-    connections: running?.connections ?? 0,
-    lastOutageMs: running?.lastOutageMs ?? null,
-    counters: live?.counters() ?? null,
-  };
+  /** Open TAP descriptors keep a namespace alive by themselves. Never rejects. */
+  async #letGo(record: AttachmentRecord): Promise<void> {
+    if (!this.#live.has(record.id)) return;
+    await this.#containers.exclusive(record.spec.key.containerId, null, async () => {
+      const live = this.#live.get(record.id);
+      if (live === undefined || this.#store.get(record.id) !== record) return;
+      this.#live.delete(record.id);
+      await live.close();
+      const { netnsPath: path } = record.spec;
+      this.#dependencies.log.info({ id: record.id, path }, 'the namespace is gone; its interface was let go');
+    });
+  }
+
+  #retryLater(): void {
+    if (this.#retry !== null || this.#closing.signal.aborted) return;
+    this.#retry = this.#dependencies.clock.setTimeout(() => {
+      this.#retry = null;
+      const left = this.#store.list().filter(({ id, phase }) => phase !== 'ready' && !this.#busy.has(id));
+      this.#inBackground(this.#finishAll(left));
+    }, retryMs);
+  }
+
+  #inBackground(work: Promise<void>): void {
+    const tracked = work
+      .catch((error: unknown) => this.#dependencies.log.error({ error }, 'background work failed'))
+      .finally(() => this.#background.delete(tracked));
+    this.#background.add(tracked);
+  }
+
+  async #locked<T>(
+    key: { readonly networkName: string; readonly containerId: string },
+    id: string,
+    signal: AbortSignal,
+    work: () => Promise<T>,
+  ): Promise<T> {
+    this.#busy.set(id, (this.#busy.get(id) ?? 0) + 1);
+    try {
+      return await this.#networks.shared(key.networkName, signal, () =>
+        this.#containers.exclusive(key.containerId, signal, work),
+      );
+    } finally {
+      const others = (this.#busy.get(id) ?? 1) - 1;
+      if (others === 0) this.#busy.delete(id);
+      else this.#busy.set(id, others);
+    }
+  }
+
+  #assertOpen(): void {
+    if (this.#closing.signal.aborted) throw new VirtioUserError('AGENT_NOT_READY', 'the agent is stopping');
+  }
 }

@@ -1,7 +1,9 @@
 /** Is a recorded namespace still the one at its path? A path can be used again by another pod. */
+import { readdirSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { errnoOf } from '../errors.ts';
 import type { NativeBinding, NativeFd } from '../native/binding.ts';
-import type { NetnsIdentity } from './record.ts';
+import type { AttachmentRecord, NetnsIdentity } from './record.ts';
 
 export function identityOf(netns: NativeFd): NetnsIdentity {
   const { device, inode } = netns.identity();
@@ -20,7 +22,7 @@ export function openRecordedNetns(
     netns = binding.openNetns(path);
   } catch (error) {
     const code = errnoOf(error);
-    // EINVAL: the mount is gone and the plain file under it is left, or it was replaced by something else.
+    // EINVAL: no namespace is mounted on the file; nothing to be done inside it in any case.
     if (code === 'ENOENT' || code === 'EINVAL' || code === 'ENOTDIR') return null;
     throw error;
   }
@@ -28,4 +30,34 @@ export function openRecordedNetns(
   if (now.device === recorded.device && now.inode === recorded.inode) return netns;
   netns.close();
   return null;
+}
+
+/**
+ * Whether the namespace of a record lives. `unknown` where it cannot be told: nothing may be deleted for it. `gone` needs
+ * proof: the node was rebooted, another namespace is at the path, or the path's directory is there and the path is not.
+ * A plain file at the path proves nothing (mounts of the host may not propagate here).
+ */
+export function netnsPresence(
+  binding: Pick<NativeBinding, 'openNetns'>,
+  record: AttachmentRecord,
+  bootId: string,
+): 'alive' | 'gone' | 'unknown' {
+  if (record.bootId !== bootId) return 'gone';
+  const { netnsPath } = record.spec;
+  if (netnsPath === '') return 'unknown';
+  let netns: NativeFd;
+  try {
+    netns = binding.openNetns(netnsPath);
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') return 'unknown';
+    try {
+      readdirSync(dirname(netnsPath));
+      return 'gone';
+    } catch {
+      return 'unknown';
+    }
+  }
+  const { device, inode } = identityOf(netns);
+  netns.close();
+  return device === record.netns.device && inode === record.netns.inode ? 'alive' : 'gone';
 }

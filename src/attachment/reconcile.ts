@@ -1,9 +1,11 @@
 /**
  * Finds what nobody will ask for again: records whose namespace is gone, OVS ports of this node without a record, and
  * records whose removal did not finish. Deletes only what was an orphan in two passes at least a minute apart, and never
- * on missing information: what cannot be asked is left alone and counted.
+ * on missing information: what cannot be asked is left alone and counted. Puts back OVS ports that living attachments
+ * have lost (a database that was made anew).
  */
 import { messageOf } from '../errors.ts';
+import type { OvsPort } from '../ovs/ports.ts';
 import type { AttachmentRecord } from './record.ts';
 
 export interface ReconcileReport {
@@ -34,59 +36,124 @@ export class Strikes {
   keepOnly(keys: ReadonlySet<string>): void {
     for (const key of this.#since.keys()) if (!keys.has(key)) this.#since.delete(key);
   }
+
+  get keys(): readonly string[] {
+    return [...this.#since.keys()];
+  }
 }
 
 export interface ReconcileWorld {
   readonly records: () => readonly AttachmentRecord[];
-  /** null: it cannot be told. */
-  readonly netnsAlive: (record: AttachmentRecord) => boolean | null;
-  /** Names of tagged ports of this node. @throws when OVSDB cannot be asked */
-  readonly taggedPorts: () => Promise<readonly string[]>;
+  /** A call is at work on it: not to be touched, nor judged. */
+  readonly isBusy: (id: string) => boolean;
+  /** Known though there is no usable record. */
+  readonly isSetAside: (id: string) => boolean;
+  readonly presence: (record: AttachmentRecord) => 'alive' | 'gone' | 'unknown';
+  /** The first sight of a dead namespace: nothing may hold on to it. */
+  readonly letGo: (record: AttachmentRecord) => Promise<void>;
+  /** @returns false when it is not complete yet */
   readonly removeRecord: (record: AttachmentRecord, reason: string) => Promise<boolean>;
+  /** Tagged ports of this node. @throws when OVSDB cannot be asked */
+  readonly taggedPorts: () => Promise<readonly OvsPort[]>;
   readonly removePort: (name: string) => Promise<void>;
-  /** Whether any record or option makes OVS our business. */
+  readonly restorePort: (record: AttachmentRecord) => Promise<void>;
+  /** Whether an unreachable OVSDB is worth a word: something of ours is in it. */
   readonly usesOvs: boolean;
   readonly nowMs: number;
 }
 
 export async function reconcile(world: ReconcileWorld, strikes: Strikes): Promise<ReconcileReport> {
-  const removed: string[] = [];
-  const unfinished: string[] = [];
-  const unknown: string[] = [];
-  const suspects = new Set<string>();
+  const pass = new Pass(world, strikes);
+  await pass.records();
+  await pass.ports();
+  return pass.finish();
+}
 
-  for (const record of world.records()) {
-    const key = `record ${record.id}`;
-    if (record.phase !== 'ready') {
-      if (await world.removeRecord(record, `its ${record.phase} never finished`)) removed.push(key);
-      else unfinished.push(key);
-      continue;
-    }
-    const alive = world.netnsAlive(record);
-    if (alive === null) unknown.push(`namespace ${record.spec.netnsPath}`);
-    if (alive !== false) continue;
-    suspects.add(key);
-    if (!strikes.strike(key, world.nowMs)) continue;
-    if (await world.removeRecord(record, 'its namespace is gone and no DEL came')) removed.push(key);
-    else unfinished.push(key);
+class Pass {
+  readonly #world: ReconcileWorld;
+  readonly #strikes: Strikes;
+  readonly #suspects = new Set<string>();
+  readonly #removed: string[] = [];
+  readonly #unfinished: string[] = [];
+  readonly #unknown: string[] = [];
+
+  constructor(world: ReconcileWorld, strikes: Strikes) {
+    this.#world = world;
+    this.#strikes = strikes;
   }
 
-  if (world.usesOvs) {
-    try {
-      const known = new Set(world.records().map((record) => record.id));
-      for (const name of await world.taggedPorts()) {
-        if (known.has(name)) continue;
-        const key = `port ${name}`;
-        suspects.add(key);
-        if (!strikes.strike(key, world.nowMs)) continue;
-        await world.removePort(name);
-        removed.push(key);
+  async records(): Promise<void> {
+    const { records, isBusy, presence, letGo } = this.#world;
+    for (const record of records()) {
+      if (isBusy(record.id)) continue;
+      if (record.phase !== 'ready') {
+        await this.#remove(record, `its ${record.phase} never finished`);
+        continue;
       }
-    } catch (error) {
-      unknown.push(`OVS ports: ${messageOf(error)}`);
-      for (const record of world.records()) suspects.add(`port ${record.id}`);
+      const state = presence(record);
+      if (state === 'unknown') this.#unknown.push(`namespace ${record.spec.netnsPath}`);
+      if (state !== 'gone') continue;
+      await letGo(record);
+      if (this.#struck(`record ${record.id}`)) await this.#remove(record, 'its namespace is gone and no DEL came');
     }
   }
-  strikes.keepOnly(suspects);
-  return { removed, unfinished, unknown };
+
+  async ports(): Promise<void> {
+    const { taggedPorts, records, isBusy, isSetAside, removePort, usesOvs } = this.#world;
+    let ports: readonly OvsPort[];
+    try {
+      ports = await taggedPorts();
+    } catch (error) {
+      if (usesOvs) this.#unknown.push(`OVS ports: ${messageOf(error)}`);
+      // An earlier strike stands: not being able to ask proves no innocence.
+      for (const key of this.#strikes.keys) if (key.startsWith('port ')) this.#suspects.add(key);
+      return;
+    }
+    const known = new Set(records().map(({ id }) => id));
+    for (const { name } of ports) {
+      if (known.has(name) || isBusy(name) || isSetAside(name)) continue;
+      const key = `port ${name}`;
+      if (!this.#struck(key)) continue;
+      await this.#attempt(key, () => removePort(name));
+    }
+    await this.#restorePorts(new Set(ports.map(({ name }) => name)));
+  }
+
+  finish(): ReconcileReport {
+    this.#strikes.keepOnly(this.#suspects);
+    return { removed: this.#removed, unfinished: this.#unfinished, unknown: this.#unknown };
+  }
+
+  async #restorePorts(there: ReadonlySet<string>): Promise<void> {
+    const { records, isBusy, presence, restorePort } = this.#world;
+    for (const record of records()) {
+      if (record.phase !== 'ready' || record.spec.ovs === null || there.has(record.id) || isBusy(record.id)) continue;
+      if (presence(record) !== 'alive') continue;
+      try {
+        await restorePort(record);
+      } catch (error) {
+        this.#unfinished.push(`port ${record.id}: ${messageOf(error)}`);
+      }
+    }
+  }
+
+  #struck(key: string): boolean {
+    this.#suspects.add(key);
+    return this.#strikes.strike(key, this.#world.nowMs);
+  }
+
+  async #remove(record: AttachmentRecord, reason: string): Promise<void> {
+    const key = `record ${record.id}`;
+    if (await this.#world.removeRecord(record, reason)) this.#removed.push(key);
+    else this.#unfinished.push(key);
+  }
+
+  async #attempt(key: string, work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+      this.#removed.push(key);
+    } catch (error) {
+      this.#unfinished.push(`${key}: ${messageOf(error)}`);
+    }
+  }
 }

@@ -7,10 +7,10 @@ export interface UndoFailure {
 }
 
 export class Rollback {
-  readonly #undos: { readonly step: string; readonly undo: () => Promise<unknown> | unknown }[] = [];
+  readonly #undos: { readonly step: string; readonly undo: () => unknown }[] = [];
 
   /** Call it right after the step has succeeded, or before a step whose half must be undone too. */
-  push(step: string, undo: () => Promise<unknown> | unknown): void {
+  push(step: string, undo: () => unknown): void {
     this.#undos.push({ step, undo });
   }
 

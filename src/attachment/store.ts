@@ -1,14 +1,17 @@
 /**
  * Records on disk, one JSON file per attachment. A write is temp file, fsync, rename, fsync of the directory: after it
- * returned, the record survives a power failure. A file that cannot be read as a record is moved aside to `*.bad`.
+ * returned, the record survives a power failure. A file that cannot be read as a record is moved aside to `*.bad`; the
+ * rest goes on.
  */
-import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import type { AttachmentRecord } from './record.ts';
 import { parseRecord } from './record-schema.ts';
 
 export interface CorruptRecord {
+  /** As far as the file's name tells. */
+  readonly id: string;
   /** Where it lies now. */
   readonly path: string;
   readonly reason: string;
@@ -19,31 +22,46 @@ export interface LoadedRecords {
   readonly corrupt: readonly CorruptRecord[];
 }
 
+/** A record holds a netconf of at most 4 MiB, escaped. */
+const largestRecordBytes = 32 << 20;
+
+/** What the store asks of the file system; tests let it fail. */
+export const diskFiles = { mkdir, open, readdir, readFile, rename, rm, stat };
+
+export type StoreFiles = typeof diskFiles;
+
 export class RecordStore {
   readonly #directory: string;
+  readonly #files: StoreFiles;
   readonly #records = new Map<string, AttachmentRecord>();
+  readonly #setAside = new Set<string>();
+  /** The directory's fsync that has not begun yet; whoever comes before it begins shares it. */
+  #nextSync: Promise<void> | null = null;
+  #lastSync: Promise<void> = Promise.resolve();
+  #temporaries = 0;
 
-  constructor(stateDir: string) {
+  constructor(stateDir: string, files: StoreFiles = diskFiles) {
     this.#directory = join(stateDir, 'attachments');
+    this.#files = files;
   }
 
   /** Reads everything once, at start. @throws STATE_WRITE when the directory cannot be used */
   async load(): Promise<LoadedRecords> {
     const corrupt: CorruptRecord[] = [];
     try {
-      await mkdir(this.#directory, { recursive: true, mode: 0o700 });
-      for (const name of await readdir(this.#directory)) {
+      await this.#files.mkdir(this.#directory, { recursive: true, mode: 0o700 });
+      for (const name of (await this.#files.readdir(this.#directory)).sort()) {
         const path = join(this.#directory, name);
-        if (name.endsWith('.tmp')) await rm(path, { force: true });
-        if (!name.endsWith('.json')) continue;
-        const parsed = parseRecord(await readFile(path, 'utf8'));
-        if ('record' in parsed && `${parsed.record.id}.json` === name) {
-          this.#records.set(parsed.record.id, parsed.record);
-          continue;
+        if (name.endsWith('.tmp')) await this.#files.rm(path, { force: true });
+        else if (name.endsWith('.bad')) this.#setAside.add(name.split('.')[0] ?? '');
+        else if (name.endsWith('.json')) {
+          const reason = await this.#read(name, path);
+          if (reason === null) continue;
+          const id = name.slice(0, -'.json'.length);
+          await this.#files.rename(path, `${path}.bad`);
+          this.#setAside.add(id);
+          corrupt.push({ id, path: `${path}.bad`, reason });
         }
-        const reason = 'reason' in parsed ? parsed.reason : `the file is named ${name}, its record ${parsed.record.id}`;
-        await rename(path, `${path}.bad`);
-        corrupt.push({ path: `${path}.bad`, reason });
       }
     } catch (error) {
       throw this.#failed('read', error);
@@ -59,22 +77,28 @@ export class RecordStore {
     return [...this.#records.values()];
   }
 
+  /** Whether a record of this id lies aside: what it names may still be in use. */
+  isSetAside(id: string): boolean {
+    return this.#setAside.has(id);
+  }
+
   /** @throws STATE_WRITE; the old record, if any, is still the one on disk */
   async write(record: AttachmentRecord): Promise<void> {
     const path = join(this.#directory, `${record.id}.json`);
-    const temporary = `${path}.tmp`;
+    this.#temporaries += 1;
+    const temporary = `${path}.${this.#temporaries}.tmp`;
     try {
-      const file = await open(temporary, 'w', 0o600);
+      const file = await this.#files.open(temporary, 'wx', 0o600);
       try {
         await file.writeFile(JSON.stringify(record));
         await file.datasync();
       } finally {
         await file.close();
       }
-      await rename(temporary, path);
+      await this.#files.rename(temporary, path);
       await this.#syncDirectory();
     } catch (error) {
-      await rm(temporary, { force: true }).catch(() => undefined);
+      await this.#files.rm(temporary, { force: true }).catch(() => undefined);
       throw this.#failed('write', error);
     }
     this.#records.set(record.id, record);
@@ -83,7 +107,7 @@ export class RecordStore {
   /** Idempotent. @throws STATE_WRITE */
   async remove(id: string): Promise<void> {
     try {
-      await rm(join(this.#directory, `${id}.json`), { force: true });
+      await this.#files.rm(join(this.#directory, `${id}.json`), { force: true });
       await this.#syncDirectory();
     } catch (error) {
       throw this.#failed('remove', error);
@@ -91,23 +115,49 @@ export class RecordStore {
     this.#records.delete(id);
   }
 
-  async #syncDirectory(): Promise<void> {
-    const directory = await open(this.#directory, 'r');
+  /** @returns why the file is no record, or null */
+  async #read(name: string, path: string): Promise<string | null> {
+    let text: string;
     try {
-      await directory.sync();
-    } finally {
-      await directory.close();
+      const { size } = await this.#files.stat(path);
+      if (size > largestRecordBytes) return `${size} bytes are no record`;
+      text = await this.#files.readFile(path, 'utf8');
+    } catch (error) {
+      return `cannot be read: ${messageOf(error)}`;
     }
+    const parsed = parseRecord(text);
+    if ('reason' in parsed) return parsed.reason;
+    if (`${parsed.record.id}.json` !== name) return `the file is named ${name}, its record ${parsed.record.id}`;
+    this.#records.set(parsed.record.id, parsed.record);
+    return null;
+  }
+
+  #syncDirectory(): Promise<void> {
+    if (this.#nextSync !== null) return this.#nextSync;
+    const sync = this.#lastSync
+      .catch(() => undefined)
+      .then(async () => {
+        this.#nextSync = null;
+        const directory = await this.#files.open(this.#directory, 'r');
+        try {
+          await directory.sync();
+        } finally {
+          await directory.close();
+        }
+      });
+    this.#nextSync = sync;
+    this.#lastSync = sync;
+    return sync;
   }
 
   #failed(what: string, error: unknown): VirtioUserError {
     const errno = errnoOf(error) ?? messageOf(error);
+    const full = errno === 'ENOSPC' || errno === 'EDQUOT';
     return new VirtioUserError('STATE_WRITE', `${what} records in ${this.#directory}: ${errno}`, {
       details: { errno },
-      remedy:
-        errno === 'ENOSPC'
-          ? `free space on the file system of ${this.#directory}`
-          : `make ${this.#directory} writable for the agent`,
+      remedy: full
+        ? `Free space on the file system of ${this.#directory}.`
+        : `Make ${this.#directory} writable for the agent.`,
       cause: error,
     });
   }

@@ -1,79 +1,73 @@
 /**
- * What happens to attachments, for whoever wants to know: metrics, logs, Kubernetes events. Published where it is
- * decided, so that rooms below never import those above. A channel nobody listens to costs nothing.
+ * What happens to attachments, told to whoever subscribes (metrics, logs, Kubernetes events): channels of
+ * `node:diagnostics_channel`, one per kind of event, so that the life cycle imports nobody above it.
+ *
+ * Subscribers run on the publisher's stack and must not throw; what they throw goes to `uncaughtException`.
  */
-import { channel, type Channel } from 'node:diagnostics_channel';
+import { channel } from 'node:diagnostics_channel';
 
-interface AttachmentEvent {
+/** Whom an event is about. */
+export interface AttachmentIdentity {
   readonly id: string;
   readonly networkName: string;
   readonly containerId: string;
   readonly ifName: string;
-  readonly podNamespace: string;
-  readonly podName: string;
-  readonly podUid: string;
+  readonly pod: { readonly namespace: string; readonly name: string; readonly uid: string } | null;
 }
 
-export interface AttachmentReady extends AttachmentEvent {
-  /** Feature names. */
-  readonly acked: readonly string[];
+/** `crash`: what an interrupted ADD or DEL left; `reboot`: of an earlier boot of the node. */
+export type RemovalReason = 'del' | 'gc' | 'reconcile' | 'reboot' | 'crash';
+
+export interface ChannelPayloads {
+  /** ADD has made it, or a record was taken up again after a restart of the agent. */
+  readonly attachmentReady: { readonly attachment: AttachmentIdentity; readonly restored: boolean };
+  readonly attachmentRemoved: {
+    readonly attachment: AttachmentIdentity;
+    readonly by: RemovalReason;
+  };
+  /** The first backend of an attachment is there: frames move. */
+  readonly backendConnected: { readonly attachment: AttachmentIdentity; readonly features: bigint };
+  readonly backendDisconnected: { readonly attachment: AttachmentIdentity; readonly reason: string };
+  /** Frames move again; the outage counts from the disconnect. */
+  readonly backendReconnected: {
+    readonly attachment: AttachmentIdentity;
+    readonly outageMs: number;
+    readonly features: bigint;
+  };
+  /** `parked`: the attachment stands still until a backend offers `missing`; otherwise software stands in for it. */
+  readonly featureMismatch: {
+    readonly attachment: AttachmentIdentity;
+    readonly parked: boolean;
+    readonly missing: readonly string[];
+  };
+  /** The same step of the handshake fails again and again; attempts go on. */
+  readonly attachmentDegraded: {
+    readonly attachment: AttachmentIdentity;
+    readonly failures: number;
+    readonly reason: string;
+  };
+  readonly ringCorrupt: { readonly attachment: AttachmentIdentity; readonly reason: string };
+  readonly orphanRemoved: { readonly kind: 'attachment' | 'ovs-port'; readonly id: string; readonly reason: string };
+  /** A record that cannot be used was set aside as `asidePath`. */
+  readonly stateCorrupt: { readonly id: string; readonly asidePath: string; readonly reason: string };
 }
 
-export interface BackendDisconnected extends AttachmentEvent {
-  readonly reason: string;
+export type ChannelName = keyof ChannelPayloads;
+
+const prefix = 'virtio-user:';
+
+export function publish<Name extends ChannelName>(name: Name, payload: ChannelPayloads[Name]): void {
+  channel(prefix + name).publish(payload);
 }
 
-export interface BackendReconnected extends AttachmentEvent {
-  readonly outageMs: number;
-  /** Features that the backend lacks since. */
-  readonly degradedBy: readonly string[];
-}
-
-export interface FeatureMismatch extends AttachmentEvent {
-  readonly missing: readonly string[];
-}
-
-export interface OrphanRemoved {
-  readonly kind: 'attachment' | 'ovs-port';
-  readonly id: string;
-  readonly reason: string;
-}
-
-export interface StateCorrupt {
-  readonly path: string;
-  readonly reason: string;
-}
-
-interface Payloads {
-  readonly attachmentReady: AttachmentReady;
-  readonly backendDisconnected: BackendDisconnected;
-  readonly backendReconnected: BackendReconnected;
-  readonly featureMismatch: FeatureMismatch;
-  readonly orphanRemoved: OrphanRemoved;
-  readonly stateCorrupt: StateCorrupt;
-}
-
-export type ChannelName = keyof Payloads;
-
-const channels: Readonly<Record<ChannelName, Channel>> = {
-  attachmentReady: channel('virtio-user:attachment-ready'),
-  backendDisconnected: channel('virtio-user:backend-disconnected'),
-  backendReconnected: channel('virtio-user:backend-reconnected'),
-  featureMismatch: channel('virtio-user:feature-mismatch'),
-  orphanRemoved: channel('virtio-user:orphan-removed'),
-  stateCorrupt: channel('virtio-user:state-corrupt'),
-};
-
-export function publish<Name extends ChannelName>(name: Name, payload: Payloads[Name]): void {
-  channels[name].publish(payload);
-}
-
-/** @returns how to stop listening */
+/** @returns ends the subscription */
 export function subscribe<Name extends ChannelName>(
   name: Name,
-  listener: (payload: Payloads[Name]) => void,
+  handler: (payload: ChannelPayloads[Name]) => void,
 ): () => void {
-  const heard = (payload: unknown): void => listener(payload as Payloads[Name]);
-  channels[name].subscribe(heard);
-  return () => void channels[name].unsubscribe(heard);
+  const target = channel(prefix + name);
+  // `publish` above is the only publisher on channels of this prefix.
+  const listener = (message: unknown): void => handler(message as ChannelPayloads[Name]);
+  target.subscribe(listener);
+  return () => target.unsubscribe(listener);
 }

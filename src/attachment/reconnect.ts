@@ -1,0 +1,420 @@
+/**
+ * Policy of one attachment's backend connections: what follows a connection, a loss, a refusal. Mechanism (what is legal
+ * now) is in `device/`; where connections come from, and how often, is in the source.
+ *
+ *   waiting ──connection──▶ negotiating ──DRIVER_OK──▶ running
+ *      ▲                        │ refused                │ lost
+ *      │◀──(5 times: degraded)──┤                        ▼
+ *      │                        └─lacks a must──▶ parked  held ──hold time──▶ waiting
+ *
+ * - held: carrier on, nothing is read, the TAP's queue holds frames for a backend that comes back soon.
+ * - waiting, parked, degraded after the hold time: carrier off, frames are read and dropped, so that nothing is delivered
+ *   late.
+ * - every connection has new memory; the port is quiesced, which waits for the pumps, before that memory is freed.
+ *
+ * A source offers one connection at a time, so one function tells the life of each (`#serve`). The hold timer runs
+ * beside it: a backend that stalls in the handshake does not keep the carrier on.
+ */
+import type { ReadyDevice, VirtioUserDevice } from '../device/api.ts';
+import type { Frontend, FrontendSource } from '../device/frontend.ts';
+import { messageOf, VirtioUserError } from '../errors.ts';
+import type { Port, PortEvent } from '../native/binding.ts';
+import { type AttachmentIdentity, publish } from '../telemetry/channels.ts';
+import type { Logger } from '../telemetry/log.ts';
+import { featureNames } from '../virtio/feature.ts';
+import type { Clock } from './dependencies.ts';
+
+export type LinkState = 'waiting' | 'negotiating' | 'running' | 'held' | 'parked' | 'degraded' | 'tap-gone' | 'closing';
+
+export interface ReconnectParts {
+  readonly identity: AttachmentIdentity;
+  readonly port: Port;
+  readonly device: VirtioUserDevice;
+  readonly createSource: () => FrontendSource;
+  readonly holdMs: number;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly onChange: () => void;
+  /** Frames that tell the switch where the pod is, as of now. */
+  readonly announcements: () => readonly Uint8Array[];
+}
+
+/** Failures in a row at one step after which the state says so. */
+export const degradedAfter = 5;
+/** A living backend gets this long to let go in order; then the connection is cut. */
+export const orderlyStopMs = 500;
+/** A socket that could not be opened when the agent restarted is tried again. */
+export const reopenMs = 5_000;
+/** After start: a switch that has just taken up a port may drop its first frames. */
+export const announceAtMs = [0, 100, 500] as const;
+
+class Connection {
+  readonly frontend: Frontend;
+  readonly released: () => void;
+  /** Resolves with the reason once the connection shall end, or has ended. */
+  readonly ended: Promise<string>;
+  endReason: string | null = null;
+  #resolve: (reason: string) => void = () => undefined;
+
+  constructor(frontend: Frontend, released: () => void) {
+    this.frontend = frontend;
+    this.released = released;
+    this.ended = new Promise((resolve) => {
+      this.#resolve = resolve;
+    });
+  }
+
+  end(reason: string): void {
+    this.endReason ??= reason;
+    this.#resolve(this.endReason);
+  }
+}
+
+export class Reconnect {
+  readonly #parts: ReconnectParts;
+  #source: FrontendSource | null = null;
+  #state: LinkState = 'waiting';
+  #reason: string | null = null;
+  #ready: ReadyDevice | null = null;
+  #connection: Connection | null = null;
+  #serving: Promise<void> = Promise.resolve();
+  #carrier = false;
+  #connections = 0;
+  #portStarted = false;
+  #portClosed: Promise<void> | null = null;
+  #failure = { step: '', count: 0 };
+  #missing = '';
+  #lostAtMs: number | null = null;
+  #lastOutageMs: number | null = null;
+  #holdTimer: { cancel(): void } | null = null;
+  #reopenTimer: { cancel(): void } | null = null;
+  #announceTimers: { cancel(): void }[] = [];
+
+  constructor(parts: ReconnectParts) {
+    this.#parts = parts;
+  }
+
+  get state(): LinkState {
+    return this.#state;
+  }
+
+  get carrier(): boolean {
+    return this.#carrier;
+  }
+
+  get ready(): ReadyDevice | null {
+    return this.#ready;
+  }
+
+  get connections(): number {
+    return this.#connections;
+  }
+
+  get lastOutageMs(): number | null {
+    return this.#lastOutageMs;
+  }
+
+  get backendPid(): number | null {
+    return this.#connection?.frontend.backendPid ?? null;
+  }
+
+  /** For people: why it does not run, or what it lacks. */
+  get reason(): string | null {
+    if (this.#state === 'running' || this.#state === 'tap-gone') return this.#reason;
+    return this.#reason ?? (this.#state === 'closing' ? null : (this.#source?.situation ?? null));
+  }
+
+  /** A new interface: without carrier until there is a backend. @throws VirtioUserError when it can never work */
+  open(): void {
+    this.#unattended('waiting', null);
+    this.#openSource();
+  }
+
+  /** An interface of an earlier agent: its backend is expected back within the hold time. Failures are retried. */
+  resume(): void {
+    this.#beginHold('the agent was restarted');
+    this.#setCarrier(true);
+    this.#openOrRetry();
+  }
+
+  /** Drops what there is and starts anew, without back-off. */
+  reconnect(): void {
+    if (this.#state === 'closing' || this.#state === 'tap-gone') return;
+    if (this.#connection !== null) {
+      this.#cut(this.#connection, 'a reconnect was asked for');
+      return;
+    }
+    this.#openOrRetry();
+  }
+
+  announce(): void {
+    if (this.#state !== 'running') return;
+    for (const frame of this.#parts.announcements()) this.#parts.port.inject(frame);
+  }
+
+  portEvent(event: PortEvent): void {
+    if (this.#state === 'closing' || this.#state === 'tap-gone') return;
+    if (event.kind === 'tap-gone') {
+      this.#tapGone(event.reason);
+    } else if (this.#state === 'running') {
+      publish('ringCorrupt', { attachment: this.#parts.identity, reason: event.reason });
+      this.#connection?.end(`ring corrupt: ${event.reason}`);
+    }
+  }
+
+  /** No frame moves after it resolves, and the TAP's descriptors are let go. Idempotent. */
+  stopTraffic(): Promise<void> {
+    if (this.#portClosed === null) {
+      this.#cancelTimers();
+      this.#reopenTimer?.cancel();
+      this.#portClosed = this.#parts.port.close();
+      this.#setState('closing', null);
+    }
+    return this.#portClosed;
+  }
+
+  /** Traffic, connection, memory, socket; the TAP itself stays. Idempotent. */
+  async close(): Promise<void> {
+    const stopped = this.stopTraffic();
+    this.#source?.close();
+    if (this.#connection !== null) this.#cut(this.#connection, 'the attachment is closed');
+    await stopped;
+    await this.#serving;
+  }
+
+  #openSource(): void {
+    this.#source?.close();
+    this.#source = this.#parts.createSource();
+    this.#source.open((frontend, released) => {
+      const connection = new Connection(frontend, released);
+      this.#serving = this.#serving.then(() => this.#serve(connection));
+    });
+  }
+
+  #openOrRetry(): void {
+    this.#reopenTimer?.cancel();
+    this.#reopenTimer = null;
+    try {
+      this.#openSource();
+    } catch (error) {
+      this.#parts.log.error({ error }, 'the socket of the backend cannot be opened');
+      this.#setState(this.#state, messageOf(error));
+      this.#reopenTimer = this.#parts.clock.setTimeout(() => this.#openOrRetry(), reopenMs);
+    }
+  }
+
+  /** The life of one connection. Never rejects. */
+  async #serve(connection: Connection): Promise<void> {
+    const { log } = this.#parts;
+    try {
+      if (this.#over()) {
+        connection.frontend.close();
+        return;
+      }
+      this.#connection = connection;
+      this.#connections += 1;
+      connection.frontend.onDisconnect = (error) => connection.end(messageOf(error));
+      this.#setState('negotiating', this.#reason);
+      const failure = await this.#bringUp(connection);
+      if (failure === null) {
+        const reason = await connection.ended;
+        this.#lost(reason);
+      }
+      await this.#quiesce();
+      const anomalies = await this.#shutDown(connection);
+      if (anomalies.length > 0) log.info({ anomalies }, 'connection ended with anomalies');
+      if (failure !== null) this.#failed(failure);
+    } catch (error) {
+      log.error({ error }, 'connection could not be ended in order');
+    } finally {
+      this.#connection = null;
+      connection.released();
+    }
+  }
+
+  /** @returns null when the device runs (or ran: the connection may have ended meanwhile) */
+  async #bringUp(connection: Connection): Promise<VirtioUserError | null> {
+    const { device, port } = this.#parts;
+    try {
+      const ready = await device.bringUp(connection.frontend);
+      if (!this.#over() && connection.endReason === null) {
+        port.setOffload(ready.offloads.tapMask);
+        this.#portStarted = true;
+        const { softwareGso, softwareChecksum, softwareGro } = ready.offloads;
+        await port.start(ready.session, { softwareGso, softwareChecksum, softwareGro, activePairs: ready.queuePairs });
+      }
+      if (this.#over()) return null;
+      if (connection.endReason !== null) {
+        return new VirtioUserError('DISCONNECTED', `connection ended as the device started: ${connection.endReason}`);
+      }
+      this.#running(ready);
+      return null;
+    } catch (error) {
+      return VirtioUserError.from(error, 'start of the device', 'SYSCALL_FAILED');
+    }
+  }
+
+  async #quiesce(): Promise<void> {
+    const started = this.#portStarted;
+    this.#portStarted = false;
+    // A closing port answers `quiesce` at once; only its own promise tells that the pumps are out.
+    if (this.#portClosed !== null) await this.#portClosed;
+    else if (started) await this.#parts.port.quiesce();
+  }
+
+  #running(ready: ReadyDevice): void {
+    const { clock, identity: attachment, log } = this.#parts;
+    const { degradedBy, ackedFeatures: features } = ready;
+    this.#holdTimer?.cancel();
+    this.#holdTimer = null;
+    this.#failure = { step: '', count: 0 };
+    this.#ready = ready;
+    this.#setCarrier(true);
+    const lacks = degradedBy.length === 0 ? null : `software stands in for ${degradedBy.join(', ')}`;
+    this.#setState('running', lacks);
+    for (const delay of announceAtMs) {
+      if (delay === 0) this.announce();
+      else this.#announceTimers.push(clock.setTimeout(() => this.announce(), delay));
+    }
+    const outageMs = this.#lostAtMs === null ? null : Math.round(clock.now() - this.#lostAtMs);
+    this.#lostAtMs = null;
+    this.#tellMismatch(false, degradedBy);
+    const fields = { acked: featureNames(features), pairs: ready.queuePairs, degradedBy };
+    if (outageMs === null) {
+      publish('backendConnected', { attachment, features });
+      log.info(fields, 'backend connected');
+    } else {
+      this.#lastOutageMs = outageMs;
+      publish('backendReconnected', { attachment, outageMs, features });
+      log.info({ ...fields, outageMs }, 'backend reconnected');
+    }
+  }
+
+  #lost(reason: string): void {
+    this.#ready = null;
+    if (this.#over()) return;
+    this.#beginHold(reason);
+    publish('backendDisconnected', { attachment: this.#parts.identity, reason });
+    this.#parts.log.warn({ reason }, 'backend disconnected');
+  }
+
+  #failed(error: VirtioUserError): void {
+    if (this.#over()) return;
+    if (error.code === 'CANCELLED') {
+      this.#idle(null);
+      return;
+    }
+    const step = error.details['step'] ?? error.code;
+    this.#failure = { step: String(step), count: this.#failure.step === String(step) ? this.#failure.count + 1 : 1 };
+    const { count } = this.#failure;
+    const level = count === 1 || count % 100 === 0 ? 'warn' : 'debug';
+    this.#parts.log[level]({ error, failures: count }, 'backend could not be used');
+    if (error.code === 'NOT_NEGOTIATED') {
+      const missing = error.details['missing'];
+      this.#park(error.message, typeof missing === 'string' ? missing.split(', ') : []);
+      return;
+    }
+    this.#idle(error.message);
+    if (count === degradedAfter) {
+      const reason = error.message;
+      publish('attachmentDegraded', { attachment: this.#parts.identity, failures: count, reason });
+    }
+  }
+
+  #park(reason: string, missing: readonly string[]): void {
+    this.#holdTimer?.cancel();
+    this.#holdTimer = null;
+    this.#unattended('parked', reason);
+    this.#tellMismatch(true, missing);
+  }
+
+  /** Once per change: a parked backend comes back every second. */
+  #tellMismatch(parked: boolean, missing: readonly string[]): void {
+    const now = missing.length === 0 ? '' : `${parked} ${missing.join(' ')}`;
+    if (now !== this.#missing && now !== '') {
+      publish('featureMismatch', { attachment: this.#parts.identity, parked, missing });
+      this.#parts.log.warn({ missing, parked }, 'the backend lacks features');
+    }
+    this.#missing = now;
+  }
+
+  /** No connection, and none that worked: held as long as the hold time lasts. */
+  #idle(reason: string | null): void {
+    const state = this.#failure.count >= degradedAfter ? 'degraded' : this.#holdTimer === null ? 'waiting' : 'held';
+    const often = this.#failure.count > 1 ? ` (${this.#failure.count} times in a row)` : '';
+    const told = reason === null ? null : `${reason}${often}`;
+    if (this.#holdTimer === null) this.#unattended(state, told);
+    else this.#setState(state, told);
+  }
+
+  #beginHold(reason: string): void {
+    const { clock, holdMs } = this.#parts;
+    this.#cancelTimers();
+    this.#lostAtMs ??= clock.now();
+    this.#setState('held', reason);
+    this.#holdTimer = clock.setTimeout(() => {
+      this.#holdTimer = null;
+      this.#unattended(this.#state === 'held' ? 'waiting' : this.#state, this.#reason);
+    }, holdMs);
+  }
+
+  /** Carrier off; what the pod sends is read and dropped. */
+  #unattended(state: LinkState, reason: string | null): void {
+    this.#setCarrier(false);
+    if (!this.#portStarted) this.#parts.port.discard();
+    this.#setState(state, reason);
+  }
+
+  #tapGone(reason: string): void {
+    this.#cancelTimers();
+    this.#source?.close();
+    this.#parts.log.warn({ reason }, 'the interface was removed from the pod');
+    this.#carrier = false;
+    this.#setState('tap-gone', `the interface was removed from the pod: ${reason}`);
+    if (this.#connection !== null) this.#cut(this.#connection, reason);
+  }
+
+  /** Ends a connection in whatever state it is: a handshake under way is given up now, not at its deadline. */
+  #cut(connection: Connection, reason: string): void {
+    connection.end(reason);
+    // From the start of the port on, the memory is the port's until it has quiesced: `#serve` goes that way.
+    if (!this.#portStarted) void this.#parts.device.shutDown();
+  }
+
+  async #shutDown(connection: Connection): Promise<readonly string[]> {
+    const { clock, device } = this.#parts;
+    const timer = clock.setTimeout(() => connection.frontend.close(), orderlyStopMs);
+    try {
+      return await device.shutDown();
+    } finally {
+      timer.cancel();
+    }
+  }
+
+  /** Nothing new is to begin. */
+  #over(): boolean {
+    return this.#state === 'closing' || this.#state === 'tap-gone';
+  }
+
+  #cancelTimers(): void {
+    this.#holdTimer?.cancel();
+    this.#holdTimer = null;
+    for (const timer of this.#announceTimers) timer.cancel();
+    this.#announceTimers = [];
+  }
+
+  #setCarrier(up: boolean): void {
+    try {
+      this.#parts.port.setCarrier(up);
+      this.#carrier = up;
+    } catch (error) {
+      this.#parts.log.warn({ error, up }, 'carrier could not be set');
+    }
+  }
+
+  #setState(state: LinkState, reason: string | null): void {
+    this.#state = state;
+    this.#reason = reason;
+    this.#parts.onChange();
+  }
+}

@@ -1,0 +1,42 @@
+/** What a person or a metric may see of one attachment: its record, and what runs of it. */
+import type { AttachmentView } from './api.ts';
+import type { LiveAttachment } from './live-attachment.ts';
+import type { AttachmentRecord } from './record.ts';
+
+export function viewOf(record: AttachmentRecord, live: LiveAttachment | null): AttachmentView {
+  const { spec } = record;
+  const running = live?.view ?? null;
+  return {
+    id: record.id,
+    key: spec.key,
+    pod: spec.pod,
+    netnsPath: spec.netnsPath,
+    backendPath: spec.backend.path,
+    server: spec.backend.server,
+    ovsPort: spec.ovs === null ? null : record.id,
+    mac: spec.device.mac,
+    mtu: spec.device.mtu,
+    addresses: record.phase === 'ready' ? record.result.ipam.ips.map((ip) => ip.address) : [],
+    state: running?.state ?? absentState(record),
+    reason: running === null ? absentReason(record) : running.reason,
+    carrier: running?.carrier ?? false,
+    statusNames: running?.statusNames ?? [],
+    offeredFeatures: running?.ready?.offeredFeatures ?? null,
+    ackedFeatures: running?.ready?.ackedFeatures ?? null,
+    protocolFeatures: running?.ready?.protocolFeatures ?? [],
+    queuePairs: running?.ready?.queuePairs ?? 0,
+    backendPid: running?.backendPid ?? null,
+    connections: running?.connections ?? 0,
+    lastOutageMs: running?.lastOutageMs ?? null,
+    counters: live?.counters() ?? null,
+  };
+}
+
+function absentState({ phase }: AttachmentRecord): string {
+  return phase === 'ready' ? 'absent' : phase === 'creating' ? 'creating' : 'closing';
+}
+
+function absentReason({ phase }: AttachmentRecord): string | null {
+  if (phase === 'creating') return null;
+  return phase === 'ready' ? 'its namespace or interface is gone' : 'its removal is not complete yet';
+}

@@ -12,6 +12,7 @@ fail() { printf '[setup] %s\n' "$*" >&2; exit 1; }
 
 packages=(
   openvswitch-switch-dpdk openvswitch-common dpdk containernetworking-plugins # the switch, a second backend, IPAM plugins
+  librte-mempool-ring23 librte-net-vhost23 librte-net-virtio23 librte-net-tap23 librte-bus-vdev23 # DPDK loads these by name
   g++ make cmake ninja-build musl-tools libgtest-dev                          # the addon, the executable, native tests
   clang libclang-rt-14-dev clang-format                                       # sanitizers, fuzzing, format check
   iproute2 iputils-ping iperf3 sockperf ethtool tcpdump strace procps python3 # what the tests drive and observe with

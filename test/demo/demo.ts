@@ -9,6 +9,7 @@ import { Cleanup } from '../support/cleanup.ts';
 import { Netns } from '../support/netns.ts';
 import { Ovs } from '../support/ovs.ts';
 import { Ping } from '../support/ping.ts';
+import { until } from '../support/process.ts';
 import { hostLocal, newContainerId } from '../support/runtime.ts';
 import { snapshotDifference, takeSnapshot } from '../support/snapshot.ts';
 import { TcpTransfer } from '../support/tcp-transfer.ts';
@@ -97,6 +98,11 @@ async function demo(): Promise<void> {
   const [one, two] = pods;
   if (one === undefined || two === undefined) throw new Error('two pods were added');
 
+  for (const { netns } of pods) {
+    await until(`carrier in ${netns.name}`, async () =>
+      (await netns.run('ip', 'link', 'show', 'eth0')).includes('LOWER_UP'),
+    );
+  }
   await step(
     'ping from pod one to pod two',
     () => one.netns.run('ping', '-n', '-c', '20', '-i', '0.05', '-W', '5', two.address),
@@ -105,6 +111,7 @@ async function demo(): Promise<void> {
 
   const server = two.netns.daemon('iperf3', join(directory, 'iperf3.log'), 'iperf3', '-s');
   cleanup.add('iperf3', () => server.stop('SIGKILL'));
+  await until('iperf3', async () => (await two.netns.run('ss', '-Hlnt')).includes(':5201'));
   await step(
     'TCP throughput, one stream, 4 seconds',
     async () => {

@@ -12,6 +12,8 @@ export interface FakeFrontendOptions {
   readonly failure?: Error;
   /** Operation number from 0 that never ends (until `close`). */
   readonly stopAt?: number;
+  /** Called at the start of each operation. */
+  readonly onCall?: (call: string) => void;
   /** GET_STATUS; default: what was set last. */
   readonly status?: number;
   /** GET_VRING_BASE; default 0. */
@@ -120,6 +122,7 @@ export class FakeFrontend implements Frontend {
     if (this.closed > 0) return Promise.reject(new VirtioUserError('DISCONNECTED', 'closed'));
     const number = this.calls.length;
     this.calls.push(call);
+    this.#options.onCall?.(call);
     if (number === this.#options.failAt) {
       return Promise.reject(this.#options.failure ?? new VirtioUserError('DISCONNECTED', `${call}: backend gone`));
     }

@@ -36,6 +36,11 @@ export class Ovs {
     chmodSync(directory, 0o755);
     const memoryMiB = options.memoryMiB ?? 256;
     reserveHugepages(memoryMiB + 64, cleanup);
+    // Files of its own: with --in-memory DPDK 22.11 fails to fall back to smaller mempools.
+    const huge = join(directory, 'huge');
+    mkdirSync(huge);
+    await run('mount', ['-t', 'hugetlbfs', '-o', 'pagesize=2M', 'none', huge]);
+    cleanup.add('hugetlbfs', () => run('umount', [huge]));
     const ovs = new Ovs(directory);
     cleanup.add('OVS', () => ovs.stop());
     await run('ovsdb-tool', ['create', join(directory, 'conf.db'), schema]);
@@ -57,7 +62,8 @@ export class Ovs {
       `other_config:dpdk-socket-mem=${memoryMiB}`,
       'other_config:dpdk-lcore-mask=0x1',
       `other_config:pmd-cpu-mask=${options.pmdMask ?? '0x2'}`,
-      'other_config:dpdk-extra="--in-memory --no-pci --no-telemetry"',
+      `other_config:dpdk-extra="--huge-dir ${huge} --file-prefix vu-${process.pid} --no-pci --no-telemetry"`,
+      `other_config:dpdk-socket-limit=${memoryMiB}`,
       `other_config:userspace-tso-enable=${options.tso}`,
     );
     await ovs.startSwitch();

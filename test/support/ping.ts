@@ -1,4 +1,4 @@
-/** `ping` at a fixed interval as a bystander: how many were sent, answered, and the longest gap between answers. */
+/** `ping` at a fixed interval as a bystander: how many were answered and lost, and the longest gap between answers. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Cleanup } from './cleanup.ts';
@@ -6,8 +6,9 @@ import type { Netns } from './netns.ts';
 import type { Daemon } from './process.ts';
 
 export interface PingResult {
-  readonly sent: number;
   readonly received: number;
+  /** Requests without an answer, apart from those still on their way at the end. */
+  readonly lost: number;
   readonly longestGapMs: number;
 }
 
@@ -29,12 +30,15 @@ export class Ping {
   async stop(): Promise<PingResult> {
     await this.#daemon.stop('SIGINT');
     const text = readFileSync(this.#daemon.logPath, 'utf8');
-    const summary = /(\d+) packets transmitted, (\d+) received/.exec(text);
+    const answered = Array.from(text.matchAll(/^\[\d+\.\d+\] \d+ bytes.*icmp_seq=(\d+)/gm), (match) =>
+      Number(match[1]),
+    );
+    const last = Math.max(0, ...answered);
     const times = Array.from(text.matchAll(/^\[(\d+\.\d+)\] \d+ bytes/gm), (match) => Number(match[1]) * 1000);
     let longestGapMs = 0;
     times.forEach((time, index) => {
       if (index > 0) longestGapMs = Math.max(longestGapMs, time - (times[index - 1] ?? time));
     });
-    return { sent: Number(summary?.[1] ?? 0), received: Number(summary?.[2] ?? 0), longestGapMs };
+    return { received: answered.length, lost: last - new Set(answered).size, longestGapMs };
   }
 }

@@ -1,46 +1,59 @@
-/** Bounds on ADDs: so many run, so many wait in order, the rest is turned away at once. Other verbs are never held up. */
-import { VirtioUserError } from '../errors.ts';
+/** Bounds on one kind of call: so many run, so many wait in order, the rest is turned away at once. */
+import { messageOf, VirtioUserError } from '../errors.ts';
 
-const runningLimit = 16;
-const waitingLimit = 512;
+export interface AdmissionLimits {
+  /** For messages: the verb. */
+  readonly what: string;
+  readonly running: number;
+  readonly waiting: number;
+}
 
 export class Admission {
+  readonly #limits: AdmissionLimits;
   #running = 0;
   readonly #waiting: (() => void)[] = [];
 
-  /** @throws RESOURCE_EXHAUSTED when the queue is full, CANCELLED when the caller left it */
+  constructor(limits: AdmissionLimits) {
+    this.#limits = limits;
+  }
+
+  /** @throws RESOURCE_EXHAUSTED when the queue is full, CANCELLED when the signal ends the wait */
   async run<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
-    if (this.#running >= runningLimit) await this.#wait(signal);
+    if (this.#running >= this.#limits.running) await this.#wait(signal);
     else this.#running += 1;
     try {
       return await work();
     } finally {
       const next = this.#waiting.shift();
       if (next === undefined) this.#running -= 1;
-      else next();
+      else next(); // the place is handed over, not given back
     }
   }
 
   #wait(signal: AbortSignal): Promise<void> {
-    if (this.#waiting.length >= waitingLimit) {
+    const { what, waiting } = this.#limits;
+    if (this.#waiting.length >= waiting) {
       throw new VirtioUserError(
         'RESOURCE_EXHAUSTED',
-        `ADD: ${this.#running} run and ${this.#waiting.length} wait already`,
+        `${what}: ${this.#running} run and ${this.#waiting.length} wait already`,
       );
     }
     return new Promise((resolve, reject) => {
-      const onAbort = (): void => {
+      const leave = (): void => {
         const at = this.#waiting.indexOf(start);
         if (at !== -1) this.#waiting.splice(at, 1);
-        reject(new VirtioUserError('CANCELLED', 'ADD: the caller left the queue'));
+        reject(new VirtioUserError('CANCELLED', `${what} waited for its turn: ${messageOf(signal.reason)}`));
       };
       const start = (): void => {
-        signal.removeEventListener('abort', onAbort);
+        signal.removeEventListener('abort', leave);
         resolve();
       };
-      signal.addEventListener('abort', onAbort, { once: true });
+      if (signal.aborted) {
+        leave();
+        return;
+      }
+      signal.addEventListener('abort', leave, { once: true });
       this.#waiting.push(start);
-      if (signal.aborted) onAbort();
     });
   }
 }

@@ -1,5 +1,5 @@
 /** The only place that knows CNI error numbers (CNI 1.1.0, "Error"; 100 and above are ours and never renumbered). */
-import { type ErrorCode, VirtioUserError } from '../errors.ts';
+import type { ErrorCode, VirtioUserError } from '../errors.ts';
 
 const cniCode: Readonly<Record<ErrorCode, number>> = {
   INPUT_FRAME: 107,
@@ -32,48 +32,65 @@ const cniCode: Readonly<Record<ErrorCode, number>> = {
   RING_CORRUPT: 11,
   CANCELLED: 11,
   AGENT_NOT_READY: 11,
-  BUG: 999,
+  BUG: 111,
 };
+
+/** A system call that was not permitted, whatever it was for. */
+const permissionCode = 105;
+const tryAgainCode = 11;
+const unavailableCode = 50;
+/** "Container unknown": the caller skips its cleanup, so never an answer to DEL. */
+const containerUnknownCode = 3;
+
+/** What STATUS says in its own number; anything else means that ADD would not work now. */
+const callersFault: readonly ErrorCode[] = [
+  'INPUT_DECODE',
+  'INPUT_VERSION',
+  'INPUT_ENVIRONMENT',
+  'CONFIG_INVALID',
+  'INPUT_FRAME',
+];
 
 const messageLimitBytes = 1024;
 
-/** One line of at most 1 KiB. */
-function oneLine(text: string): string {
-  const line = text.replaceAll(/[\s\u0000-\u001f]+/g, ' ').trim();
-  return Buffer.byteLength(line) <= messageLimitBytes
-    ? line
-    : `${Buffer.from(line)
-        .subarray(0, messageLimitBytes - 4)
-        .toString('utf8')
-        .replace(/\ufffd+$/, '')}…`;
-}
-
 export interface CniError {
   readonly code: number;
+  /** What happened and what to do, one line of at most 1 KiB: the most of it that a kubelet event shows. */
   readonly msg: string;
+  /** `code=…; key=value; …` */
   readonly details: string;
 }
 
-/** @param verb STATUS answers 50; a DEL error must not contain what containerd takes for "already gone" */
+/** @param verb STATUS answers 50; a DEL error must not contain what kubelet takes for "already gone" */
 export function cniError(error: VirtioUserError, verb: string): CniError {
+  const remedy = error.remedy === null ? '' : `; ${oneLine(error.remedy, messageLimitBytes / 2)}`;
+  const message = oneLine(error.message, messageLimitBytes - Buffer.byteLength(remedy));
   const facts = Object.entries(error.details).map(([key, value]) => `${key}=${String(value)}`);
-  let msg = error.message + (error.remedy === null ? '' : `; ${error.remedy}`);
-  let details = [`code=${error.code}`, ...facts].join('; ');
-  if (verb === 'DEL') [msg, details] = [withoutNotFound(msg), withoutNotFound(details)];
-  const statusFailure =
-    verb === 'STATUS' &&
-    !['INPUT_DECODE', 'INPUT_VERSION', 'INPUT_ENVIRONMENT', 'CONFIG_INVALID', 'INPUT_FRAME'].includes(error.code);
-  return {
-    code: statusFailure ? 50 : cniCode[error.code],
-    msg: oneLine(msg),
-    details: oneLine(details),
-  };
-}
-
-function withoutNotFound(text: string): string {
-  return text.replaceAll(/not found/gi, 'absent');
+  const details = oneLine([`code=${error.code}`, ...facts].join('; '), messageLimitBytes);
+  const worded = verb === 'DEL' ? withoutNotFound : (text: string): string => text;
+  return { code: codeOf(error, verb), msg: worded(message + remedy), details: worded(details) };
 }
 
 export function errorBody(error: VirtioUserError, verb: string, cniVersion: string): string {
   return JSON.stringify({ cniVersion, ...cniError(error, verb) });
+}
+
+function codeOf(error: VirtioUserError, verb: string): number {
+  if (verb === 'STATUS' && !callersFault.includes(error.code)) return unavailableCode;
+  const errno = error.details['errno'];
+  if (error.code === 'SYSCALL_FAILED' && (errno === 'EPERM' || errno === 'EACCES')) return permissionCode;
+  const code = cniCode[error.code];
+  return verb === 'DEL' && code === containerUnknownCode ? tryAgainCode : code;
+}
+
+function oneLine(text: string, limitBytes: number): string {
+  const line = text.replaceAll(/[\s\u0000-\u001f\u007f-\u009f]+/g, ' ').trim();
+  if (Buffer.byteLength(line) <= limitBytes) return line;
+  const cut = Buffer.from(line).subarray(0, limitBytes - 3); // the ellipsis has 3 bytes
+  return `${cut.toString('utf8').replace(/\ufffd+$/, '')}…`;
+}
+
+/** Shorter than what it replaces, so bounds hold. Any white space has become one blank before. */
+function withoutNotFound(text: string): string {
+  return text.replaceAll(/not found/gi, 'absent');
 }

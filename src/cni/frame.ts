@@ -8,16 +8,19 @@ const requestMagic = 0x3151_5556;
 const answerMagic = 0x3141_5556;
 const confirmMagic = 0x314b_5556;
 export const requestHeaderBytes = 48;
-const environmentLimitBytes = 65_536;
-const stdinLimitBytes = 4 << 20;
+export const environmentLimitBytes = 65_536;
+export const stdinLimitBytes = 4 << 20;
 export const answerBodyLimitBytes = 1 << 20;
+/** Length of the word with which the executable says that it has written the answer. */
 export const confirmBytes = 4;
 
 export const verbs = ['ADD', 'DEL', 'CHECK', 'GC', 'STATUS'] as const;
 export type Verb = (typeof verbs)[number];
 
-/** Role of a descriptor that travels with a request. */
+/** Role of a descriptor that travels with a request; places of descriptors that were not sent hold 0. */
 export const fdRole = { netns: 1 } as const;
+const knownRoles: readonly number[] = Object.values(fdRole);
+const descriptorLimit = 3;
 
 const environmentNames = new Set([
   'CNI_COMMAND',
@@ -31,6 +34,8 @@ const environmentNames = new Set([
 ]);
 
 export interface CniFrame {
+  /** The caller's; the answer is in the same. */
+  readonly protocol: number;
   readonly verb: Verb;
   /** Milliseconds left for the whole call when it was sent. */
   readonly timeLeftMs: number;
@@ -81,7 +86,11 @@ function checkHeader(bytes: Buffer): FrameStep | null {
   if (verbs[bytes.readUInt16LE(6) - 1] === undefined)
     return { kind: 'malformed', what: `unknown verb ${bytes.readUInt16LE(6)}` };
   const fdCount = bytes.readUInt8(12);
-  if (fdCount > 3) return { kind: 'malformed', what: `${fdCount} descriptors` };
+  if (fdCount > descriptorLimit) return { kind: 'malformed', what: `${fdCount} descriptors` };
+  const roles = [...bytes.subarray(13, 16)];
+  if (!roles.every((role, index) => (index < fdCount ? knownRoles.includes(role) : role === 0)))
+    return { kind: 'malformed', what: `${fdCount} descriptors with the roles ${roles.join(', ')}` };
+  if (bytes.readUInt32LE(44) !== 0) return { kind: 'malformed', what: 'the reserved field is not 0' };
   if (bytes.readUInt32LE(32) > environmentLimitBytes) return { kind: 'malformed', what: 'environment too large' };
   if (bytes.readUInt32LE(36) > stdinLimitBytes) return { kind: 'malformed', what: 'stdin too large' };
   return null;
@@ -108,6 +117,7 @@ function decodeRequest(bytes: Buffer): FrameStep {
   return {
     kind: 'frame',
     frame: {
+      protocol: bytes.readUInt16LE(4),
       verb,
       timeLeftMs: bytes.readUInt32LE(8),
       fdRoles: [...bytes.subarray(13, 13 + bytes.readUInt8(12))],
@@ -124,12 +134,13 @@ export interface CniAnswer {
   readonly body: string;
 }
 
-export function encodeAnswer(answer: CniAnswer): Buffer {
+/** @throws RangeError for a body above 1 MiB */
+export function encodeAnswer(answer: CniAnswer, protocol = protocolVersion): Buffer {
   const body = Buffer.from(answer.body, 'utf8');
   if (body.length > answerBodyLimitBytes) throw new RangeError(`answer of ${body.length} bytes`);
   const header = Buffer.alloc(16);
   header.writeUInt32LE(answerMagic, 0);
-  header.writeUInt16LE(protocolVersion, 4);
+  header.writeUInt16LE(protocol, 4);
   header.writeUInt16LE(answer.exitCode, 6);
   header.writeUInt32LE(body.length, 8);
   return Buffer.concat([header, body]);

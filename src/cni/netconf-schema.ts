@@ -1,5 +1,16 @@
-/** Schema of the keys that are ours; published as JSON Schema. Runtimes and Multus add top-level keys: those pass. */
+/**
+ * Schema of the keys that are ours; published as JSON Schema. Runtimes and Multus add top-level keys: those pass. What
+ * the parser refuses the published schema refuses too, as far as one file can tell (paths depend on the agent's options).
+ */
 import { z } from 'zod';
+
+export const supportedVersions = ['0.3.0', '0.3.1', '0.4.0', '1.0.0', '1.1.0'] as const;
+export type CniVersion = (typeof supportedVersions)[number];
+
+/** CNI 1.1.0, "Network configuration"; the bound is ours. */
+export const networkName = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
+/** Name of an executable: no path separator. */
+export const pluginType = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
 
 /** A value that exists in the contract but not in this version. */
 const later = 'not in this version';
@@ -14,40 +25,58 @@ function only<const Value extends string>(value: Value, laterValues: readonly st
 }
 
 function integer(low: number, high: number): z.ZodNumber {
-  const accepted = `accepted: an integer from ${low} to ${high}`;
-  return z.int({ error: accepted }).min(low, { error: accepted }).max(high, { error: accepted });
+  const error = `accepted: an integer from ${low} to ${high}`;
+  return z.int({ error }).min(low, { error }).max(high, { error });
+}
+
+/** An object of ours: nothing else may be in it. */
+function strict<Shape extends z.core.$ZodLooseShape>(shape: Shape): z.ZodObject<Shape, z.core.$strict> {
+  const accepted = `accepted: ${Object.keys(shape).join(', ')}`;
+  return z.strictObject(shape, {
+    error: ({ code }) =>
+      code === 'unrecognized_keys' ? accepted : `accepted: an object with the keys ${accepted.slice(10)}`,
+  });
 }
 
 const flag = z.boolean({ error: 'accepted: true or false' });
 
-/** Lower-case, unicast, not zero. */
+const zeroMac = '00:00:00:00:00:00';
+
+/** Unicast and not zero, in either case; the second digit of a unicast address is even. */
 export const macAddress = z
   .string({ error: 'accepted: a MAC address such as "02:00:00:00:00:01"' })
-  .regex(/^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$/, { error: 'accepted: a MAC address such as "02:00:00:00:00:01"' })
-  .refine((text) => (Number.parseInt(text.slice(0, 2), 16) & 1) === 0 && !/^0+$/.test(text.replaceAll(':', '')), {
-    error: 'accepted: a unicast MAC address that is not zero',
-  });
+  .regex(/^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$/, {
+    error: 'accepted: a MAC address such as "02:00:00:00:00:01"',
+    abort: true,
+  })
+  .regex(/^[0-9a-fA-F][02468aceACE]/, { error: 'accepted: a unicast MAC address' })
+  .refine((text) => text !== zeroMac, { error: 'accepted: a MAC address that is not zero' })
+  .meta({ not: { const: zeroMac } });
 
-const queueSizes = [64, 128, 256, 512, 1024, 2048, 4096];
-
-const backend = z.strictObject({
+const backend = strict({
   type: only('vhost-user', ['vhost-kernel', 'vhost-vdpa']).default('vhost-user'),
   path: z
     .string({ error: 'accepted: an absolute path' })
     .regex(/^\//, { error: 'accepted: an absolute path' })
+    .meta({
+      description:
+        'Socket of the backend, below a directory of --backend-dirs, under 108 bytes; placeholders {id} {containerID} {ifName} {podName} {podNamespace}. Default: RUN_DIR/vhost/{id}.sock',
+    })
     .optional(),
-  server: flag.default(true),
+  server: flag.meta({ description: 'true: we listen and the switch connects' }).default(true),
   wait: z.enum(['optional', 'required'], { error: 'accepted: "optional" or "required"' }).default('optional'),
   waitTimeoutMs: integer(0, 60_000).default(5_000),
 });
 
-const device = z.strictObject({
-  queues: integer(1, 16).default(1),
+const severalQueuesNeedCq = 'accepted with several queues: true, since the control queue switches them';
+
+const device = strict({
+  queues: integer(1, 16).meta({ description: 'Queue pairs' }).default(1),
   queueSize: z
-    .int({ error: 'accepted: a power of two from 64 to 4096' })
-    .refine((value) => queueSizes.includes(value), { error: 'accepted: a power of two from 64 to 4096' })
+    .literal([64, 128, 256, 512, 1024, 2048, 4096], { error: 'accepted: a power of two from 64 to 4096' })
+    .meta({ description: 'Entries per ring' })
     .default(1024),
-  cq: flag.default(true),
+  cq: flag.meta({ description: 'Control queue; needed by several queues' }).default(true),
   mac: macAddress.optional(),
   mrgRxbuf: flag.default(true),
   inOrder: flag.default(true),
@@ -60,29 +89,37 @@ const device = z.strictObject({
   memory: z.enum(['memfd', 'hugetlb', 'thp'], { error: 'accepted: "memfd", "hugetlb" or "thp"' }).default('memfd'),
 });
 
-const pod = z.strictObject({ interface: only('netdev', ['vhost-user']).default('netdev') });
+const consistentDevice = device
+  .refine(({ queues, cq }) => queues === 1 || cq, { path: ['cq'], error: severalQueuesNeedCq })
+  .meta({ not: { properties: { queues: { minimum: 2 }, cq: { const: false } }, required: ['queues', 'cq'] } });
 
-const ovs = z.strictObject({
+const pod = strict({ interface: only('netdev', ['vhost-user']).default('netdev') });
+
+const ovs = strict({
   bridge: z
     .string({ error: 'accepted: the name of a bridge' })
     .regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$/, { error: 'accepted: the name of a bridge, at most 15 characters' }),
   vlan: integer(1, 4094).optional(),
 });
 
-/** All of the netconf that we read. */
+/** All of the netconf that only we read. */
 export const netconfSchema = z.looseObject({
   backend: backend.prefault({}),
-  device: device.prefault({}),
+  device: consistentDevice.prefault({}),
   pod: pod.prefault({}),
   ovs: ovs.optional(),
 });
 
-export type Netconf = z.output<typeof netconfSchema>;
-
-/** JSON Schema (draft 2020-12) of a network configuration of type `virtio-user`. */
+/** JSON Schema (draft 2020-12) of a network configuration of type `virtio-user`, alone or as an entry of a list. */
 export function netconfJsonSchema(): object {
+  const published = netconfSchema.extend({
+    cniVersion: z.enum(supportedVersions).optional(),
+    name: z.string().regex(networkName).optional(),
+    type: z.literal('virtio-user').optional(),
+    ipam: z.looseObject({ type: z.string().regex(pluginType).optional() }).optional(),
+  });
   return {
-    ...z.toJSONSchema(netconfSchema, { io: 'input', unrepresentable: 'any' }),
+    ...z.toJSONSchema(published, { io: 'input', unrepresentable: 'any' }),
     title: 'CNI network configuration of type virtio-user',
   };
 }

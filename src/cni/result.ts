@@ -1,6 +1,6 @@
 /** What ADD answers, in the requested cniVersion (CNI 1.1.0, "ADD Success"; the older ones as their documents say). */
 import type { AttachmentResult } from '../attachment/spec.ts';
-import type { CniVersion } from './netconf.ts';
+import type { CniVersion } from './netconf-schema.ts';
 
 function defined(entries: Readonly<Record<string, unknown>>): Record<string, unknown> {
   return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== null && value !== undefined));

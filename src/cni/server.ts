@@ -1,32 +1,29 @@
 /**
- * The agent's socket for the executable: one request per connection. Descriptors are closed whatever happens, a slow or
- * rude sender costs its own connection, and a caller that vanishes aborts its call; an ADD whose answer was not confirmed
- * is taken back.
+ * The agent's socket for the executable: one request per connection, callers must be root. A slow or rude sender costs
+ * its own connection; ADDs and DELs are bounded apart from each other, so that neither holds up the other verbs; an ADD
+ * whose answer was not confirmed is taken back.
  */
 import { performance } from 'node:perf_hooks';
 import type { CallContext } from '../attachment/api.ts';
-import { messageOf, VirtioUserError } from '../errors.ts';
-import type { FdSocket, IncomingSocket, Listener, NativeBinding, NativeFd, SocketPath } from '../native/binding.ts';
+import { VirtioUserError } from '../errors.ts';
+import type { IncomingSocket, Listener, NativeBinding, NativeFd, SocketPath } from '../native/binding.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { Admission } from './admission.ts';
+import { Connection, type ConnectionTimes, defaultTimes } from './connection.ts';
+import { parseArgs, podOf } from './environment.ts';
 import { errorBody } from './error.ts';
-import {
-  type CniFrame,
-  encodeAnswer,
-  isConfirmation,
-  oldestProtocolVersion,
-  protocolVersion,
-  RequestDecoder,
-  type Verb,
-} from './frame.ts';
+import { type CniFrame, encodeAnswer, type Verb } from './frame.ts';
 import { answerVersion } from './netconf.ts';
 import type { Outcome } from './verbs.ts';
 
-/** The whole request must be there in this time. */
-const receiveTimeoutMs = 5_000;
-/** The executable confirms after it has written the answer. */
-const confirmTimeoutMs = 5_000;
-const descriptorLimit = 3;
+/** Runtimes call without a limit of their own (60 ADDs at once were seen). */
+const addLimits = { what: 'ADD', running: 16, waiting: 512 };
+/** Kubelet repeats DELs in volleys; each may run an IPAM plugin. */
+const deleteLimits = { what: 'DEL', running: 32, waiting: 1_024 };
+/** Connections at once, a descriptor and up to 4 MiB each; more are closed unheard, and the executable tries again. */
+const connectionLimit = 2_048;
+/** After the grace at shut-down: what was aborted gets this long to roll back. What is cut off, the next start undoes. */
+const abortGraceMs = 2_000;
 
 export interface ServedCall {
   readonly verb: Verb;
@@ -38,16 +35,19 @@ export interface ServedCall {
 export interface CniServerOptions {
   readonly binding: Pick<NativeBinding, 'listenUnix'>;
   readonly path: SocketPath;
+  /** `fds` are borrowed: closed when the call has ended. */
   readonly run: (frame: CniFrame, fds: readonly NativeFd[], context: CallContext) => Promise<Outcome>;
   readonly log: Logger;
   /** For metrics. */
   readonly onServed?: (call: ServedCall) => void;
+  readonly times?: Partial<ConnectionTimes>;
 }
 
 export class CniServer {
   readonly #options: CniServerOptions;
-  readonly #admission = new Admission();
-  readonly #calls = new Set<Promise<void>>();
+  readonly #adds = new Admission(addLimits);
+  readonly #deletes = new Admission(deleteLimits);
+  readonly #connections = new Set<Connection>();
   #listener: Listener | null = null;
   #refusing: string | null = null;
 
@@ -55,7 +55,7 @@ export class CniServer {
     this.#options = options;
   }
 
-  /** @throws VirtioUserError CONFLICT_SOCKET, SYSCALL_FAILED */
+  /** @throws VirtioUserError SYSCALL_FAILED */
   listen(): void {
     try {
       this.#listener = this.#options.binding.listenUnix(
@@ -71,199 +71,103 @@ export class CniServer {
     }
   }
 
-  /** From now on ADD is answered with "try again"; everything else is still served. */
+  /** From now on ADD is answered with "try again" and STATUS says so; everything else is still served. */
   refuseAdds(why: string): void {
     this.#refusing = why;
   }
 
   get inFlight(): number {
-    return this.#calls.size;
+    return this.#connections.size;
   }
 
-  /** Stops listening and waits for calls in flight. */
+  /** Stops listening and waits for calls in flight; those that last longer are told to roll back. */
   async close(graceMs: number): Promise<void> {
     this.#listener?.close();
     this.#listener = null;
-    const timer = new Promise<void>((resolve) => setTimeout(resolve, graceMs).unref());
-    await Promise.race([Promise.all(this.#calls), timer]);
+    for (const connection of this.#connections) connection.dropIfIdle();
+    await this.#settled(graceMs);
+    const reason = new VirtioUserError('AGENT_NOT_READY', this.#refusing ?? 'the agent is stopping');
+    for (const connection of this.#connections) connection.abort(reason);
+    await this.#settled(abortGraceMs);
+  }
+
+  async #settled(limitMs: number): Promise<void> {
+    const limit = Promise.withResolvers<undefined>();
+    const timer = setTimeout(() => limit.resolve(undefined), limitMs);
+    await Promise.race([Promise.all([...this.#connections].map(({ done }) => done)), limit.promise]);
+    clearTimeout(timer);
   }
 
   #accept(incoming: IncomingSocket): void {
+    const { log, times } = this.#options;
     if (incoming.peer.uid !== 0) {
-      this.#options.log.warn({ peer: incoming.peer }, 'a caller that is not root was refused');
+      log.warn({ peer: incoming.peer }, 'a caller that is not root was refused');
       incoming.refuse();
       return;
     }
-    const call = new Call(incoming, (frame, fds, connection) => this.#serve(frame, fds, connection), this.#options.log);
-    this.#calls.add(call.done);
-    void call.done.finally(() => this.#calls.delete(call.done));
+    if (this.#connections.size >= connectionLimit) {
+      log.warn({ connections: this.#connections.size }, 'too many callers at once');
+      incoming.refuse();
+      return;
+    }
+    const connection = new Connection(incoming, {
+      serve: (frame, fds, from) => this.#serve(frame, fds, from),
+      times: { ...defaultTimes, ...times },
+      log,
+    });
+    this.#connections.add(connection);
+    void connection.done.then(() => this.#connections.delete(connection));
   }
 
   async #serve(frame: CniFrame, fds: readonly NativeFd[], connection: Connection): Promise<void> {
     const startedMs = performance.now();
+    const pod = podOf(parseArgs(frame.environment.get('CNI_ARGS') ?? ''));
     const log = this.#options.log.child({
       requestId: frame.requestId,
       verb: frame.verb,
       containerId: frame.environment.get('CNI_CONTAINERID') ?? '',
-      args: frame.environment.get('CNI_ARGS') ?? '',
+      pod: pod === null ? null : `${pod.namespace}/${pod.name}`,
     });
-    const deadline = AbortSignal.timeout(Math.max(1, Math.min(frame.timeLeftMs, 240_000)));
-    const signal = AbortSignal.any([deadline, connection.vanished]);
-    const context: CallContext = { requestId: frame.requestId, signal };
-    const outcome = await this.#answer(frame, fds, context);
+    const outcome = await this.#decide(frame, fds, { requestId: frame.requestId, signal: connection.signal });
     const durationMs = Math.round((performance.now() - startedMs) * 10) / 10;
     this.#options.onServed?.({ verb: frame.verb, errorCode: outcome.error?.code ?? null, durationMs });
-    const confirmed = await connection.answer(encodeAnswer(outcome.answer), confirmTimeoutMs);
     if (outcome.error === null) log.info({ durationMs }, 'served');
     else log.warn({ durationMs, error: outcome.error }, 'failed');
+    const confirmed = await deliver(outcome, frame, connection, log);
     if (confirmed || outcome.undo === null) return;
     log.warn({}, 'the caller vanished before it had the answer: ADD is taken back');
     await outcome.undo().catch((error: unknown) => log.error({ error }, 'ADD could not be taken back'));
   }
 
-  async #answer(frame: CniFrame, fds: readonly NativeFd[], context: CallContext): Promise<Outcome> {
-    const refuse = (error: VirtioUserError): Outcome => ({
-      answer: { exitCode: 1, body: errorBody(error, frame.verb, answerVersion(frame.stdin)) },
-      error,
-      undo: null,
-    });
-    if (frame.verb !== 'ADD') return this.#options.run(frame, fds, context);
-    if (this.#refusing !== null) return refuse(new VirtioUserError('AGENT_NOT_READY', this.#refusing));
+  /** Never rejects. */
+  async #decide(frame: CniFrame, fds: readonly NativeFd[], context: CallContext): Promise<Outcome> {
+    const run = (): Promise<Outcome> => this.#options.run(frame, fds, context);
     try {
-      return await this.#admission.run(context.signal, () => this.#options.run(frame, fds, context));
-    } catch (error) {
-      return refuse(VirtioUserError.from(error, 'ADD'));
-    }
-  }
-}
-
-interface Connection {
-  /** Aborts when the caller closes before it has confirmed. */
-  readonly vanished: AbortSignal;
-  /** Sends the answer; whether the caller confirmed it. */
-  answer(bytes: Buffer, timeoutMs: number): Promise<boolean>;
-}
-
-type State = 'receiving' | 'working' | 'confirming' | 'ended';
-
-/** One connection from accept to close. */
-class Call implements Connection {
-  readonly done: Promise<void>;
-  readonly #socket: FdSocket;
-  readonly #decoder = new RequestDecoder();
-  readonly #fds: NativeFd[] = [];
-  readonly #abort = new AbortController();
-  readonly #serve: (frame: CniFrame, fds: readonly NativeFd[], connection: Connection) => Promise<void>;
-  readonly #log: Logger;
-  readonly #timer: NodeJS.Timeout;
-  #state: State = 'receiving';
-  #onConfirm: ((confirmed: boolean) => void) | null = null;
-  #finish: () => void = () => undefined;
-
-  constructor(
-    incoming: IncomingSocket,
-    serve: (frame: CniFrame, fds: readonly NativeFd[], connection: Connection) => Promise<void>,
-    log: Logger,
-  ) {
-    this.#serve = serve;
-    this.#log = log;
-    this.done = new Promise((resolve) => {
-      this.#finish = resolve;
-    });
-    this.#timer = setTimeout(() => this.#end('the request did not come in time'), receiveTimeoutMs);
-    this.#socket = incoming.accept({
-      onData: (bytes, fds) => this.#received(bytes, fds),
-      onClose: () => this.#closed(),
-    });
-  }
-
-  get vanished(): AbortSignal {
-    return this.#abort.signal;
-  }
-
-  answer(bytes: Buffer, timeoutMs: number): Promise<boolean> {
-    if (this.#state === 'ended') return Promise.resolve(false);
-    this.#state = 'confirming';
-    return new Promise((resolve) => {
-      const timer = setTimeout(() => this.#onConfirm?.(false), timeoutMs);
-      this.#onConfirm = (confirmed) => {
-        this.#onConfirm = null;
-        clearTimeout(timer);
-        resolve(confirmed);
-      };
-      try {
-        this.#socket.send(bytes, []);
-      } catch {
-        this.#onConfirm(false); // it vanished meanwhile
+      if (this.#refusing !== null && (frame.verb === 'ADD' || frame.verb === 'STATUS'))
+        throw new VirtioUserError('AGENT_NOT_READY', this.#refusing);
+      switch (frame.verb) {
+        case 'ADD':
+          return await this.#adds.run(context.signal, run);
+        case 'DEL':
+          return await this.#deletes.run(context.signal, run);
+        case 'CHECK':
+        case 'GC':
+        case 'STATUS':
+          return await run();
       }
-    });
-  }
-
-  #received(bytes: Buffer, fds: readonly NativeFd[]): void {
-    if (this.#state !== 'receiving' || this.#fds.length + fds.length > descriptorLimit) {
-      for (const fd of fds) fd.close();
-      if (this.#state === 'confirming' && fds.length === 0) this.#onConfirm?.(isConfirmation(bytes));
-      else this.#end('unexpected bytes or descriptors');
-      return;
-    }
-    this.#fds.push(...fds);
-    const step = this.#decoder.push(bytes);
-    switch (step.kind) {
-      case 'incomplete':
-        return;
-      case 'malformed':
-        this.#refuse(`malformed request: ${step.what}`);
-        return;
-      case 'foreign-protocol':
-        this.#refuse(
-          `the executable speaks protocol ${step.version}, this agent ${oldestProtocolVersion} to ${protocolVersion}`,
-        );
-        return;
-      case 'frame':
-        if (step.frame.fdRoles.length !== this.#fds.length) {
-          this.#refuse(`${this.#fds.length} descriptors came, ${step.frame.fdRoles.length} were declared`);
-          return;
-        }
-        clearTimeout(this.#timer);
-        this.#state = 'working';
-        void this.#work(step.frame);
+    } catch (thrown) {
+      const error = VirtioUserError.from(thrown, frame.verb);
+      const body = errorBody(error, frame.verb, answerVersion(frame.stdin));
+      return { answer: { exitCode: 1, body }, error, undo: null };
     }
   }
+}
 
-  async #work(frame: CniFrame): Promise<void> {
-    try {
-      await this.#serve(frame, this.#fds, this);
-    } catch (error) {
-      this.#log.error({ error }, 'a call ended in an unexpected way');
-    }
-    this.#end(null);
-  }
-
-  #refuse(why: string): void {
-    const error = new VirtioUserError('INPUT_FRAME', why, {
-      remedy: 'install the executable of the same version as the agent',
-    });
-    try {
-      this.#socket.send(encodeAnswer({ exitCode: 1, body: errorBody(error, 'ADD', '1.0.0') }), []);
-    } catch (failure) {
-      this.#log.debug({ reason: messageOf(failure) }, 'a refusal could not be sent');
-    }
-    this.#end(why);
-  }
-
-  #closed(): void {
-    this.#abort.abort(new VirtioUserError('CANCELLED', 'the caller closed the connection'));
-    this.#onConfirm?.(false);
-    if (this.#state === 'receiving') this.#end('the caller closed before the request was complete');
-    else if (this.#state !== 'ended' && this.#state !== 'working') this.#state = 'ended';
-  }
-
-  #end(why: string | null): void {
-    if (why !== null) this.#log.debug({ why }, 'connection ended');
-    clearTimeout(this.#timer);
-    this.#state = 'ended';
-    for (const fd of this.#fds) fd.close();
-    this.#socket.close();
-    this.#finish();
+async function deliver(outcome: Outcome, frame: CniFrame, connection: Connection, log: Logger): Promise<boolean> {
+  try {
+    return await connection.answer(encodeAnswer(outcome.answer, frame.protocol));
+  } catch (error) {
+    log.error({ error }, 'the answer cannot be encoded');
+    return false;
   }
 }

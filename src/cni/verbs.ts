@@ -13,7 +13,6 @@ export interface VerbDependencies {
   readonly attachments: Attachments;
   readonly binding: Pick<NativeBinding, 'checkNetns' | 'ownNetns'>;
   readonly netconf: NetconfOptions;
-  readonly wallMs: () => number;
 }
 
 /** What the server does with a frame. `undo` takes a successful ADD back when the caller never got the answer. */
@@ -22,6 +21,9 @@ export interface Outcome {
   readonly error: VirtioUserError | null;
   readonly undo: (() => Promise<void>) | null;
 }
+
+/** Of an ADD whose caller vanished: nobody waits, but nothing may hang. */
+const undoTimeoutMs = 30_000;
 
 const validAttachments = z.array(z.object({ containerID: z.string(), ifname: z.string() })).max(100_000);
 
@@ -53,10 +55,7 @@ export class Verbs {
       case 'ADD':
         return this.#add(frame, fds, raw, environment, context);
       case 'DEL':
-        await this.#dependencies.attachments.remove(
-          removeRequest(raw, environment, this.#dependencies.wallMs()),
-          context,
-        );
+        await this.#dependencies.attachments.remove(removeRequest(raw, environment, now), context);
         return silence;
       case 'CHECK':
         await this.#check(raw, environment, context);
@@ -84,11 +83,12 @@ export class Verbs {
     this.#checkNetns(netns, environment);
     const spec = attachmentSpec(raw, environment, this.#dependencies.netconf);
     const result = await this.#dependencies.attachments.add(spec, netns, context);
-    const request = removeRequest(raw, environment, Number.MAX_SAFE_INTEGER);
+    const request = removeRequest(raw, environment, now);
     return {
       answer: { exitCode: 0, body: JSON.stringify(renderResult(result, raw.cniVersion)) },
       error: null,
-      undo: () => this.#dependencies.attachments.remove(request, { ...context, signal: AbortSignal.timeout(30_000) }),
+      undo: () =>
+        this.#dependencies.attachments.remove(request, { ...context, signal: AbortSignal.timeout(undoTimeoutMs) }),
     };
   }
 
@@ -150,6 +150,9 @@ export class Verbs {
     );
   }
 }
+
+/** Asked now: meant is whatever there is, also if the clock of this node was set back since it was made. */
+const now = Number.MAX_SAFE_INTEGER;
 
 const silence: Outcome = { answer: { exitCode: 0, body: '' }, error: null, undo: null };
 

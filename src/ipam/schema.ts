@@ -4,22 +4,33 @@ import ipaddr from 'ipaddr.js';
 import { z } from 'zod';
 import type { IpamResult } from './result.ts';
 
-/** ipaddr.js takes octal and shortened forms for other addresses; `isIP` refuses them first. */
-export function isCidr(text: string): boolean {
+/** 4, 6, or 0. ipaddr.js takes octal and shortened forms for other addresses; `isIP` refuses them, but takes zones. */
+function familyOf(text: string): number {
+  return text.includes('%') ? 0 : isIP(text);
+}
+
+function isCidr(text: string): boolean {
   const [address = '', prefix = '', ...more] = text.split('/');
-  const family = isIP(address);
-  return more.length === 0 && family !== 0 && /^\d{1,3}$/.test(prefix) && Number(prefix) <= (family === 4 ? 32 : 128);
+  const family = familyOf(address);
+  return (
+    more.length === 0 &&
+    family !== 0 &&
+    /^(0|[1-9]\d{0,2})$/.test(prefix) &&
+    Number(prefix) <= (family === 4 ? 32 : 128)
+  );
 }
 
 const cidr = z.string().refine(isCidr, 'not an address with a prefix length');
-const address = z.string().refine((text) => isIP(text) !== 0, 'not an IP address');
+const address = z.string().refine((text) => familyOf(text) !== 0, 'not an IP address');
+/** The longest that a name of the DNS, or an option of resolv.conf, has any use for. */
+const dnsTexts = z.array(z.string().max(255)).max(64).nullish();
 const optionalInteger = z.int().min(0).max(0xffff_ffff).nullish();
 
 const result = z.object({
   ips: z
     .array(z.object({ address: cidr, gateway: address.nullish().or(z.literal('')) }))
-    .max(64)
-    .default([]),
+    .min(1, 'no address')
+    .max(64),
   routes: z
     .array(
       z.object({
@@ -36,10 +47,10 @@ const result = z.object({
     .nullish(),
   dns: z
     .object({
-      nameservers: z.array(z.string()).nullish(),
-      domain: z.string().nullish(),
-      search: z.array(z.string()).nullish(),
-      options: z.array(z.string()).nullish(),
+      nameservers: dnsTexts,
+      domain: z.string().max(255).nullish(),
+      search: dnsTexts,
+      options: dnsTexts,
     })
     .nullish(),
 });

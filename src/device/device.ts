@@ -93,6 +93,7 @@ class Device implements VirtioUserDevice {
       const session = handshake.own(this.#makeSession(agreed));
       await this.#setFeatures(handshake, session, agreed);
       await this.#start(handshake, session);
+      if (epoch !== this.#epoch) throw cancelled();
       const ready: ReadyDevice = {
         session,
         offeredFeatures: offered,

@@ -149,6 +149,20 @@ describe('server mode', () => {
       expect(world.timers.pending).toEqual([]);
     });
 
+    it('is a first one once promoted: its end does not touch the next that is held', async () => {
+      const { world, events, first, second, dial } = await twoConnected();
+      first.close();
+      await settle();
+      world.offered[0]?.released();
+      dial('third');
+      await settle();
+      second.close();
+      await settle();
+      expect(events).toEqual([]);
+      world.offered[1]?.released();
+      expect(world.offered).toHaveLength(3);
+    });
+
     it('waits beyond two seconds when the first has ended and its user is still cleaning up', async () => {
       const { world, events, first } = await twoConnected();
       first.close();
@@ -345,6 +359,25 @@ describe('client mode', () => {
       world.change('vu0123456789ab.sock');
       expect([world.timers.pending, world.watching()]).toEqual([[], 0]);
     }
+  });
+
+  it('watches anew while the path leads to nothing: the directory may be a new one', () => {
+    const watched = { made: 0, stopped: 0 };
+    const world = sourceWorld(false, {
+      watchDirectory: () => {
+        watched.made += 1;
+        return () => (watched.stopped += 1);
+      },
+    });
+    open(world);
+    world.timers.advance(0);
+    expect(watched).toEqual({ made: 1, stopped: 0 });
+    world.timers.advance(100);
+    expect(watched).toEqual({ made: 2, stopped: 1 });
+    world.binding.failures.set(path, 'ECONNREFUSED');
+    world.timers.advance(200);
+    world.timers.advance(400);
+    expect(watched).toEqual({ made: 3, stopped: 2 });
   });
 
   it('goes on without a watch when there is no directory yet', () => {

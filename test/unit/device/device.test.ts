@@ -309,6 +309,23 @@ describe('shutDown', () => {
     },
   );
 
+  it.each(handshake.map((call) => [call]))(
+    '[50] asked for while %s succeeds still ends the handshake there',
+    async (last) => {
+      const { device, ledger } = world();
+      let stopped: Promise<unknown> = Promise.resolve();
+      const frontend = new FakeFrontend({
+        features: rich,
+        onCall: (call) => {
+          if (call === last) stopped = device.shutDown();
+        },
+      });
+      expect((await failureOf(device.bringUp(frontend))).code).toBe('CANCELLED');
+      expect([await stopped, device.state.kind, ledger.open]).toEqual([[], 'idle', 0]);
+      expect(frontend.calls.at(-1)).toBe(last);
+    },
+  );
+
   it('[50] ends a bringUp that waits behind another, and serialises what comes after', async () => {
     const { device, ledger } = world();
     const [first, second, third] = [0, 1, 2].map(() => new FakeFrontend({ features: rich }));

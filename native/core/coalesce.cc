@@ -205,7 +205,7 @@ FlowTable::Verdict FlowTable::admit(const iovec* spans, uint32_t count, uint32_t
   Run* free = nullptr;
   for (Run& candidate : runs_) {
     if (candidate.merged.empty()) {
-      free = &candidate;
+      if (free == nullptr) free = &candidate;
       continue;
     }
     if (!sameFlow(candidate.merged.first(), segment_)) continue;

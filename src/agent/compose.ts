@@ -96,7 +96,6 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
       backendDirs: options.backendDirs,
       ovsSocketDir: dirname(ovsdbPath),
     },
-    wallMs: () => Date.now(),
   });
   const cniServer: CniServer = new CniServer({
     binding,

@@ -1,7 +1,7 @@
 /** The agent's directories with the modes that keep strangers out. DESIGN: run 0711, vhost 0750, state 0700. */
-import { chmodSync, chownSync, mkdirSync, readFileSync, statSync } from 'node:fs';
+import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { messageOf, VirtioUserError } from '../errors.ts';
+import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import type { AgentOptions } from './options.ts';
 
 export interface Directories {
@@ -27,13 +27,13 @@ export function prepareDirectories(
   prepare(options.stateDir, 0o700, null);
   prepare(directories.attachments, 0o700, null);
   prepare(directories.deleteQueue, 0o700, null);
-  mkdirSync(dirname(options.socket), { recursive: true, mode: 0o711 });
+  makeDirectory(dirname(options.socket), 0o711);
   return directories;
 }
 
 function prepare(path: string, mode: number, group: number | null): void {
   try {
-    mkdirSync(path, { recursive: true, mode });
+    makeDirectory(path, mode);
     const found = statSync(path);
     if (!found.isDirectory()) throw new Error('it is not a directory');
     if (found.uid !== process.geteuid?.()) throw new Error(`it belongs to user ${found.uid}`);
@@ -44,6 +44,18 @@ function prepare(path: string, mode: number, group: number | null): void {
       remedy: 'the agent needs this directory for itself, writable and owned by root',
       cause: error,
     });
+  }
+}
+
+/** Not `mkdir` with `recursive`: where the file system answers ENOENT for a parent that is there (/proc), it never ends. */
+function makeDirectory(path: string, mode: number): void {
+  try {
+    mkdirSync(path, { mode });
+  } catch (error) {
+    if (errnoOf(error) === 'EEXIST') return;
+    if (errnoOf(error) !== 'ENOENT' || existsSync(dirname(path))) throw error;
+    makeDirectory(dirname(path), 0o755);
+    mkdirSync(path, { mode });
   }
 }
 

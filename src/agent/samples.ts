@@ -43,7 +43,10 @@ export function listenToChannels(metrics: Metrics, disconnects: DisconnectCounts
     subscribe('backendDisconnected', ({ attachment }) => disconnects.add(attachment.id)),
     subscribe('backendReconnected', ({ outageMs }) => metrics.backendOutage(outageMs)),
     subscribe('orphanRemoved', ({ kind }) => metrics.orphanRemoved(kind)),
-    subscribe('stateCorrupt', () => metrics.recordCorrupt()),
+    subscribe('stateCorrupt', () => metrics.incident('record-corrupt')),
+    subscribe('ringCorrupt', () => metrics.incident('ring-corrupt')),
+    subscribe('featureMismatch', () => metrics.incident('feature-mismatch')),
+    subscribe('attachmentDegraded', () => metrics.incident('handshake-failing')),
   ];
   return () => {
     for (const stop of stops) stop();

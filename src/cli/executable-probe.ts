@@ -29,11 +29,9 @@ export async function supportedCniVersions(path: string): Promise<readonly strin
 
 function run(path: string): Promise<string> {
   return new Promise((resolve, reject) => {
-    const child = spawn(path, [], {
-      env: { CNI_COMMAND: 'VERSION' },
-      stdio: ['pipe', 'pipe', 'ignore'],
-      timeout: limitMs,
-    });
+    const child = spawn(path, [], { env: { CNI_COMMAND: 'VERSION' }, stdio: ['pipe', 'pipe', 'ignore'] });
+    // Not spawn's own `timeout`: it outlives a process that could not be started, and holds us up.
+    const timer = setTimeout(() => child.kill('SIGKILL'), limitMs);
     let text = '';
     child.stdout.on('data', (chunk: Buffer) => {
       text += chunk.toString();
@@ -41,8 +39,12 @@ function run(path: string): Promise<string> {
     });
     child.stdin.on('error', () => undefined);
     child.stdin.end('{"cniVersion":"1.0.0"}');
-    child.once('error', reject);
+    child.once('error', (error) => {
+      clearTimeout(timer);
+      reject(error);
+    });
     child.once('close', (code, signal) => {
+      clearTimeout(timer);
       if (code === 0) resolve(text);
       else
         reject(new Error(signal === null ? `exit code ${String(code)}` : `ended by ${signal} (limit ${limitMs} ms)`));

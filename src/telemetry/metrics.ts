@@ -41,6 +41,10 @@ const attachmentLabels = ['id', 'namespace', 'pod', 'network'] as const;
 /** States that are always reported, so that "none" is 0 and not a missing series. */
 const knownStates = ['waiting', 'negotiating', 'running', 'held', 'parked', 'tap-gone', 'absent'] as const;
 
+/** A ring that cannot be, features that went missing, a handshake that fails again and again, a record set aside. */
+const incidentKinds = ['ring-corrupt', 'feature-mismatch', 'handshake-failing', 'record-corrupt'] as const;
+export type IncidentKind = (typeof incidentKinds)[number];
+
 const prefix = 'virtio_user_';
 
 export class Metrics {
@@ -68,7 +72,8 @@ export class Metrics {
   readonly #queueProcessed = this.#counter('delete_queue_processed_total', 'Queued DELs worked off', ['result']);
   readonly #reconcileRuns = this.#counter('reconcile_runs_total', 'Comparisons of records with reality', ['result']);
   readonly #orphans = this.#counter('orphans_removed_total', 'What nobody used any more and was removed', ['kind']);
-  readonly #corruptRecords = this.#counter('corrupt_records_total', 'Records set aside since the start', []);
+
+  readonly #incidents = this.#counter('incidents_total', 'What an admin should look at, by kind', ['kind']);
 
   constructor(sources: MetricSources) {
     this.#sources = sources;
@@ -82,6 +87,7 @@ export class Metrics {
       set({}, sources.deleteQueueLength()),
     );
     this.#fromSamples('cni_inflight', 'CNI calls under way', [], (set) => set({}, sources.cniInFlight()));
+    for (const kind of incidentKinds) this.#incidents.inc({ kind }, 0);
     for (const result of ['done', 'failed', 'corrupt']) this.#queueProcessed.inc({ result }, 0);
     for (const result of ['ok', 'incomplete', 'failed']) this.#reconcileRuns.inc({ result }, 0);
   }
@@ -115,8 +121,8 @@ export class Metrics {
     this.#orphans.inc({ kind });
   }
 
-  recordCorrupt(): void {
-    this.#corruptRecords.inc();
+  incident(kind: IncidentKind): void {
+    this.#incidents.inc({ kind });
   }
 
   #declareAttachmentFigures(): void {

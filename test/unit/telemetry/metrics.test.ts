@@ -119,7 +119,7 @@ describe('metrics', () => {
     metrics.queuedDelete('corrupt');
     metrics.reconciled('ok');
     metrics.orphanRemoved('ovs-port');
-    metrics.recordCorrupt();
+    metrics.incident('ring-corrupt');
     expect(await scrape(metrics)).toEqual(
       expect.arrayContaining([
         'virtio_user_backend_outage_seconds_count 1',
@@ -130,7 +130,8 @@ describe('metrics', () => {
         'virtio_user_reconcile_runs_total{result="ok"} 1',
         'virtio_user_reconcile_runs_total{result="failed"} 0',
         'virtio_user_orphans_removed_total{kind="ovs-port"} 1',
-        'virtio_user_corrupt_records_total 1',
+        'virtio_user_incidents_total{kind="ring-corrupt"} 1',
+        'virtio_user_incidents_total{kind="feature-mismatch"} 0',
       ]),
     );
   });

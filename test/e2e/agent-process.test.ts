@@ -1,0 +1,134 @@
+/** The agent as a process: what a supervisor, an admin with a typing error and a second agent see of it. */
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { Agent } from '../support/agent.ts';
+import { Cleanup } from '../support/cleanup.ts';
+import { Daemon, type Finished, runAny, until } from '../support/process.ts';
+
+const mainPath = fileURLToPath(new URL('../../dist/main.js', import.meta.url));
+
+let directory: string;
+let cleanup: Cleanup;
+
+beforeEach(() => {
+  cleanup = new Cleanup();
+  directory = mkdtempSync('/run/vu-process-');
+  cleanup.add('directory', () => rmSync(directory, { recursive: true, force: true }));
+});
+afterEach(async () => {
+  expect(await cleanup.run()).toEqual([]);
+});
+
+const start = (): Promise<Agent> => Agent.start(join(directory, 'agent'), {}, cleanup);
+
+/** A second agent that is expected to end by itself. */
+function runAgent(...args: string[]): Promise<Finished> {
+  const own = [`--run-dir=${join(directory, 'other')}`, `--state-dir=${join(directory, 'other-state')}`];
+  const rest = ['--metrics-address=127.0.0.1:0', '--node-name=test-node', '--kubernetes=off'];
+  return runAny(process.execPath, [mainPath, 'agent', ...own, ...rest, ...args], { timeoutMs: 10_000 });
+}
+
+describe('the agent process', () => {
+  it('keeps strangers out of its directories and sockets', async () => {
+    const agent = await start();
+    const mode = (path: string): string => (statSync(path).mode & 0o777).toString(8);
+    expect(mode(agent.runDir)).toBe('711');
+    expect(mode(join(agent.runDir, 'vhost'))).toBe('750');
+    expect(mode(agent.stateDir)).toBe('700');
+    expect(mode(agent.socketPath)).toBe('600');
+    expect(mode(join(agent.runDir, 'introspect.sock'))).toBe('600');
+  });
+
+  it('refuses a second agent on its state directory, and goes on', async () => {
+    const agent = await start();
+    const second = await runAgent(`--state-dir=${agent.stateDir}`);
+    expect(second.code).toBe(1);
+    expect(second.stderr).toContain('another agent runs on this state directory');
+    expect((await agent.get('/readyz'))?.ok).toBe(true);
+  });
+
+  it('a killed agent leaves nothing that keeps the next one from starting', async () => {
+    const agent = await start();
+    await agent.kill();
+    expect(readdirSync(agent.runDir)).toContain('agent.sock');
+    await agent.start();
+    expect((await agent.get('/readyz?verbose'))?.body).toContain('[+] cni-socket-open');
+  });
+
+  it('SIGTERM ends it with exit code 0; SIGHUP does not', async () => {
+    const runDir = join(directory, 'run');
+    const args = [`--run-dir=${runDir}`, `--state-dir=${join(directory, 'state')}`, '--metrics-address=127.0.0.1:0'];
+    const daemon = new Daemon('agent', process.execPath, [mainPath, 'agent', ...args], join(directory, 'log'));
+    cleanup.add('agent', () => daemon.stop('SIGKILL'));
+    await until('the agent to be ready', () => daemon.logTail(100).includes('"ready"'));
+    process.kill(daemon.pid, 'SIGHUP');
+    await until('the log line', () => daemon.logTail(100).includes('SIGHUP is ignored'));
+    await daemon.stop('SIGTERM');
+    expect(daemon.exit).toBe('exit 0');
+    expect(daemon.logTail(1)).toContain('"stopped"');
+    expect(readdirSync(runDir)).toEqual(['vhost']);
+  });
+
+  it.each([
+    ['--pump-threads=none', 2, '--pump-threads: "none" is not an integer from 1 to 64'],
+    ['--kubernetes=on', 2, 'not in this version'],
+    ['--state-dir=/proc/nowhere', 1, '/proc/nowhere'],
+  ])('%s ends it with exit code %d', async (flag, code, told) => {
+    const finished = await runAgent(flag);
+    expect(finished).toMatchObject({ code });
+    expect(finished.stderr).toContain(told);
+  });
+
+  it('a port that is taken ends it, naming the port', async () => {
+    const other = createServer().listen(0, '127.0.0.1');
+    await once(other, 'listening');
+    cleanup.add('port', () => other.close());
+    const address = other.address();
+    const port = typeof address === 'object' ? (address?.port ?? 0) : 0;
+    const finished = await runAgent(`--metrics-address=127.0.0.1:${port}`);
+    expect(finished.code).toBe(1);
+    expect(finished.stderr).toContain(`port ${port}`);
+  });
+
+  it('a queued delete that is garbage is set aside and does not keep it from starting', async () => {
+    const queue = join(directory, 'agent', 'state', 'delete-queue');
+    mkdirSync(queue, { recursive: true });
+    writeFileSync(join(queue, '1700000000.000000000-1.req'), 'garbage');
+    const agent = await start();
+    expect(readdirSync(queue)).toContain('1700000000.000000000-1.req.bad');
+    expect((await agent.get('/metrics'))?.body).toContain(
+      'virtio_user_delete_queue_processed_total{result="corrupt"} 1',
+    );
+  });
+});
+
+describe('commands beside a running agent', () => {
+  it('doctor finds the agent ready and the addon working', async () => {
+    const agent = await start();
+    const finished = await runAny(process.execPath, [
+      mainPath,
+      'doctor',
+      '-o',
+      'json',
+      `--run-dir=${agent.runDir}`,
+      `--state-dir=${agent.stateDir}`,
+      `--metrics-address=${agent.metricsAddress}`,
+      '--cni-bin-dir=/usr/lib/cni',
+    ]);
+    const findings = JSON.parse(finished.stdout) as { check: string; level: string; detail: string }[];
+    const level = (check: string): string | undefined => findings.find((finding) => finding.check === check)?.level;
+    for (const check of ['kernel', 'rights', 'tun device', 'native addon', 'agent', 'attachments', 'IPAM plugins']) {
+      expect([check, level(check)]).toEqual([check, 'ok']);
+    }
+  });
+
+  it('gc and attachments list answer on an empty node', async () => {
+    const agent = await start();
+    expect(await agent.cli('attachments', 'list', '-o', 'json')).toBe('[]\n');
+    expect(await agent.cli('gc')).toMatch(/^removed: +-$/m);
+  });
+});

@@ -120,6 +120,9 @@ export class Verbs {
   }
 
   async #check(raw: RawNetconf, environment: CniEnvironment, context: CallContext): Promise<void> {
+    if (raw.cniVersion.startsWith('0.3.')) {
+      throw new VirtioUserError('INPUT_VERSION', `cniVersion ${raw.cniVersion} has no CHECK; it came with 0.4.0`);
+    }
     const prevResult = raw.json['prevResult'];
     if (prevResult === undefined || prevResult === null) {
       throw new VirtioUserError('CONFIG_INVALID', 'CHECK: prevResult is missing', { details: { key: 'prevResult' } });

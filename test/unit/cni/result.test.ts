@@ -1,0 +1,72 @@
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from '@jest/globals';
+import type { AttachmentResult } from '../../../src/attachment/spec.ts';
+import { supportedVersions } from '../../../src/cni/netconf-schema.ts';
+import { renderResult } from '../../../src/cni/result.ts';
+
+const noRouteExtras = { mtu: null, advmss: null, priority: null, table: null, scope: null };
+
+/** Everything that a result can have. */
+const full: AttachmentResult = {
+  ifName: 'eth0',
+  netnsPath: '/var/run/netns/cni-35bf48b2',
+  mac: '02:00:00:00:00:01',
+  mtu: 1500,
+  socketPath: '/run/virtio-user/vhost/vu0123456789ab.sock',
+  ovsPort: 'vu0123456789ab',
+  ipam: {
+    ips: [
+      { address: '10.77.1.3/24', gateway: '10.77.1.1' },
+      { address: 'fd00::3/64', gateway: null },
+    ],
+    routes: [
+      { dst: '0.0.0.0/0', gw: null, ...noRouteExtras },
+      { dst: '10.9.0.0/16', gw: '10.77.1.9', mtu: 1400, advmss: 1360, priority: 10, table: 100, scope: 0 },
+    ],
+    dns: { nameservers: ['10.96.0.10'], domain: 'cluster.local', search: ['a.b'], options: ['ndots:5'] },
+  },
+};
+
+/** Without IPAM and OVS. */
+const bare: AttachmentResult = { ...full, ovsPort: null, ipam: { ips: [], routes: [], dns: null } };
+
+/** VIRTIO_USER_GOLDEN=write makes the files anew; read the difference before committing it. */
+function golden(name: string, rendered: unknown): unknown {
+  const path = fileURLToPath(new URL(`../../golden/results/${name}.json`, import.meta.url));
+  if (process.env['VIRTIO_USER_GOLDEN'] === 'write') {
+    mkdirSync(dirname(path), { recursive: true });
+    writeFileSync(path, `${JSON.stringify(rendered, null, 2)}\n`);
+  }
+  return JSON.parse(readFileSync(path, 'utf8'));
+}
+
+describe.each(supportedVersions)('a result of version %s', (version) => {
+  it('with everything is what the golden file says', () => {
+    expect(renderResult(full, version)).toEqual(golden(`full-${version}`, renderResult(full, version)));
+  });
+
+  it('without addresses is what the golden file says', () => {
+    expect(renderResult(bare, version)).toEqual(golden(`bare-${version}`, renderResult(bare, version)));
+  });
+
+  it('has the pod’s interface first and alone in the namespace, and addresses that point to it', () => {
+    const { interfaces, ips } = renderResult(full, version) as {
+      interfaces: Record<string, unknown>[];
+      ips: Record<string, unknown>[];
+    };
+    expect(interfaces[0]).toMatchObject({ name: 'eth0', mac: full.mac, sandbox: full.netnsPath });
+    expect(interfaces.slice(1).filter((one) => 'sandbox' in one)).toEqual([]);
+    expect(ips.map((ip) => ip['interface'])).toEqual([0, 0]);
+  });
+
+  it('has keys of its version only', () => {
+    const text = JSON.stringify(renderResult(full, version));
+    const modern = version === '1.0.0' || version === '1.1.0';
+    expect(text.includes('"socketPath"')).toBe(modern);
+    expect(text.includes('"mtu"')).toBe(modern);
+    expect(text.includes('"version"')).toBe(!modern);
+    expect(text).not.toContain('null');
+  });
+});

@@ -268,6 +268,18 @@ TEST(Coalesced, DataThatTheBackendVouchesForIsNotSummed) {
   EXPECT_EQ(burst.written[0].bytes, mergedBytes(join(parts), 1000));
 }
 
+TEST(Coalesced, HeadersThatTheBackendRewritesAfterwardsAreNotRead) {
+  const std::vector<Packet> parts = stream(Packet{}, 1000, 3);
+  Burst burst;
+  for (const Packet& part : parts) {
+    burst.add(part);
+    std::memset(burst.received.back().memory[0].get(), 0xff, 12 + part.headerBytes());
+  }
+  burst.flush();
+  ASSERT_EQ(burst.written.size(), 1U);
+  EXPECT_EQ(burst.written[0].bytes, mergedBytes(join(parts), 1000));
+}
+
 // What must not be merged, by what is done to the second of two segments. Both arrive as they came, in order.
 struct Apart {
   const char* why;

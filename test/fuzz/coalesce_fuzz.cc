@@ -1,0 +1,197 @@
+// The fuzzer is a backend: frames of a few flows, almost right, in buffers cut anywhere. Whatever is merged has the
+// payload of the frames it was made of, in their order; the rest comes out as it went in; every buffer comes back once.
+//
+//   clang++ -fsanitize=fuzzer,address,undefined; the input is a list of operations.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "../native/packet_reference.h"
+#include "coalesce.h"
+
+namespace {
+
+using namespace vu;
+using test::reference::Bytes;
+using test::reference::Checksum;
+using test::reference::Packet;
+
+constexpr uint32_t kFlows = 6;
+
+[[noreturn]] void bug(const char* what) {
+  std::fprintf(stderr, "invariant broken: %s\n", what);
+  std::abort();
+}
+
+class Input {
+ public:
+  Input(const uint8_t* data, size_t size) : data_(data), size_(size) {}
+  bool empty() const { return at_ >= size_; }
+  uint8_t byte() { return at_ < size_ ? data_[at_++] : uint8_t{0}; }
+
+ private:
+  const uint8_t* data_;
+  size_t size_;
+  size_t at_ = 0;
+};
+
+struct Received {
+  Bytes whole;
+  uint32_t buffers = 0;
+};
+
+// The pump around the table, and its books.
+class Burst {
+ public:
+  void add(const Bytes& whole, const std::vector<size_t>& cuts) {
+    std::vector<iovec> spans;
+    std::vector<uint32_t> cookies;
+    size_t start = 0;
+    for (size_t i = 0; i <= cuts.size(); ++i) {
+      const size_t end = i < cuts.size() ? std::clamp(cuts[i], start, whole.size()) : whole.size();
+      memory_.emplace_back(new uint8_t[end - start]);
+      std::copy_n(whole.data() + start, end - start, memory_.back().get());
+      spans.push_back(iovec{memory_.back().get(), end - start});
+      cookies.push_back(static_cast<uint32_t>(frameOf_.size()));
+      frameOf_.push_back(frames_.size());
+      start = end;
+    }
+    frames_.push_back(Received{whole, static_cast<uint32_t>(spans.size())});
+    table_->add(spans.data(), cookies.data(), static_cast<uint32_t>(spans.size()), 12, sink());
+  }
+  void flush() {
+    table_->flush(12, sink());
+    if (table_->pending() != 0) bug("frames kept back by flush");
+  }
+  void finish() {
+    flush();
+    if (std::count(returned_.begin(), returned_.end(), true) != static_cast<long>(frameOf_.size())) {
+      bug("buffers not returned");
+    }
+  }
+
+ private:
+  struct Sink {
+    Burst* burst;
+    void operator()(const CoalescedFrame& frame) const { burst->take(frame); }
+  };
+  Sink sink() { return Sink{this}; }
+
+  void take(const CoalescedFrame& frame) {
+    if (frame.frames == 0 || frame.frames > Coalescer::kMaxSegments) bug("number of frames");
+    if (frame.partCount > Coalescer::kMaxParts && frame.frames > 1) bug("number of parts");
+    Bytes out;
+    for (uint32_t i = 0; i < frame.partCount; ++i) {
+      const auto* start = static_cast<const uint8_t*>(frame.parts[i].iov_base);
+      out.insert(out.end(), start, start + frame.parts[i].iov_len);
+    }
+    returned_.resize(frameOf_.size());
+    std::vector<size_t> members;
+    uint32_t buffers = 0;
+    for (uint32_t i = 0; i < frame.cookieCount; ++i) {
+      const uint32_t cookie = frame.cookies[i];
+      if (cookie >= frameOf_.size() || returned_[cookie]) bug("buffer returned twice");
+      returned_[cookie] = true;
+      if (members.empty() || members.back() != frameOf_[cookie]) {
+        if (!members.empty() && members.back() > frameOf_[cookie]) bug("order of buffers");
+        members.push_back(frameOf_[cookie]);
+        buffers += frames_[frameOf_[cookie]].buffers;
+      }
+    }
+    if (members.size() != frame.frames || buffers != frame.cookieCount) bug("buffers of half a frame");
+    if (frame.frames == 1) {
+      if (out != frames_[members[0]].whole) bug("a frame that was not merged changed");
+      return;
+    }
+    const VnetHdr header = VnetHdr::read(out.data(), 12);
+    if (header.flags != kHdrNeedsCsum || header.gsoSize == 0 || header.csumOffset != 16) bug("vnet header");
+    if (out.size() > 12 + Coalescer::kMaxFrame || 12U + header.hdrLen >= out.size()) bug("frame length");
+    Bytes payload;
+    for (const size_t member : members) {
+      const Bytes& whole = frames_[member].whole;
+      if (whole.size() <= 12U + header.hdrLen) bug("merged a frame without payload");
+      payload.insert(payload.end(), whole.begin() + 12 + header.hdrLen, whole.end());
+      const size_t bytes = whole.size() - 12 - header.hdrLen;
+      if (member != members.back() && bytes != header.gsoSize) bug("segment of another size");
+      if (bytes > header.gsoSize) bug("segment larger than the first");
+    }
+    if (Bytes(out.begin() + 12 + header.hdrLen, out.end()) != payload) bug("payload");
+    // Headers: those of the first, but for lengths, PSH and checksums.
+    const Bytes& first = frames_[members[0]].whole;
+    const size_t l4 = 12U + header.csumStart;
+    const bool ipv6 = header.gsoType == kGsoTcp6;
+    const size_t l3 = l4 - (ipv6 ? 40 : 20);
+    const size_t length = out.size() - l3 - (ipv6 ? 40 : 0);
+    if (test::reference::get16(out, l3 + (ipv6 ? 4 : 2)) != length) bug("IP length");
+    if (!ipv6 && test::reference::sum(test::reference::cut(out, l3, 20)) != 0xffff) bug("IP checksum");
+    Bytes pseudo = test::reference::cut(out, l3 + (ipv6 ? 8 : 12), ipv6 ? 32 : 8);
+    test::reference::append32(pseudo, static_cast<uint32_t>(out.size() - l4));
+    test::reference::append32(pseudo, 6);
+    if (test::reference::sum(pseudo) != test::reference::get16(out, l4 + 16)) bug("pseudo-header checksum");
+    for (size_t i = 12; i < 12U + header.hdrLen; ++i) {
+      const bool ipChanges =
+          ipv6 ? i - l3 == 4 || i - l3 == 5 : i - l3 == 2 || i - l3 == 3 || i - l3 == 10 || i - l3 == 11;
+      if (ipChanges || i == l4 + 16 || i == l4 + 17) continue;
+      const uint8_t ignored = i == l4 + 13 ? 0x08 : 0;
+      if (((out[i] ^ first[i]) & ~ignored) != 0) bug("header");
+    }
+  }
+
+  std::unique_ptr<FlowTable> table_ = std::make_unique<FlowTable>();
+  std::vector<std::unique_ptr<uint8_t[]>> memory_;
+  std::vector<Received> frames_;
+  std::vector<size_t> frameOf_;
+  std::vector<bool> returned_;
+};
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  Input input(data, size);
+  std::vector<Packet> flows;
+  for (uint32_t i = 0; i < kFlows; ++i) {
+    Packet packet;
+    packet.ipv6 = (i & 1) != 0;
+    if ((i & 2) != 0) packet.vlans = {7};
+    packet.fragment = i == 2 ? 0 : 0x4000;
+    packet.sourcePort = static_cast<uint16_t>(i);
+    packet.tcpOptions = Bytes(i * 4, 1);
+    flows.push_back(packet);
+  }
+  Burst burst;
+  for (int frames = 0; !input.empty() && frames < 300; ++frames) {
+    const uint8_t kind = input.byte();
+    Packet& flow = flows[(kind & 7) % kFlows];
+    Packet packet = flow;
+    const size_t bytes = (kind & 8) != 0 ? input.byte() * 37U : 1000;
+    packet.payload.assign(bytes, static_cast<uint8_t>(frames));
+    VnetHdr header;
+    std::vector<size_t> cuts;
+    Checksum checksum = Checksum::kComplete;
+    if ((kind & 16) != 0) {
+      for (uint8_t cut = input.byte() % 10; cut > 0; --cut) cuts.push_back(input.byte() * 2U);
+      std::sort(cuts.begin(), cuts.end());
+    }
+    if ((kind & 32) != 0) {
+      const uint8_t change = input.byte();
+      packet.flags = static_cast<uint8_t>(packet.flags | (change & 0x0f));
+      if ((change & 16) != 0) packet.seq += input.byte();
+      if ((change & 32) != 0) checksum = Checksum::kPartial;
+      if ((change & 64) != 0) header = packet.partialHeader();
+      if ((change & 128) != 0) ++flow.ack;
+    }
+    flow.seq += static_cast<uint32_t>(bytes);
+    ++flow.id;
+    Bytes whole = test::reference::withHeader(header, packet.build(checksum));
+    if ((kind & 64) != 0) {
+      for (uint8_t flips = input.byte() % 4; flips > 0; --flips) whole[input.byte() % whole.size()] ^= input.byte();
+      if (input.byte() % 8 == 0) whole.resize(std::min<size_t>(whole.size(), input.byte()));
+    }
+    burst.add(whole, cuts);
+    if ((kind & 128) != 0 && input.byte() % 8 == 0) burst.flush();
+  }
+  burst.finish();
+  return 0;
+}

@@ -75,6 +75,10 @@ export async function runCommandLine(argv: readonly string[], terminal: Terminal
     .strict()
     .demandCommand(1, 'a command is missing')
     .recommendCommands()
+    .epilogue(
+      'exit codes: 0 done, 1 failed, 2 wrong usage or option, 3 no agent answers, 4 doctor found a failure, ' +
+        '5 no such attachment, 70 unforeseen error',
+    )
     .exitProcess(false)
     .wrap(100)
     .fail((message, error: unknown) => {

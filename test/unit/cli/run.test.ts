@@ -35,6 +35,12 @@ describe('the command line', () => {
     }
   });
 
+  it('the help lists every exit code', async () => {
+    const { out } = await run('--help');
+    const listed = [...out.slice(out.indexOf('exit codes:')).matchAll(/(\d+) \w/g)].map(([, code]) => Number(code));
+    expect(listed).toEqual(Object.values(exitCode));
+  });
+
   it('the help of agent names every option with its default and its variable', async () => {
     const { out } = await run('agent', '--help');
     const words = out.replace(/\s+/g, ' ');

@@ -36,6 +36,10 @@ function importsOf(path: string): string[] {
   );
 }
 
+function importsErrorCodes(path: string): boolean {
+  return importsOf(path).some((name) => /(^|\/)errors\.ts$/.test(name)) && roomOf(path) !== 'src/virtio';
+}
+
 describe('direction of dependency', () => {
   it('every room of src/ stands in the table of docs/architecture.md', () => {
     expect(levels.size).toBeGreaterThan(10);
@@ -77,6 +81,13 @@ describe('direction of dependency', () => {
     const device = sources.filter((path) => roomOf(path) === 'src/device');
     const text = device.map((path) => readFileSync(join(root, path), 'utf8')).join('\n');
     expect(text).not.toMatch(/\b(setTimeout|setInterval|connectUnix|listenUnix)\s*\(/);
+  });
+
+  it('CNI error numbers do not leave src/cni', () => {
+    const importers = sources.filter((path) => importsOf(path).some((name) => name.endsWith('cni/error.ts')));
+    expect(importers).toEqual([]);
+    const withNumbers = sources.filter((path) => /\b[A-Z]+_[A-Z]+: \d/.test(readFileSync(join(root, path), 'utf8')));
+    expect(withNumbers.filter((path) => importsErrorCodes(path))).toEqual(['src/cni/error.ts']);
   });
 
   it('the native core knows no JavaScript', () => {

@@ -18,7 +18,7 @@ import { attachmentId } from './key.ts';
 import { identityOf as identityOfAttachment, type LiveAttachment } from './live-attachment.ts';
 import { limited } from './limited.ts';
 import { KeyedLock } from './lock.ts';
-import { identityOf, netnsPresence, openRecordedNetns } from './netns.ts';
+import { netnsPresence, openRecordedNetns } from './netns.ts';
 import { NetnsWatch } from './netns-watch.ts';
 import { ovsPortSpec } from './ovs-port.ts';
 import { reconcile, type ReconcileReport, Strikes } from './reconcile.ts';
@@ -244,7 +244,7 @@ export class AttachmentManager implements Attachments {
 
   async #add(id: string, spec: AttachmentSpec, netns: NativeFd, signal: AbortSignal): Promise<AttachmentResult> {
     const existing = this.#store.get(id);
-    if (existing !== null) await this.#clearTheWay(existing, netns);
+    if (existing !== null) await this.#clearTheWay(existing);
     try {
       const { record, live } = await attach(spec, netns, this.#store, this.#dependencies, signal);
       this.#live.set(id, live);
@@ -257,17 +257,10 @@ export class AttachmentManager implements Attachments {
   }
 
   /** An existing record under the key of an ADD: half-made ones and ones of a dead namespace are undone first. */
-  async #clearTheWay(existing: AttachmentRecord, netns: NativeFd): Promise<void> {
+  async #clearTheWay(existing: AttachmentRecord): Promise<void> {
     const { binding, options } = this.#dependencies;
     const { containerId, ifName, networkName } = existing.spec.key;
-    const now = identityOf(netns);
-    const same = now.device === existing.netns.device && now.inode === existing.netns.inode;
-    const sameBoot = existing.bootId === options.bootId;
-    if (
-      existing.phase === 'ready' &&
-      sameBoot &&
-      (same || netnsPresence(binding, existing, options.bootId) === 'alive')
-    ) {
+    if (existing.phase === 'ready' && netnsPresence(binding, existing, options.bootId) === 'alive') {
       throw new VirtioUserError(
         'CONFLICT_INTERFACE',
         `container ${containerId} has ${ifName} on network ${networkName} already`,

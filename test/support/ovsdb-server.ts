@@ -2,6 +2,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, rmSync, watch } from 'node:fs';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -41,6 +42,20 @@ export class OvsdbServer {
       appeared,
       once(child, 'exit').then(() => Promise.reject(new Error('ovsdb-server ended at once'))),
     ]);
+    // The file appears with bind(), connections are taken from listen() on, a moment later.
+    while (!(await this.#answers())) continue;
+  }
+
+  async #answers(): Promise<boolean> {
+    const socket = connect(this.socketPath);
+    try {
+      await once(socket, 'connect');
+      return true;
+    } catch {
+      return false;
+    } finally {
+      socket.destroy();
+    }
   }
 
   /** Runs ovs-vsctl on this database. @returns what it printed, trimmed */

@@ -1,0 +1,736 @@
+/** The surroundings of the attachment life cycle, in memory: what is left in them is what a test asks about. */
+import { randomUUID } from 'node:crypto';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { CallContext, RemoveRequest } from '../../src/attachment/api.ts';
+import type { AttachmentDependencies, Clock } from '../../src/attachment/dependencies.ts';
+import { attachmentId, derivedMac } from '../../src/attachment/key.ts';
+import { AttachmentManager } from '../../src/attachment/manager.ts';
+import type { AttachmentSpec } from '../../src/attachment/spec.ts';
+import { diskFiles, type StoreFiles } from '../../src/attachment/store.ts';
+import type { ReadyDevice, VirtioUserDevice } from '../../src/device/api.ts';
+import type { Frontend, FrontendSource } from '../../src/device/frontend.ts';
+import { VirtioUserError } from '../../src/errors.ts';
+import type { Ipam, IpamCall, IpamResult } from '../../src/ipam/result.ts';
+import type {
+  NativeBinding,
+  NativeFd,
+  PodLinkState,
+  Port,
+  PortCounters,
+  PortEvent,
+  PortOptions,
+  Session,
+} from '../../src/native/binding.ts';
+import type { OvsPort, OvsPorts, OvsPortSpec } from '../../src/ovs/ports.ts';
+import { silentLogger } from '../../src/telemetry/log.ts';
+
+export class FakeClock implements Clock {
+  #now = 1_000_000;
+  #timers: { readonly at: number; readonly run: () => void }[] = [];
+
+  now(): number {
+    return this.#now;
+  }
+
+  wallMs(): number {
+    return 1_700_000_000_000 + this.#now;
+  }
+
+  setTimeout(run: () => void, ms: number): { cancel(): void } {
+    const timer = { at: this.#now + ms, run };
+    this.#timers.push(timer);
+    return { cancel: () => void (this.#timers = this.#timers.filter((other) => other !== timer)) };
+  }
+
+  /** Runs what falls due, in order, letting promises settle in between. */
+  async advance(ms: number): Promise<void> {
+    const end = this.#now + ms;
+    for (;;) {
+      await settle();
+      const [next] = this.#timers.filter(({ at }) => at <= end).sort((one, other) => one.at - other.at);
+      if (next === undefined) break;
+      this.#timers = this.#timers.filter((timer) => timer !== next);
+      this.#now = next.at;
+      next.run();
+    }
+    this.#now = end;
+    await settle();
+  }
+}
+
+/** Lets every promise that can settle without input or a timer do so: many turns of what a fake's operation takes. */
+export async function settle(): Promise<void> {
+  for (let index = 0; index < 20; index += 1) await turn();
+}
+
+/** What an operation of a fake takes: it is never done on the caller's stack. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+/** Turns of the event loop until the condition holds; a test that hangs here ends at its time limit. */
+export async function until(holds: () => boolean): Promise<void> {
+  while (!holds()) await settle();
+}
+
+export function fault(code: string, syscall = 'fake'): Error {
+  return Object.assign(new Error(`${syscall}: ${code}`), { code, errno: 1, syscall });
+}
+
+/** Where a process may be killed or an operation may fail: every operation of every fake passes here, counted. */
+export class Gate {
+  count = 0;
+  names: string[] = [];
+  #at = 0;
+  #kind: 'fail' | 'kill-before' | 'kill-after' = 'fail';
+  #filter: (name: string) => boolean = () => true;
+  #dead = false;
+
+  arm(at: number, kind: 'fail' | 'kill-before' | 'kill-after', filter: (name: string) => boolean = () => true): void {
+    this.count = 0;
+    this.names = [];
+    this.#at = at;
+    this.#kind = kind;
+    this.#filter = filter;
+    this.#dead = false;
+  }
+
+  disarm(): void {
+    this.arm(0, 'fail');
+  }
+
+  get struck(): boolean {
+    return this.#at > 0 && this.count >= this.#at;
+  }
+
+  /** Resolves when the armed operation was reached by a process that died of it. */
+  died: Promise<void> = new Promise(() => undefined);
+  #onDeath: () => void = () => undefined;
+
+  expectDeath(): Promise<void> {
+    this.died = new Promise((resolve) => {
+      this.#onDeath = resolve;
+    });
+    return this.died;
+  }
+
+  async pass<T>(name: string, work: () => T | Promise<T>): Promise<T> {
+    if (this.#dead) return new Promise(() => undefined);
+    if (this.#filter(name)) {
+      this.count += 1;
+      this.names.push(name);
+      if (this.count === this.#at) {
+        if (this.#kind === 'fail') throw fault('ENOSPC', name);
+        this.#dead = true;
+        if (this.#kind === 'kill-after') await work();
+        this.#onDeath();
+        return new Promise(() => undefined);
+      }
+    }
+    return work();
+  }
+}
+
+interface FakeLink extends PodLinkState {
+  readonly netns: string;
+}
+
+/** What outlives the agent: namespaces and links. */
+export class FakeKernel {
+  readonly directory: string;
+  links: FakeLink[] = [];
+  openFds = 0;
+  #ifindex = 10;
+  #process = 1;
+
+  constructor(directory: string) {
+    this.directory = directory;
+  }
+
+  addNetns(name: string = randomUUID()): string {
+    const path = join(this.directory, name);
+    writeFileSync(path, 'netns');
+    return path;
+  }
+
+  /** Every descriptor of the process goes with it. */
+  processDied(): void {
+    this.#process += 1;
+    this.openFds = 0;
+  }
+
+  /** As the runtime does it: the links go with the namespace. */
+  removeNetns(path: string): void {
+    const inode = String(statSync(path).ino);
+    rmSync(path);
+    this.links = this.links.filter((link) => link.netns !== inode);
+  }
+
+  fd(inode: bigint, device: bigint): NativeFd {
+    let open = true;
+    const process = this.#process;
+    this.openFds += 1;
+    return {
+      close: () => {
+        if (open && process === this.#process) this.openFds -= 1;
+        open = false;
+      },
+      get isOpen() {
+        return open;
+      },
+      identity: () => ({ inode, device }),
+    };
+  }
+
+  open(path: string): NativeFd {
+    if (!existsSync(path)) throw fault('ENOENT', 'open');
+    const { ino, dev } = statSync(path, { bigint: true });
+    return this.fd(ino, dev);
+  }
+
+  create(netns: string, name: string, mac: string, mtu: number): FakeLink {
+    this.#ifindex += 1;
+    const state = { kind: 'tun', mac, mtu, up: false, carrier: true, addresses: [], routes: [] };
+    const link: FakeLink = { ...state, netns, ifindex: this.#ifindex, name } as FakeLink & { name: string };
+    this.links.push(link);
+    return link;
+  }
+
+  find(netns: string, name: string): (FakeLink & { readonly name: string }) | undefined {
+    return (this.links as (FakeLink & { readonly name: string })[]).find(
+      (link) => link.netns === netns && link.name === name,
+    );
+  }
+
+  change(link: FakeLink, change: Partial<PodLinkState>): void {
+    this.links = this.links.map((other) => (other === link ? { ...other, ...change } : other));
+  }
+}
+
+export class FakePort implements Port {
+  state: 'held' | 'running' | 'discarding' | 'closed' = 'held';
+  carrier = true;
+  offload = 0;
+  injected: Uint8Array[] = [];
+  history: string[] = [];
+  readonly options: PortOptions;
+  #session: FakeSession | null = null;
+
+  constructor(options: PortOptions) {
+    this.options = options;
+  }
+
+  emit(event: PortEvent): void {
+    this.options.onEvent(event);
+  }
+
+  setOffload(mask: number): void {
+    this.offload = mask;
+  }
+
+  setCarrier(up: boolean): void {
+    if (this.state === 'closed') throw new TypeError('setCarrier on a closed port');
+    this.carrier = up;
+    this.history.push(up ? 'carrier on' : 'carrier off');
+  }
+
+  async start(session: Session): Promise<void> {
+    if (this.state === 'running' || this.state === 'closed') throw fault('EBUSY', 'start');
+    this.state = 'running';
+    this.history.push('start');
+    this.#session = session as unknown as FakeSession;
+    this.#session.owned = true;
+    await turn();
+  }
+
+  async quiesce(): Promise<void> {
+    if (this.state === 'closed') return;
+    this.state = 'held';
+    this.history.push('quiesce');
+    await turn();
+    this.#release();
+  }
+
+  discard(): void {
+    if (this.state === 'running' || this.state === 'closed') throw new TypeError(`discard on a ${this.state} port`);
+    if (this.state !== 'discarding') this.history.push('discard');
+    this.state = 'discarding';
+  }
+
+  inject(frame: Uint8Array): void {
+    if (this.state === 'running') this.injected.push(frame);
+  }
+
+  counters(): PortCounters {
+    return { txFrames: 0n, txBytes: 0n, rxFrames: 0n, rxBytes: 0n, drops: {}, events: {} };
+  }
+
+  async close(): Promise<void> {
+    if (this.state === 'closed') return;
+    this.state = 'closed';
+    this.history.push('close');
+    await turn();
+    this.#release();
+    for (const tap of this.options.taps) tap.close();
+  }
+
+  #release(): void {
+    if (this.#session !== null) this.#session.owned = false;
+    this.#session = null;
+  }
+}
+
+export class FakeSession {
+  owned = false;
+  closed = false;
+}
+
+/** What the backend behind a connection does in the handshake. */
+export type Backend =
+  | { readonly kind: 'willing'; readonly degradedBy?: readonly string[] }
+  | { readonly kind: 'lacking'; readonly missing: readonly string[] }
+  | { readonly kind: 'failing'; readonly error: Error }
+  | { readonly kind: 'stalling' };
+
+export class FakeFrontend {
+  readonly generation = 1;
+  readonly backendPid = 4711;
+  onDisconnect: ((error: Error) => void) | null = null;
+  onClosed: () => void = () => undefined;
+  closed = false;
+  released = false;
+  readonly backend: Backend;
+
+  constructor(backend: Backend) {
+    this.backend = backend;
+  }
+
+  /** The backend hangs up. */
+  hangUp(): void {
+    this.onDisconnect?.(new VirtioUserError('DISCONNECTED', 'connection closed by the backend'));
+  }
+
+  close(): void {
+    this.closed = true;
+    this.onClosed();
+  }
+}
+
+export class FakeSource implements FrontendSource {
+  readonly path: string;
+  isOpen = false;
+  #onConnection: ((frontend: Frontend, released: () => void) => void) | null = null;
+  refusal: Error | null = null;
+
+  constructor(path: string) {
+    this.path = path;
+  }
+
+  get situation(): string {
+    return `listening on ${this.path}`;
+  }
+
+  open(onConnection: (frontend: Frontend, released: () => void) => void): void {
+    if (this.refusal !== null) throw this.refusal;
+    this.isOpen = true;
+    this.#onConnection = onConnection;
+  }
+
+  connect(backend: Backend = { kind: 'willing' }): FakeFrontend {
+    const frontend = new FakeFrontend(backend);
+    this.#onConnection?.(frontend as unknown as Frontend, () => {
+      frontend.released = true;
+    });
+    return frontend;
+  }
+
+  close(): void {
+    this.isOpen = false;
+  }
+}
+
+export class FakeDevice implements VirtioUserDevice {
+  state: VirtioUserDevice['state'] = { kind: 'idle' };
+  status = 0;
+  #giveUp: () => void = () => undefined;
+  stalls = false;
+
+  async bringUp(frontend: Frontend): Promise<ReadyDevice> {
+    const { backend } = frontend as unknown as FakeFrontend;
+    this.state = { kind: 'negotiating', step: 'GET_FEATURES' };
+    await turn();
+    if (backend.kind === 'stalling') {
+      await new Promise<void>((resolve) => {
+        this.#giveUp = resolve;
+      });
+      this.state = { kind: 'idle' };
+      throw new VirtioUserError('CANCELLED', 'handshake given up');
+    }
+    if (backend.kind === 'failing') {
+      this.state = { kind: 'failed', error: backend.error };
+      throw backend.error;
+    }
+    if (backend.kind === 'lacking') {
+      this.state = { kind: 'parked', missing: backend.missing };
+      const details = { missing: backend.missing.join(', ') };
+      throw new VirtioUserError('NOT_NEGOTIATED', `backend lacks ${details.missing}`, { details });
+    }
+    const ready: ReadyDevice = {
+      session: new FakeSession() as unknown as Session,
+      offeredFeatures: 0x1_0000_0020n,
+      ackedFeatures: 0x1_0000_0020n,
+      protocolFeatures: ['MQ'],
+      queuePairs: 1,
+      offloads: { tapMask: 7, softwareGso: false, softwareChecksum: false, softwareGro: false },
+      degradedBy: backend.degradedBy ?? [],
+    };
+    this.state = { kind: 'ready', ready };
+    return ready;
+  }
+
+  /** With `stalls`, a living backend answers nothing until its connection is cut. */
+  async shutDown(): Promise<readonly string[]> {
+    this.#giveUp();
+    if (this.state.kind === 'ready') {
+      const session = this.state.ready.session as unknown as FakeSession;
+      if (session.owned) throw new Error('session freed under the port');
+      session.closed = true;
+    }
+    this.state = { kind: 'idle' };
+    await turn();
+    return [];
+  }
+}
+
+export class FakeIpam implements Ipam {
+  readonly leases = new Map<string, string>();
+  readonly calls: string[] = [];
+  failing: 'ADD' | 'DEL' | 'CHECK' | 'GC' | null = null;
+  hangs = false;
+  readonly #gate: Gate;
+
+  constructor(gate: Gate) {
+    this.#gate = gate;
+  }
+
+  add(call: IpamCall, signal: AbortSignal): Promise<IpamResult> {
+    return this.#gate.pass('ipam.add', async () => {
+      this.#called('ADD');
+      if (this.hangs) {
+        await new Promise<void>((_resolve, reject) => {
+          const onAbort = (): void => reject(new VirtioUserError('CANCELLED', 'IPAM ADD cancelled'));
+          if (signal.aborted) onAbort();
+          signal.addEventListener('abort', onAbort);
+        });
+      }
+      const key = `${call.containerId}/${call.ifName}`;
+      if (this.leases.has(key)) throw new VirtioUserError('IPAM_FAILED', 'duplicate allocation is not allowed');
+      const address = `10.77.0.${this.leases.size + 2}`;
+      this.leases.set(key, address);
+      return {
+        ips: [
+          { address: `${address}/24`, gateway: '10.77.0.1' },
+          { address: 'fd77::2/64', gateway: null },
+        ],
+        routes: [{ dst: '0.0.0.0/0', gw: null, mtu: null, advmss: null, priority: null, table: null, scope: null }],
+        dns: null,
+      };
+    });
+  }
+
+  del(call: IpamCall): Promise<void> {
+    return this.#gate.pass('ipam.del', () => {
+      this.#called('DEL');
+      this.leases.delete(`${call.containerId}/${call.ifName}`);
+    });
+  }
+
+  async check(): Promise<void> {
+    this.#called('CHECK');
+  }
+
+  async gc(): Promise<void> {
+    this.#called('GC');
+  }
+
+  async status(): Promise<void> {
+    this.calls.push('STATUS');
+  }
+
+  #called(verb: 'ADD' | 'DEL' | 'CHECK' | 'GC'): void {
+    this.calls.push(verb);
+    if (this.failing === verb) throw new VirtioUserError('IPAM_FAILED', `IPAM plugin ${verb}: the pool is on fire`);
+  }
+}
+
+export class FakeOvs implements OvsPorts {
+  readonly ports = new Map<string, OvsPortSpec>();
+  away = false;
+  readonly #gate: Gate;
+
+  constructor(gate: Gate) {
+    this.#gate = gate;
+  }
+
+  ensure(spec: OvsPortSpec): Promise<void> {
+    return this.#gate.pass('ovs.ensure', () => {
+      this.#reach('no');
+      this.ports.set(spec.name, spec);
+    });
+  }
+
+  remove(name: string): Promise<boolean> {
+    return this.#gate.pass('ovs.remove', () => {
+      this.#reach('no');
+      return this.ports.delete(name);
+    });
+  }
+
+  list(nodeName: string): Promise<readonly OvsPort[]> {
+    return this.#gate.pass('ovs.list', () => {
+      this.#reach('no');
+      return [...this.ports.values()].filter((port) => port.externalIds['virtio-user-node'] === nodeName);
+    });
+  }
+
+  close(): void {}
+
+  #reach(committed: string): void {
+    if (!this.away) return;
+    throw new VirtioUserError('OVS_UNAVAILABLE', 'OVSDB: ECONNREFUSED', { details: { committed } });
+  }
+}
+
+const nodeName = 'node-1';
+
+/** One node with one agent, which can be killed and started again. */
+export class FakeNode {
+  readonly directory = mkdtempSync(join(tmpdir(), 'vu-att-'));
+  readonly stateDir = join(this.directory, 'state');
+  readonly gate = new Gate();
+  readonly kernel: FakeKernel;
+  readonly clock = new FakeClock();
+  readonly ipam = new FakeIpam(this.gate);
+  readonly ovs = new FakeOvs(this.gate);
+  bootId = 'boot-1';
+  holdMs = 1000;
+  sources: FakeSource[] = [];
+  ports: FakePort[] = [];
+  devices: FakeDevice[] = [];
+  /** Thrown by `open` of the next source. */
+  socketRefusal: Error | null = null;
+  manager: AttachmentManager;
+
+  constructor() {
+    const netnsDir = join(this.directory, 'netns');
+    mkdirSync(netnsDir);
+    this.kernel = new FakeKernel(netnsDir);
+    this.manager = this.#newManager();
+  }
+
+  async start(): Promise<void> {
+    await this.manager.restore();
+    await this.manager.settled();
+  }
+
+  /** The process dies where it stands: its descriptors and sockets go, nothing else does. */
+  async killAndRestart(): Promise<void> {
+    this.gate.disarm();
+    this.kernel.processDied();
+    this.sources = [];
+    this.ports = [];
+    this.devices = [];
+    this.manager = this.#newManager();
+    await this.start();
+  }
+
+  async destroy(): Promise<void> {
+    this.gate.disarm();
+    await this.manager.close();
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+
+  spec(netnsPath: string, change: Partial<AttachmentSpec> = {}): AttachmentSpec {
+    const key = change.key ?? { networkName: 'net', containerId: 'container-1', ifName: 'eth0' };
+    return {
+      key,
+      netnsPath,
+      pod: { namespace: 'ns', name: 'pod', uid: 'uid' },
+      cniArgs: '',
+      cniPath: '/opt/cni/bin',
+      backend: {
+        type: 'vhost-user',
+        path: `/run/vhost/${attachmentId(key)}.sock`,
+        server: true,
+        wait: 'optional',
+        waitTimeoutMs: 5000,
+      },
+      device: {
+        queues: 1,
+        queueSize: 1024,
+        cq: true,
+        mac: derivedMac(nodeName, key),
+        mrgRxbuf: true,
+        inOrder: true,
+        packedVq: false,
+        mtu: 1500,
+        memory: 'memfd',
+      },
+      ovs: { bridge: 'br-dpdk', vlan: null },
+      ipam: { type: 'host-local', netconf: '{"name":"net"}' },
+      ...change,
+    };
+  }
+
+  async add(spec: AttachmentSpec, context: CallContext = untroubled): Promise<unknown> {
+    const netns = this.kernel.open(spec.netnsPath);
+    try {
+      return await this.manager.add(spec, netns, context);
+    } finally {
+      netns.close();
+    }
+  }
+
+  del(spec: AttachmentSpec, change: Partial<RemoveRequest> = {}, context: CallContext = untroubled): Promise<void> {
+    return this.manager.remove(
+      {
+        key: spec.key,
+        netnsPath: spec.netnsPath,
+        cniArgs: '',
+        cniPath: '/opt/cni/bin',
+        ipam: spec.ipam,
+        askedAtMs: this.clock.wallMs(),
+        ...change,
+      },
+      context,
+    );
+  }
+
+  get source(): FakeSource {
+    return last(this.sources, 'source');
+  }
+
+  get port(): FakePort {
+    return last(this.ports, 'port');
+  }
+
+  get state(): string {
+    return this.manager.list()[0]?.state ?? 'none';
+  }
+
+  /** The backend connects and the handshake is over. */
+  async connect(backend: Backend = { kind: 'willing' }): Promise<FakeFrontend> {
+    const frontend = this.source.connect(backend);
+    await settle();
+    await settle();
+    return frontend;
+  }
+
+  records(): string[] {
+    const directory = join(this.stateDir, 'attachments');
+    return existsSync(directory) ? readdirSync(directory) : [];
+  }
+
+  /** Everything that an attachment is made of and that exists at this moment. */
+  leftovers(): string[] {
+    return [
+      ...this.kernel.links.map((link) => `link ${link.ifindex}`),
+      ...[...this.ipam.leases.keys()].map((key) => `lease ${key}`),
+      ...[...this.ovs.ports.keys()].map((name) => `OVS port ${name}`),
+      ...this.sources.filter((source) => source.isOpen).map((source) => `socket ${source.path}`),
+      ...this.ports.filter((port) => port.state !== 'closed').map(() => 'port'),
+      ...this.records().map((name) => `record ${name}`),
+      ...(this.kernel.openFds === 0 ? [] : [`${this.kernel.openFds} descriptors`]),
+    ];
+  }
+
+  #newManager(): AttachmentManager {
+    const dependencies: AttachmentDependencies = {
+      binding: this.#binding(),
+      pumps: [],
+      ipam: this.ipam,
+      ovs: this.ovs,
+      createDevice: () => {
+        const device = new FakeDevice();
+        this.devices.push(device);
+        return device;
+      },
+      createSource: (backend) => {
+        const source = new FakeSource(backend.path);
+        source.refusal = this.socketRefusal;
+        this.sources.push(source);
+        return source;
+      },
+      clock: this.clock,
+      log: silentLogger,
+      options: {
+        nodeName,
+        stateDir: this.stateDir,
+        holdMs: this.holdMs,
+        softwareOffloads: true,
+        bootId: this.bootId,
+      },
+      files: this.#files(),
+    };
+    return new AttachmentManager(dependencies);
+  }
+
+  #files(): StoreFiles {
+    const { gate } = this;
+    const gated =
+      (name: string, work: (...args: never[]) => Promise<unknown>) =>
+      (...args: never[]): Promise<unknown> =>
+        gate.pass(`file.${name}`, () => work(...args));
+    const names = ['open', 'rename', 'rm'] as const;
+    const wrapped = Object.fromEntries(
+      names.map((name) => [name, gated(name, diskFiles[name] as (...args: never[]) => Promise<unknown>)]),
+    );
+    return { ...diskFiles, ...wrapped };
+  }
+
+  #binding(): NativeBinding {
+    const { kernel, gate } = this;
+    const inodeOf = (fd: NativeFd): string => String(fd.identity().inode);
+    const binding: Partial<NativeBinding> = {
+      openNetns: (path) => kernel.open(path),
+      openTap: (netns, tap) =>
+        gate.pass('openTap', () => {
+          const existing = kernel.find(inodeOf(netns), tap.name);
+          if (tap.adoptIfindex === null && existing !== undefined) throw fault('EEXIST', 'TUNSETIFF');
+          if (tap.adoptIfindex !== null && existing?.ifindex !== tap.adoptIfindex) throw fault('ENODEV', 'TUNSETIFF');
+          const link = existing ?? kernel.create(inodeOf(netns), tap.name, tap.mac, tap.mtu);
+          return { ifindex: link.ifindex, queues: Array.from({ length: tap.queues }, () => kernel.fd(0n, 0n)) };
+        }),
+      setupPodLink: (netns, setup) =>
+        gate.pass('setupPodLink', () => {
+          const link = kernel.links.find((other) => other.ifindex === setup.ifindex && other.netns === inodeOf(netns));
+          if (link === undefined) throw fault('ENODEV', 'RTM_NEWADDR');
+          kernel.change(link, { up: true, addresses: setup.addresses, routes: setup.routes });
+        }),
+      inspectPodLink: (netns, name) => gate.pass('inspectPodLink', () => kernel.find(inodeOf(netns), name) ?? null),
+      deletePodLink: (netns, name, ifindex) =>
+        gate.pass('deletePodLink', () => {
+          const link = kernel.find(inodeOf(netns), name);
+          if (link === undefined || link.ifindex !== ifindex) return false;
+          kernel.links = kernel.links.filter((other) => other !== link);
+          return true;
+        }),
+      createPort: (options) => {
+        const port = new FakePort(options);
+        this.ports.push(port);
+        return port;
+      },
+    };
+    return binding as NativeBinding;
+  }
+}
+
+export const untroubled: CallContext = { requestId: 'test', signal: new AbortController().signal };
+
+function last<T>(items: readonly T[], what: string): T {
+  const item = items.at(-1);
+  if (item === undefined) throw new Error(`there is no ${what} yet`);
+  return item;
+}

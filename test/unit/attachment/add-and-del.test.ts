@@ -1,0 +1,372 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import type { AttachmentSpec } from '../../../src/attachment/spec.ts';
+import { VirtioUserError } from '../../../src/errors.ts';
+import { FakeNode, fault, settle, until } from '../../support/attachment-fakes.ts';
+
+let node: FakeNode;
+let netns: string;
+let spec: AttachmentSpec;
+
+beforeEach(async () => {
+  node = new FakeNode();
+  await node.start();
+  netns = node.kernel.addNetns();
+  spec = node.spec(netns);
+});
+afterEach(() => node.destroy());
+
+const context = (signal: AbortSignal) => ({ requestId: 'test', signal });
+
+describe('ADD', () => {
+  it('makes interface, lease, OVS port, socket and record, and answers what it made', async () => {
+    expect(await node.add(spec)).toMatchObject({
+      ifName: 'eth0',
+      netnsPath: netns,
+      mac: spec.device.mac,
+      mtu: 1500,
+      socketPath: spec.backend.path,
+      ipam: { ips: [{ address: '10.77.0.2/24' }, { address: 'fd77::2/64' }] },
+    });
+    const [link] = node.kernel.links;
+    expect(link).toMatchObject({ mac: spec.device.mac, up: true });
+    expect(link?.addresses).toEqual([
+      { address: '10.77.0.2', prefixLength: 24 },
+      { address: 'fd77::2', prefixLength: 64 },
+    ]);
+    expect(link?.routes).toMatchObject([{ destination: '0.0.0.0', prefixLength: 0, gateway: '10.77.0.1' }]);
+    const [port] = node.ovs.ports.values();
+    expect(port).toMatchObject({
+      bridge: 'br-dpdk',
+      type: 'dpdkvhostuserclient',
+      socketPath: spec.backend.path,
+      externalIds: { 'iface-id': 'ns/pod/eth0', 'attached-mac': spec.device.mac, 'virtio-user-node': 'node-1' },
+    });
+    expect(node.source.isOpen).toBe(true);
+    const [name] = node.records();
+    expect(JSON.parse(readFileSync(join(node.stateDir, 'attachments', String(name)), 'utf8'))).toMatchObject({
+      phase: 'ready',
+      ifindex: link?.ifindex,
+    });
+    expect(node.manager.list()).toMatchObject([
+      { state: 'waiting', carrier: false, addresses: ['10.77.0.2/24', 'fd77::2/64'] },
+    ]);
+  });
+
+  it('needs no OVS where the netconf names no bridge', async () => {
+    node.ovs.away = true;
+    await node.add({ ...spec, ovs: null });
+    await node.del(spec);
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('of what is there already is a conflict and leaves it alone', async () => {
+    await node.add(spec);
+    const before = node.leftovers();
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'CONFLICT_INTERFACE' });
+    expect(node.leftovers()).toEqual(before);
+  });
+
+  it('of a name that somebody else has in the namespace is a conflict and leaves that link alone', async () => {
+    const foreign = node.kernel.create(inode(), 'eth0', '02:00:00:00:00:99', 1500);
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'CONFLICT_INTERFACE' });
+    expect(node.leftovers()).toEqual([`link ${foreign.ifindex}`]);
+  });
+
+  it('takes the place of an attachment whose namespace has died', async () => {
+    await node.add(spec);
+    node.kernel.removeNetns(netns);
+    const again = node.spec(node.kernel.addNetns());
+    await node.add(again);
+    expect(node.kernel.links).toHaveLength(1);
+    expect(node.manager.list()).toMatchObject([{ netnsPath: again.netnsPath }]);
+  });
+
+  it.each([
+    ['CONFLICT_SOCKET', (): void => void (node.socketRefusal = new VirtioUserError('CONFLICT_SOCKET', 'taken'))],
+    ['IPAM_FAILED', (): void => void (node.ipam.failing = 'ADD')],
+    ['OVS_UNAVAILABLE', (): void => void (node.ovs.away = true)],
+  ])('that fails with %s leaves nothing', async (code, arrange) => {
+    arrange();
+    await expect(node.add(spec)).rejects.toMatchObject({ code });
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('that fails on one side does not wait for a hanging IPAM plugin on the other', async () => {
+    node.ipam.hangs = true;
+    node.socketRefusal = new VirtioUserError('CONFLICT_SOCKET', 'taken');
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'CONFLICT_SOCKET' });
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('leaves nothing whichever of its operations fails', async () => {
+    let failures = 0;
+    for (let at = 1; ; at += 1) {
+      node.gate.arm(at, 'fail');
+      const outcome = await node.add(spec).then(
+        () => 'made',
+        (error: unknown) => error,
+      );
+      const { struck, names } = node.gate;
+      node.gate.disarm();
+      if (!struck) {
+        expect(outcome).toBe('made');
+        break;
+      }
+      failures += 1;
+      expect([at, names.at(-1), outcome]).toEqual([at, names.at(-1), expect.any(VirtioUserError)]);
+      expect([at, ...node.leftovers()]).toEqual([at]);
+    }
+    expect(failures).toBeGreaterThan(8);
+  });
+
+  it('on a full disk is STATE_WRITE, and a bystander is not touched', async () => {
+    const other = node.spec(node.kernel.addNetns(), { key: { ...spec.key, containerId: 'bystander' } });
+    await node.add(other);
+    const before = node.leftovers();
+    node.gate.arm(1, 'fail', (name) => name === 'file.open');
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'STATE_WRITE', details: { errno: 'ENOSPC' } });
+    expect(node.leftovers()).toEqual(before);
+  });
+
+  it('whose undo does not succeed is remembered and undone later', async () => {
+    node.gate.arm(2, 'fail', (name) => name === 'file.rename');
+    node.ipam.failing = 'DEL';
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'STATE_WRITE' });
+    expect(node.leftovers()).toEqual([expect.stringContaining('lease'), expect.stringContaining('record')]);
+    node.ipam.failing = null;
+    await node.clock.advance(30_000);
+    await node.manager.settled();
+    expect(node.leftovers()).toEqual([]);
+  });
+});
+
+describe('a caller that vanishes', () => {
+  it('at any operation makes ADD roll back', async () => {
+    for (let at = 1; ; at += 1) {
+      const controller = new AbortController();
+      let passed = 0;
+      const pass = node.gate.pass.bind(node.gate);
+      node.gate.pass = (name, work) => {
+        passed += 1;
+        if (passed === at) controller.abort(new Error('end of file'));
+        return pass(name, work);
+      };
+      const outcome = await node.add(spec, context(controller.signal)).then(
+        () => 'made',
+        (error: unknown) => error,
+      );
+      node.gate.pass = pass;
+      if (passed < at) {
+        expect(outcome).toBe('made');
+        break;
+      }
+      expect([at, outcome]).toEqual([at, expect.objectContaining({ code: 'CANCELLED' })]);
+      expect([at, ...node.leftovers()]).toEqual([at]);
+    }
+  });
+
+  it('while IPAM hangs is not waited for', async () => {
+    node.ipam.hangs = true;
+    const controller = new AbortController();
+    const call = node.add(spec, context(controller.signal));
+    await settle();
+    controller.abort(new Error('deadline passed'));
+    await expect(call).rejects.toMatchObject({ code: 'CANCELLED' });
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('while another call of the container is at work gives up its place', async () => {
+    node.ipam.hangs = true;
+    const first = new AbortController();
+    const second = new AbortController();
+    const holder = node.add(spec, context(first.signal));
+    await settle();
+    const other = node.spec(netns, { key: { ...spec.key, ifName: 'net1' } });
+    const waiting = node.add(other, context(second.signal));
+    await settle();
+    second.abort();
+    await expect(waiting).rejects.toMatchObject({ code: 'CANCELLED' });
+    first.abort();
+    await expect(holder).rejects.toMatchObject({ code: 'CANCELLED' });
+    expect(node.leftovers()).toEqual([]);
+  });
+});
+
+describe('backend.wait: required', () => {
+  beforeEach(() => {
+    spec = { ...spec, backend: { ...spec.backend, wait: 'required', waitTimeoutMs: 3000 } };
+  });
+
+  it('answers when the backend runs', async () => {
+    const call = node.add(spec);
+    await until(() => node.sources[0]?.isOpen === true);
+    await node.connect();
+    await call;
+    expect(node.state).toBe('running');
+  });
+
+  it('fails with BACKEND_ABSENT after its time, naming the path, and leaves nothing', async () => {
+    const call = node.add(spec);
+    const failure = expect(call).rejects.toMatchObject({
+      code: 'BACKEND_ABSENT',
+      message: expect.stringContaining(spec.backend.path),
+    });
+    await until(() => node.kernel.links[0]?.up === true);
+    await settle();
+    await node.clock.advance(3000);
+    await failure;
+    expect(node.leftovers()).toEqual([]);
+  });
+});
+
+describe('DEL', () => {
+  it('removes everything, also while the backend is connected, and again without a record', async () => {
+    await node.add(spec);
+    const frontend = await node.connect();
+    await node.del(spec);
+    expect(node.leftovers()).toEqual([]);
+    expect(frontend.released).toBe(true);
+    await node.del(spec, { netnsPath: '' });
+    await node.del(spec, { netnsPath: '', ipam: null });
+    expect(node.ipam.calls.filter((verb) => verb === 'DEL')).toHaveLength(2);
+  });
+
+  it('of an attachment that this agent never heard of gives back its lease and its port', async () => {
+    node.ipam.leases.set('container-1/eth0', '10.77.0.9');
+    await node.add(node.spec(netns, { key: { ...spec.key, ifName: 'net1' } }));
+    await node.del(spec, { netnsPath: '' });
+    expect([...node.ipam.leases.keys()]).toEqual(['container-1/net1']);
+  });
+
+  it('succeeds when the namespace is gone', async () => {
+    await node.add(spec);
+    node.kernel.removeNetns(netns);
+    await node.del(spec, { netnsPath: '' });
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('makes its own ADD, still under way, roll back', async () => {
+    node.ipam.hangs = true;
+    const add = node.add(spec);
+    const cancelled = expect(add).rejects.toMatchObject({ code: 'CANCELLED' });
+    await settle();
+    node.ipam.hangs = false;
+    await node.del(spec);
+    await cancelled;
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('that was queued before a later ADD leaves that alone', async () => {
+    const askedAtMs = node.clock.wallMs();
+    await node.clock.advance(1000);
+    await node.add(spec);
+    const before = node.leftovers();
+    await node.del(spec, { askedAtMs });
+    expect(node.leftovers()).toEqual(before);
+  });
+
+  it('succeeds with OVSDB away and the port goes later', async () => {
+    await node.add(spec);
+    node.ovs.away = true;
+    await node.del(spec);
+    expect(node.leftovers()).toEqual([expect.stringContaining('OVS port'), expect.stringContaining('record')]);
+    expect(node.state).toBe('closing');
+    node.ovs.away = false;
+    await node.clock.advance(30_000);
+    await node.manager.settled();
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('fails for IPAM, with everything else done, and succeeds when it is asked again', async () => {
+    await node.add(spec);
+    node.ipam.failing = 'DEL';
+    await expect(node.del(spec)).rejects.toMatchObject({ code: 'IPAM_FAILED' });
+    expect(node.leftovers()).toEqual([expect.stringContaining('lease'), expect.stringContaining('record')]);
+    node.ipam.failing = null;
+    await node.del(spec);
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('succeeds on a full disk', async () => {
+    await node.add(spec);
+    node.gate.arm(1, 'fail', (name) => name === 'file.open');
+    await node.del(spec);
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('leaves nothing after a second try, whichever operation of the first failed', async () => {
+    for (let at = 1; ; at += 1) {
+      await node.add(spec);
+      await node.connect();
+      node.gate.arm(at, 'fail');
+      await node.del(spec).catch(() => undefined);
+      const { struck } = node.gate;
+      node.gate.disarm();
+      await node.del(spec);
+      expect([at, ...node.leftovers()]).toEqual([at]);
+      if (!struck) {
+        expect(at).toBeGreaterThan(6);
+        break;
+      }
+    }
+  });
+
+  it('of one interface leaves the other one of the container', async () => {
+    const second = node.spec(netns, { key: { ...spec.key, ifName: 'net1' } });
+    await Promise.all([node.add(spec), node.add(second)]);
+    await node.del(spec);
+    expect(node.manager.list().map(({ key }) => key.ifName)).toEqual(['net1']);
+    expect(node.kernel.links).toHaveLength(1);
+  });
+});
+
+describe('CHECK', () => {
+  const check = (): Promise<void> =>
+    node.manager.check({ spec, prevResult: {} }, context(new AbortController().signal));
+  beforeEach(() => node.add(spec));
+
+  it('succeeds with the backend away, and with what others added', async () => {
+    const [link] = node.kernel.links;
+    if (link === undefined) throw fault('ENODEV');
+    const extra = { address: '192.0.2.1', prefixLength: 32 };
+    node.kernel.change(link, { addresses: [...link.addresses, extra] });
+    await check();
+    expect(node.ipam.calls).toContain('CHECK');
+  });
+
+  it.each([
+    ['MAC', { mac: '02:00:00:00:00:99' }, 'MAC'],
+    ['MTU', { mtu: 9000 }, 'MTU'],
+    ['link state', { up: false }, 'down'],
+    ['address', { addresses: [] }, '10.77.0.2/24'],
+    ['route', { routes: [] }, '0.0.0.0/0'],
+    ['kind of link', { kind: 'veth' }, 'not the one'],
+  ])('names a different %s', async (_what, change, told) => {
+    const [link] = node.kernel.links;
+    if (link === undefined) throw fault('ENODEV');
+    node.kernel.change(link, change);
+    await expect(check()).rejects.toMatchObject({ code: 'CHECK_MISMATCH', message: expect.stringContaining(told) });
+  });
+
+  it('fails for a link or a namespace that is gone, and for IPAM', async () => {
+    node.ipam.failing = 'CHECK';
+    await expect(check()).rejects.toMatchObject({ code: 'IPAM_FAILED' });
+    node.kernel.links = [];
+    await expect(check()).rejects.toMatchObject({ code: 'CHECK_MISMATCH' });
+    node.kernel.removeNetns(netns);
+    await expect(check()).rejects.toMatchObject({ code: 'CHECK_MISMATCH' });
+  });
+
+  it('of an attachment that is not ours is ATTACHMENT_UNKNOWN', async () => {
+    await node.del(spec);
+    await expect(check()).rejects.toMatchObject({ code: 'ATTACHMENT_UNKNOWN' });
+  });
+});
+
+function inode(): string {
+  const fd = node.kernel.open(netns);
+  fd.close();
+  return String(fd.identity().inode);
+}

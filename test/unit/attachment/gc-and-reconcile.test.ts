@@ -1,0 +1,197 @@
+import { renameSync } from 'node:fs';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import type { GarbageRequest } from '../../../src/attachment/api.ts';
+import type { AttachmentSpec } from '../../../src/attachment/spec.ts';
+import { type ChannelPayloads, subscribe } from '../../../src/telemetry/channels.ts';
+import { FakeNode, until, untroubled } from '../../support/attachment-fakes.ts';
+
+let node: FakeNode;
+let specs: AttachmentSpec[];
+
+beforeEach(async () => {
+  node = new FakeNode();
+  await node.start();
+  specs = [1, 2, 3].map((number) =>
+    node.spec(node.kernel.addNetns(), {
+      key: { networkName: number === 3 ? 'other' : 'net', containerId: `container-${number}`, ifName: 'eth0' },
+    }),
+  );
+  for (const spec of specs) await node.add(spec);
+});
+afterEach(() => node.destroy());
+
+const containers = (): string[] => node.manager.list().map(({ key }) => key.containerId);
+const spec = (number: number): AttachmentSpec => specs[number - 1]!;
+
+describe('GC', () => {
+  const request: GarbageRequest = {
+    networkName: 'net',
+    valid: [{ containerId: 'container-1', ifName: 'eth0' }],
+    ipam: { type: 'host-local', netconf: '{}' },
+    cniPath: '',
+  };
+
+  it('removes what is not valid, of its own network only, and hands on to IPAM', async () => {
+    await node.clock.advance(61_000);
+    await node.manager.collectGarbage(request, untroubled);
+    expect(containers()).toEqual(['container-1', 'container-3']);
+    expect([...node.ipam.leases.keys()]).toEqual(['container-1/eth0', 'container-3/eth0']);
+    expect(node.ipam.calls).toContain('GC');
+  });
+
+  it('leaves records younger than a minute', async () => {
+    await node.clock.advance(59_000);
+    await node.manager.collectGarbage(request, untroubled);
+    expect(containers()).toHaveLength(3);
+  });
+
+  it('goes on after errors and then reports them together', async () => {
+    await node.clock.advance(61_000);
+    node.ipam.failing = 'DEL';
+    const call = node.manager.collectGarbage({ ...request, valid: [] }, untroubled);
+    await expect(call).rejects.toThrow(/GC of network net: .*on fire; .*on fire/);
+    expect(node.kernel.links).toHaveLength(1);
+    expect(node.ipam.calls.at(-1)).toBe('GC');
+  });
+
+  it('waits for an ADD of its network that is under way, and not for one of another', async () => {
+    await node.clock.advance(61_000);
+    node.ipam.hangs = true;
+    const controller = new AbortController();
+    const late = node.spec(node.kernel.addNetns(), { key: { ...spec(1).key, containerId: 'late' } });
+    const add = node.add(late, { requestId: '', signal: controller.signal });
+    await until(() => node.ipam.calls.filter((verb) => verb === 'ADD').length === 4);
+    const garbage = node.manager.collectGarbage(request, untroubled);
+    await node.manager.collectGarbage({ ...request, networkName: 'other', valid: [] }, untroubled);
+    expect(containers()).toEqual(['container-1', 'container-2', 'late']);
+    controller.abort();
+    await expect(add).rejects.toMatchObject({ code: 'CANCELLED' });
+    await garbage;
+    expect(containers()).toEqual(['container-1']);
+  });
+});
+
+describe('reconciliation', () => {
+  const orphans: ChannelPayloads['orphanRemoved'][] = [];
+  let stop: () => void;
+  beforeEach(() => {
+    orphans.length = 0;
+    stop = subscribe('orphanRemoved', (payload) => orphans.push(payload));
+  });
+  afterEach(() => stop());
+
+  it('removes nothing while everything is as recorded', async () => {
+    const before = node.leftovers();
+    for (let pass = 0; pass < 3; pass += 1) {
+      expect(await node.manager.reconcile()).toEqual({ removed: [], unfinished: [], unknown: [] });
+      await node.clock.advance(61_000);
+    }
+    expect(node.leftovers()).toEqual(before);
+  });
+
+  it('removes a record with its lease and port when its namespace was gone twice, a minute apart', async () => {
+    node.kernel.removeNetns(spec(1).netnsPath);
+    await node.manager.reconcile();
+    await node.clock.advance(59_000);
+    expect((await node.manager.reconcile()).removed).toEqual([]);
+    expect(node.ipam.leases.has('container-1/eth0')).toBe(true);
+    await node.clock.advance(1_000);
+    expect((await node.manager.reconcile()).removed).toHaveLength(1);
+    expect(containers()).toEqual(['container-2', 'container-3']);
+    expect(node.ipam.leases.has('container-1/eth0')).toBe(false);
+    expect(node.ovs.ports.size).toBe(2);
+    expect(orphans).toMatchObject([{ kind: 'attachment', reason: expect.stringContaining('namespace') }]);
+  });
+
+  it('forgets the first strike when the namespace is there again', async () => {
+    const { netnsPath } = spec(1);
+    renameSync(netnsPath, `${netnsPath}.away`);
+    await node.manager.reconcile();
+    renameSync(`${netnsPath}.away`, netnsPath);
+    await node.clock.advance(61_000);
+    await node.manager.reconcile();
+    renameSync(netnsPath, `${netnsPath}.away`);
+    expect((await node.manager.reconcile()).removed).toEqual([]);
+  });
+
+  it('deletes nothing when the directory of the namespaces cannot be seen', async () => {
+    const directory = node.kernel.directory;
+    renameSync(directory, `${directory}-unmounted`);
+    for (let pass = 0; pass < 3; pass += 1) {
+      const report = await node.manager.reconcile();
+      expect([report.removed, report.unknown.length]).toEqual([[], 3]);
+      await node.clock.advance(61_000);
+    }
+    renameSync(`${directory}-unmounted`, directory);
+    expect(containers()).toHaveLength(3);
+    expect(node.ipam.leases.size).toBe(3);
+  });
+
+  it('removes a tagged port of this node without a record, on the second strike; not another node’s', async () => {
+    const [port] = node.ovs.ports.values();
+    const orphan = { ...port!, name: 'vuffffffffffff' };
+    const elsewhere = { ...port!, name: 'vueeeeeeeeeeee', externalIds: { 'virtio-user-node': 'node-2' } };
+    for (const other of [orphan, elsewhere]) node.ovs.ports.set(other.name, other);
+    await node.manager.reconcile();
+    await node.clock.advance(61_000);
+    expect(node.ovs.ports.has(orphan.name)).toBe(true);
+    expect((await node.manager.reconcile()).removed).toEqual([`port ${orphan.name}`]);
+    expect(node.ovs.ports.has(elsewhere.name)).toBe(true);
+    expect(node.ovs.ports.size).toBe(4);
+    expect(orphans).toMatchObject([{ kind: 'ovs-port', id: orphan.name }]);
+  });
+
+  it('leaves ports and says so when OVSDB cannot be asked; an earlier strike stands', async () => {
+    const [port] = node.ovs.ports.values();
+    node.ovs.ports.set('vuffffffffffff', { ...port!, name: 'vuffffffffffff' });
+    await node.manager.reconcile();
+    await node.clock.advance(61_000);
+    node.ovs.away = true;
+    expect((await node.manager.reconcile()).unknown).toEqual([expect.stringContaining('ECONNREFUSED')]);
+    node.ovs.away = false;
+    expect((await node.manager.reconcile()).removed).toEqual(['port vuffffffffffff']);
+  });
+
+  it('makes the ports of living attachments again when the database has lost them', async () => {
+    const before = [...node.ovs.ports.keys()].sort();
+    node.ovs.ports.clear();
+    node.kernel.removeNetns(spec(3).netnsPath);
+    await node.manager.reconcile();
+    expect([...node.ovs.ports.keys()].sort()).toEqual(before.filter((name) => node.ovs.ports.has(name)));
+    expect(node.ovs.ports.size).toBe(2);
+  });
+
+  it('finishes a removal that did not', async () => {
+    node.ovs.away = true;
+    await node.del(spec(1));
+    expect(containers()).toHaveLength(3);
+    node.ovs.away = false;
+    expect((await node.manager.reconcile()).removed).toHaveLength(1);
+    expect(containers()).toEqual(['container-2', 'container-3']);
+  });
+
+  it('does not touch an ADD that is under way', async () => {
+    node.ipam.hangs = true;
+    const late = node.spec(node.kernel.addNetns(), { key: { ...spec(1).key, containerId: 'late' } });
+    const controller = new AbortController();
+    const add = node.add(late, { requestId: '', signal: controller.signal });
+    await until(() => node.ovs.ports.size === 4);
+    expect(await node.manager.reconcile()).toEqual({ removed: [], unfinished: [], unknown: [] });
+    controller.abort();
+    await expect(add).rejects.toMatchObject({ code: 'CANCELLED' });
+  });
+});
+
+describe('a namespace that the runtime removes', () => {
+  it('is let go of at once, and its record waits', async () => {
+    const [port] = node.ports;
+    node.kernel.removeNetns(spec(1).netnsPath);
+    await until(() => port?.state === 'closed');
+    await node.manager.settled();
+    expect(node.sources[0]?.isOpen).toBe(false);
+    expect(containers()).toHaveLength(3);
+    expect(node.manager.list()[0]?.state).toBe('absent');
+    await node.del(spec(1), { netnsPath: '' });
+    expect(containers()).toEqual(['container-2', 'container-3']);
+  });
+});

@@ -1,0 +1,273 @@
+/** What follows a connection, a loss, a refusal: states, carrier, hold time, outage, announcements. */
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import type { AttachmentSpec } from '../../../src/attachment/spec.ts';
+import { VirtioUserError } from '../../../src/errors.ts';
+import { type ChannelName, type ChannelPayloads, subscribe } from '../../../src/telemetry/channels.ts';
+import { type Backend, type FakeFrontend, FakeNode, settle, until } from '../../support/attachment-fakes.ts';
+
+let node: FakeNode;
+let spec: AttachmentSpec;
+let stops: (() => void)[] = [];
+
+beforeEach(async () => {
+  node = new FakeNode();
+  await node.start();
+  spec = node.spec(node.kernel.addNetns());
+  await node.add(spec);
+});
+afterEach(async () => {
+  for (const stop of stops) stop();
+  stops = [];
+  await node.destroy();
+});
+
+function record<Name extends ChannelName>(name: Name): ChannelPayloads[Name][] {
+  const told: ChannelPayloads[Name][] = [];
+  stops.push(subscribe(name, (payload) => told.push(payload)));
+  return told;
+}
+
+async function lose(frontend: FakeFrontend): Promise<void> {
+  frontend.hangUp();
+  await settle();
+  await settle();
+}
+
+const failing = (step: string): Backend => ({
+  kind: 'failing',
+  error: new VirtioUserError('TIMEOUT', `${step}: no reply`, { details: { step } }),
+});
+const view = () => node.manager.list()[0];
+
+describe('without a backend', () => {
+  it('the carrier is off, frames are dropped, and the view says why', () => {
+    expect([node.port.carrier, node.port.state]).toEqual([false, 'discarding']);
+    expect(view()).toMatchObject({
+      state: 'waiting',
+      carrier: false,
+      connections: 0,
+      reason: `listening on ${spec.backend.path}`,
+    });
+  });
+});
+
+describe('a backend that connects', () => {
+  it('gets a device, then the port starts with its offloads, then the carrier comes and the pod is announced', async () => {
+    const connected = record('backendConnected');
+    await node.connect();
+    expect(node.port.offload).toBe(7);
+    expect(node.port.history.slice(-2)).toEqual(['start', 'carrier on']);
+    expect(view()).toMatchObject({ state: 'running', carrier: true, connections: 1, queuePairs: 1, backendPid: 4711 });
+    expect(connected).toMatchObject([{ attachment: { containerId: 'container-1', pod: { name: 'pod' } } }]);
+    expect(node.port.injected.map((frame) => Buffer.from(frame).readUInt16BE(12))).toEqual([0x0806, 0x86dd]);
+    await node.clock.advance(500);
+    expect(node.port.injected).toHaveLength(6);
+  });
+
+  it('with fewer features than before runs on, degraded, and the mismatch is told once', async () => {
+    const mismatch = record('featureMismatch');
+    await node.connect({ kind: 'willing', degradedBy: ['HOST_TSO4'] });
+    expect(view()).toMatchObject({ state: 'running', reason: expect.stringContaining('HOST_TSO4') });
+    expect(mismatch).toMatchObject([{ parked: false, missing: ['HOST_TSO4'] }]);
+  });
+});
+
+describe('a backend that goes away', () => {
+  it('is held for: carrier on and nothing read until the hold time has passed, then carrier off and dropped', async () => {
+    const disconnected = record('backendDisconnected');
+    const frontend = await node.connect();
+    await lose(frontend);
+    expect([node.state, node.port.state, node.port.carrier]).toEqual(['held', 'held', true]);
+    expect(disconnected).toMatchObject([{ reason: expect.stringContaining('closed') }]);
+    expect(frontend.released).toBe(true);
+    await node.clock.advance(999);
+    expect([node.state, node.port.carrier]).toEqual(['held', true]);
+    await node.clock.advance(1);
+    expect([node.state, node.port.state, node.port.carrier]).toEqual(['waiting', 'discarding', false]);
+  });
+
+  it('and returns within the hold time is never seen by the pod; the outage is measured', async () => {
+    const reconnected = record('backendReconnected');
+    await lose(await node.connect());
+    await node.clock.advance(400);
+    await node.connect();
+    await node.clock.advance(5000);
+    expect(node.port.history.filter((entry) => entry === 'carrier off')).toHaveLength(1);
+    expect(reconnected).toMatchObject([{ outageMs: 400 }]);
+    expect(view()).toMatchObject({ state: 'running', lastOutageMs: 400, connections: 2 });
+  });
+
+  it('and returns later brings the carrier back, with the whole outage measured over several attempts', async () => {
+    await lose(await node.connect());
+    await node.clock.advance(3000);
+    await node.connect(failing('GET_FEATURES'));
+    await node.clock.advance(2000);
+    await node.connect();
+    expect(view()).toMatchObject({ state: 'running', carrier: true, lastOutageMs: 5000 });
+    expect(node.port.injected.length).toBeGreaterThan(2);
+  });
+
+  it('and whose successor stalls in the handshake still costs the carrier when the hold time has passed', async () => {
+    await lose(await node.connect());
+    await node.clock.advance(100);
+    await node.connect({ kind: 'stalling' });
+    expect([node.state, node.port.carrier]).toEqual(['negotiating', true]);
+    await node.clock.advance(900);
+    expect([node.state, node.port.carrier, node.port.state]).toEqual(['negotiating', false, 'discarding']);
+  });
+
+  it('the pumps have let go of its memory before that is freed', async () => {
+    const frontend = await node.connect();
+    await lose(frontend);
+    expect(node.port.history.slice(-1)).toEqual(['quiesce']);
+    expect(node.devices[0]?.state).toEqual({ kind: 'idle' });
+  });
+
+  it('between the end of the handshake and the start is a failure, not a running device', async () => {
+    const frontend = node.source.connect();
+    const start = node.port.start.bind(node.port);
+    node.port.start = async (session) => {
+      frontend.hangUp();
+      await start(session);
+    };
+    await settle();
+    await settle();
+    await settle();
+    expect([node.state, node.port.state, node.port.carrier]).toEqual(['waiting', 'discarding', false]);
+    expect(frontend.released).toBe(true);
+  });
+});
+
+describe('a backend that cannot be used', () => {
+  it('five times at one step degrades the attachment, which goes on trying', async () => {
+    const degraded = record('attachmentDegraded');
+    for (let attempt = 1; attempt <= 6; attempt += 1) {
+      const frontend = await node.connect(failing('SET_MEM_TABLE'));
+      expect(frontend.released).toBe(true);
+      expect(node.state).toBe(attempt < 5 ? 'waiting' : 'degraded');
+    }
+    expect(degraded).toMatchObject([{ failures: 5, reason: expect.stringContaining('SET_MEM_TABLE') }]);
+    expect(view()?.reason).toContain('6 times in a row');
+    await node.connect();
+    expect(node.state).toBe('running');
+  });
+
+  it('at changing steps is not degraded', async () => {
+    for (let attempt = 1; attempt <= 12; attempt += 1) {
+      await node.connect(failing(attempt % 2 === 0 ? 'SET_OWNER' : 'GET_FEATURES'));
+    }
+    expect(node.state).toBe('waiting');
+  });
+
+  it('for what it lacks parks it: carrier off at once, missing bits named, told once; a full offer resumes', async () => {
+    const mismatch = record('featureMismatch');
+    await lose(await node.connect());
+    for (let attempt = 0; attempt < 6; attempt += 1) await node.connect({ kind: 'lacking', missing: ['VERSION_1'] });
+    expect([node.state, node.port.carrier, node.port.state]).toEqual(['parked', false, 'discarding']);
+    expect(view()?.reason).toContain('VERSION_1');
+    expect(mismatch).toMatchObject([{ parked: true, missing: ['VERSION_1'] }]);
+    await node.clock.advance(5000);
+    expect(node.state).toBe('parked');
+    await node.connect();
+    expect(view()).toMatchObject({ state: 'running', carrier: true });
+  });
+});
+
+describe('the port', () => {
+  it('that reports corrupt rings goes the way of a lost backend, with new memory for the next', async () => {
+    const corrupt = record('ringCorrupt');
+    const frontend = await node.connect();
+    node.port.emit({ kind: 'ring-corrupt', reason: 'used id 4711' });
+    await settle();
+    await settle();
+    expect(corrupt).toMatchObject([{ reason: 'used id 4711' }]);
+    expect([node.state, frontend.released]).toEqual(['held', true]);
+    await node.connect();
+    expect(node.state).toBe('running');
+  });
+
+  it('that reports a deleted TAP ends the attachment’s connections, and CHECK says so', async () => {
+    const frontend = await node.connect();
+    node.port.emit({ kind: 'tap-gone', reason: 'EBADFD' });
+    await settle();
+    await settle();
+    expect(view()).toMatchObject({ state: 'tap-gone', carrier: false, reason: expect.stringContaining('EBADFD') });
+    expect([node.source.isOpen, frontend.released]).toEqual([false, true]);
+    await node.clock.advance(10_000);
+    expect(node.state).toBe('tap-gone');
+    await expect(
+      node.manager.check({ spec, prevResult: {} }, { requestId: '', signal: new AbortController().signal }),
+    ).rejects.toMatchObject({ code: 'CHECK_MISMATCH' });
+    await node.del(spec);
+    expect(node.leftovers()).toEqual([]);
+  });
+});
+
+describe('a reconnect on demand', () => {
+  const [id] = [() => String(view()?.id)];
+
+  it('drops the connection there is', async () => {
+    const frontend = await node.connect();
+    node.manager.reconnect(id());
+    await settle();
+    await settle();
+    expect([node.state, frontend.released]).toEqual(['held', true]);
+    await node.connect();
+    expect(node.state).toBe('running');
+  });
+
+  it('gives up a handshake that stalls', async () => {
+    const frontend = await node.connect({ kind: 'stalling' });
+    node.manager.reconnect(id());
+    await settle();
+    await settle();
+    expect([node.state, frontend.released]).toEqual(['waiting', true]);
+  });
+
+  it('without a connection opens the socket anew', () => {
+    const before = node.source;
+    node.manager.reconnect(id());
+    expect([before.isOpen, node.source.isOpen, node.sources.length]).toEqual([false, true, 2]);
+  });
+
+  it('of an attachment that is not there is ATTACHMENT_UNKNOWN', () => {
+    expect(() => node.manager.reconnect('vu000000000000')).toThrow(
+      expect.objectContaining({ code: 'ATTACHMENT_UNKNOWN' }),
+    );
+  });
+});
+
+describe('[84] DEL', () => {
+  it.each<[string, () => Promise<unknown>]>([
+    ['waiting', () => Promise.resolve()],
+    ['held', async () => lose(await node.connect())],
+    ['negotiating', () => node.connect({ kind: 'stalling' })],
+    ['parked', () => node.connect({ kind: 'lacking', missing: ['MTU'] })],
+    ['running', () => node.connect()],
+  ])('completes while %s', async (state, arrange) => {
+    await arrange();
+    expect(node.state).toBe(state);
+    await node.del(spec);
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('cuts a backend that does not let go in order within half a second', async () => {
+    const frontend = await node.connect();
+    const device = node.devices[0];
+    if (device === undefined) throw new Error('no device');
+    const shutDown = device.shutDown.bind(device);
+    let asked = false;
+    device.shutDown = async () => {
+      asked = true;
+      if (!frontend.closed) await new Promise<void>((resolve) => (frontend.onClosed = resolve));
+      return shutDown();
+    };
+    const call = node.del(spec);
+    await until(() => asked);
+    await node.clock.advance(499);
+    expect(frontend.closed).toBe(false);
+    await node.clock.advance(1);
+    await call;
+    expect(node.leftovers()).toEqual([]);
+  });
+});

@@ -1,0 +1,189 @@
+/** The agent dies, at every operation there is; the node reboots; the state on disk is not what it should be. */
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import type { AttachmentSpec } from '../../../src/attachment/spec.ts';
+import { type ChannelPayloads, subscribe } from '../../../src/telemetry/channels.ts';
+import { FakeNode, settle } from '../../support/attachment-fakes.ts';
+
+let node: FakeNode;
+let netns: string;
+let spec: AttachmentSpec;
+
+beforeEach(async () => {
+  node = new FakeNode();
+  await node.start();
+  netns = node.kernel.addNetns();
+  spec = node.spec(netns);
+});
+afterEach(() => node.destroy());
+
+const recordPath = (): string => join(node.stateDir, 'attachments', String(node.records()[0]));
+
+describe.each(['kill-before', 'kill-after'] as const)('an agent killed (%s)', (kind) => {
+  it('at any operation of ADD: the next one undoes it, or runs what was complete', async () => {
+    let undone = 0;
+    let completed = 0;
+    for (let at = 1; ; at += 1) {
+      node.gate.arm(at, kind);
+      const died = node.gate.expectDeath();
+      const outcome = await Promise.race([node.add(spec).then(() => 'made'), died.then(() => 'died')]);
+      if (outcome === 'made') break;
+      await settle();
+      await node.killAndRestart();
+      const [view] = node.manager.list();
+      if (view === undefined) {
+        expect([at, ...node.leftovers()]).toEqual([at]);
+        undone += 1;
+      } else {
+        // The second write had reached the disk. The runtime, which got no answer, calls DEL.
+        expect([at, view.state]).toEqual([at, 'held']);
+        completed += 1;
+      }
+      await node.del(spec);
+      expect([at, ...node.leftovers()]).toEqual([at]);
+    }
+    expect(undone).toBeGreaterThan(5);
+    expect(completed).toBeGreaterThan(0);
+  });
+
+  it('at any operation of DEL: the next one finishes it, or waits for the next DEL', async () => {
+    for (let at = 1; ; at += 1) {
+      await node.add(spec);
+      node.gate.arm(at, kind);
+      const died = node.gate.expectDeath();
+      const outcome = await Promise.race([node.del(spec).then(() => 'done'), died.then(() => 'died')]);
+      if (outcome === 'done') {
+        expect(at).toBeGreaterThan(6);
+        break;
+      }
+      await settle();
+      await node.killAndRestart();
+      if (node.manager.list().length > 0) {
+        expect([at, node.state]).toEqual([at, 'held']);
+        await node.del(spec);
+      }
+      expect([at, ...node.leftovers()]).toEqual([at]);
+    }
+  });
+});
+
+describe('a new agent', () => {
+  it('takes up the same interface and runs it when the backend comes back', async () => {
+    await node.add(spec);
+    await node.connect();
+    const [before] = node.kernel.links;
+    await node.killAndRestart();
+    expect(node.kernel.links).toEqual([before]);
+    expect(node.manager.list()).toMatchObject([{ state: 'held', carrier: true }]);
+    await node.connect();
+    expect(node.manager.list()).toMatchObject([{ state: 'running', carrier: true }]);
+    expect(node.port.injected.length).toBe(2);
+  });
+
+  it('takes the carrier away when no backend comes back within the hold time', async () => {
+    await node.add(spec);
+    await node.killAndRestart();
+    await node.clock.advance(999);
+    expect(node.port.carrier).toBe(true);
+    await node.clock.advance(1);
+    expect([node.port.carrier, node.port.state, node.state]).toEqual([false, 'discarding', 'waiting']);
+  });
+
+  it('whose socket is still taken tries again', async () => {
+    await node.add(spec);
+    node.socketRefusal = new Error('EADDRINUSE');
+    await node.killAndRestart();
+    expect(node.source.isOpen).toBe(false);
+    node.socketRefusal = null;
+    await node.clock.advance(5_000);
+    expect(node.source.isOpen).toBe(true);
+    await node.connect();
+    expect(node.state).toBe('running');
+  });
+
+  it('keeps the record of a pod whose namespace is gone, without a socket', async () => {
+    await node.add(spec);
+    node.kernel.removeNetns(netns);
+    await node.killAndRestart();
+    expect(node.state).toBe('absent');
+    expect(node.leftovers().sort()).toEqual([
+      expect.stringContaining('OVS port'),
+      expect.stringContaining('lease'),
+      expect.stringContaining('record'),
+    ]);
+  });
+
+  it('after a reboot gives back leases and ports, whatever is at the paths now', async () => {
+    await node.add(spec);
+    node.kernel.links = [];
+    const foreign = node.kernel.create('1', 'eth0', spec.device.mac, 1500);
+    node.bootId = 'boot-2';
+    await node.killAndRestart();
+    expect(node.leftovers()).toEqual([`link ${foreign.ifindex}`]);
+  });
+
+  it('does not delete another attachment’s interface of the same name and MAC', async () => {
+    const mac = '02:00:00:00:00:77';
+    const device = { ...spec.device, mac };
+    await node.add({ ...spec, device });
+    const other = node.spec(netns, { key: { ...spec.key, networkName: 'other' }, device, ovs: null });
+    node.gate.arm(1, 'kill-before', (name) => name === 'openTap');
+    const died = node.gate.expectDeath();
+    void node.add(other);
+    await died;
+    await settle();
+    await node.killAndRestart();
+    expect(node.kernel.links).toHaveLength(1);
+    expect(node.manager.list()).toMatchObject([{ key: { networkName: 'net' }, state: 'held' }]);
+  });
+
+  it('leaves everything in place when it stops in order', async () => {
+    await node.add(spec);
+    const frontend = await node.connect();
+    await node.manager.close();
+    expect(node.port.state).toBe('closed');
+    expect(node.source.isOpen).toBe(false);
+    expect(frontend.released).toBe(true);
+    expect(node.leftovers()).toHaveLength(4);
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'AGENT_NOT_READY' });
+    await node.killAndRestart();
+    expect(node.state).toBe('held');
+  });
+});
+
+describe('a record', () => {
+  const damages: readonly (readonly [string, (json: string) => string])[] = [
+    ['cut off', (json) => json.slice(0, 100)],
+    ['empty', () => ''],
+    ['of a newer version', (json) => json.replace('"version":1', '"version":2')],
+    ['with a MAC that is none', (json) => json.replace(/"mac":"[^"]*"/, '"mac":"../../etc"')],
+    ['with an id that is another’s', (json) => json.replace(/"id":"vu\w+"/, '"id":"vu000000000000"')],
+    ['with a path that is too long', (json) => json.replace(/"path":"[^"]*"/, `"path":"/${'x'.repeat(200)}"`)],
+  ];
+
+  it.each(damages)('%s is set aside and reported; the rest goes on, and its OVS port stays', async (_title, damage) => {
+    await node.add(spec);
+    const path = recordPath();
+    const other = node.spec(node.kernel.addNetns(), { key: { ...spec.key, containerId: 'container-2' } });
+    await node.add(other);
+    writeFileSync(path, damage(readFileSync(path, 'utf8')));
+    const told: ChannelPayloads['stateCorrupt'][] = [];
+    const stop = subscribe('stateCorrupt', (payload) => told.push(payload));
+    await node.killAndRestart();
+    stop();
+    expect(told).toMatchObject([{ asidePath: `${path}.bad`, reason: expect.any(String) }]);
+    expect(node.manager.list().map(({ key }) => key.containerId)).toEqual(['container-2']);
+    for (let pass = 0; pass < 3; pass += 1) {
+      await node.manager.reconcile();
+      await node.clock.advance(61_000);
+    }
+    expect(node.ovs.ports.size).toBe(2);
+  });
+
+  it('half written leaves nothing behind', async () => {
+    writeFileSync(join(node.stateDir, 'attachments', 'vu000000000000.json.3.tmp'), '{"ver');
+    await node.killAndRestart();
+    expect(readdirSync(join(node.stateDir, 'attachments'))).toEqual([]);
+  });
+});

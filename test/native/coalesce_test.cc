@@ -226,6 +226,46 @@ TEST(Coalesced, FrameHasAtMost65000Bytes) {
   }
 }
 
+TEST(Coalesced, FrameOfExactly65000BytesIsTheLargest) {
+  for (const auto& [last, frames] : {std::pair{1001U, 64U}, std::pair{1002U, 63U}}) {
+    Burst burst;
+    for (const Packet& part : stream(Packet{}, 1015, 64, last)) burst.add(part);
+    burst.flush();
+    EXPECT_EQ(burst.written[0].frames, frames) << last;
+  }
+}
+
+TEST(Coalesced, RunAloneRefusesASegmentThatHasNoRoomForItsPieces) {
+  Coalescer run;
+  uint32_t accepted = 0;
+  for (const Packet& part : stream(Packet{}, 300, 64)) {
+    const Bytes frame = part.build(Checksum::kComplete);
+    const Buffers buffers(frame, {60, 100});
+    TcpSegment segment;
+    ASSERT_EQ(classifySegment(VnetHdr{}, buffers.spans.data(), 3, segment), SegmentKind::kData);
+    if (run.empty()) {
+      run.begin(segment, buffers.spans.data(), 3);
+    } else if (!run.append(segment, buffers.spans.data(), 3)) {
+      break;
+    }
+    ++accepted;
+  }
+  EXPECT_EQ(accepted, (Coalescer::kMaxParts - 1) / 3);
+  EXPECT_EQ(run.segments(), accepted);
+  EXPECT_FALSE(run.closed());
+  uint32_t parts = 0;
+  run.finish(12, parts);
+  EXPECT_EQ(parts, 1 + 3 * accepted);
+}
+
+TEST(Coalesced, SegmentsWithReservedBitsStayApart) {
+  Packet packet;
+  packet.reserved = 1;  // AE of accurate ECN: a count, not a state.
+  Burst burst;
+  for (const Packet& part : stream(packet, 1000, 2)) burst.add(part);
+  EXPECT_EQ(burst.written.size(), 2U);
+}
+
 TEST(Coalesced, ShortSegmentOrPushEndsTheRunAtOnce) {
   Burst burst;
   for (const Packet& part : stream(Packet{}, 1000, 3, 999)) burst.add(part);

@@ -24,6 +24,7 @@ import { Agent } from './agent.ts';
 import { DeleteQueue } from './delete-queue.ts';
 import { type Directories, prepareDirectories } from './directories.ts';
 import { Health } from './health.ts';
+import { HeapTrimmer } from './heap.ts';
 import { Introspection } from './introspect.ts';
 import type { AgentOptions } from './options.ts';
 import { allowedPath } from './paths.ts';
@@ -87,6 +88,7 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
     onEntry: (result) => metrics.queuedDelete(result),
     log,
   });
+  const heap = new HeapTrimmer();
   const verbs = new Verbs({
     attachments,
     binding,
@@ -102,7 +104,10 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
     path: { baseDirectory: dirname(options.socket), relativePath: basename(options.socket) },
     run: (frame, fds, context) => verbs.run(frame, fds, context),
     log,
-    onServed: ({ verb, errorCode, durationMs }) => metrics.cniServed(verb, errorCode, durationMs),
+    onServed: ({ verb, errorCode, durationMs }) => {
+      metrics.cniServed(verb, errorCode, durationMs);
+      heap.touch();
+    },
   });
   const introspection = new Introspection({ attachments, reconcile: () => agent.reconcile(), featureNames, log });
 
@@ -125,6 +130,7 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
       close: () => health.close(),
     },
     shutDownNative: () => {
+      heap.stop();
       stopListening();
       ovs.close();
       binding.shutdown();

@@ -1,0 +1,48 @@
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from '@jest/globals';
+
+const heap = fileURLToPath(new URL('../../../src/agent/heap.ts', import.meta.url));
+
+/** Runs a program in a process of its own: V8 flags are the whole process's. */
+function run(program: string): number[] {
+  const child = spawnSync(process.execPath, ['--no-warnings', '--input-type=module', '-e', program], { encoding: 'utf8' });
+  expect(child.stderr).toBe('');
+  return child.stdout.trim().split(' ').map(Number);
+}
+
+describe('the heap of an agent', () => {
+  it('gives back what a burst of calls left behind', () => {
+    const [before = 0, after = 0] = run(`
+      import { HeapTrimmer } from '${heap}';
+      import { getHeapStatistics } from 'node:v8';
+      const trimmer = new HeapTrimmer();
+      let garbage = Array.from({ length: 400_000 }, (_, index) => ({ index, text: 'x' + index }));
+      garbage = null;
+      const before = getHeapStatistics().total_heap_size;
+      trimmer.touch();
+      const look = setInterval(() => {
+        const after = getHeapStatistics().total_heap_size;
+        if (after < before / 2 || performance.now() > 20_000) {
+          clearInterval(look);
+          console.log(before, after);
+        }
+      }, 20);`);
+    expect(after).toBeLessThan(before / 2);
+  });
+
+  it('keeps its young generation small', () => {
+    const [bounded = 0, free = 0] = [`import { boundYoungGeneration } from '${heap}'; boundYoungGeneration();`, ''].map(
+      (first) =>
+        run(`${first}
+          import { getHeapSpaceStatistics } from 'node:v8';
+          const kept = [];
+          for (let index = 0; index < 2_000_000; index++) {
+            const made = { index, text: 'x' + index };
+            if (index % 50 === 0) kept.push(made);
+          }
+          console.log(getHeapSpaceStatistics().find((space) => space.space_name === 'new_space').space_size);`)[0] ?? 0,
+    );
+    expect(bounded).toBeLessThan(free / 2);
+  });
+});

@@ -3,14 +3,13 @@
  * the parser refuses the published schema refuses too, as far as one file can tell (paths depend on the agent's options).
  */
 import { z } from 'zod';
+import { pluginName } from '../ipam/result.ts';
 
 export const supportedVersions = ['0.3.0', '0.3.1', '0.4.0', '1.0.0', '1.1.0'] as const;
 export type CniVersion = (typeof supportedVersions)[number];
 
 /** CNI 1.1.0, "Network configuration"; the bound is ours. */
 export const networkName = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
-/** Name of an executable: no path separator. */
-export const pluginType = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
 
 /** A value that exists in the contract but not in this version. */
 const later = 'not in this version';
@@ -116,7 +115,7 @@ export function netconfJsonSchema(): object {
     cniVersion: z.enum(supportedVersions).optional(),
     name: z.string().regex(networkName).optional(),
     type: z.literal('virtio-user').optional(),
-    ipam: z.looseObject({ type: z.string().regex(pluginType).optional() }).optional(),
+    ipam: z.looseObject({ type: z.string().regex(pluginName).optional() }).optional(),
   });
   return {
     ...z.toJSONSchema(published, { io: 'input', unrepresentable: 'any' }),

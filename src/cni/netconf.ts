@@ -3,17 +3,11 @@ import type { z } from 'zod';
 import { attachmentId, derivedMac, type AttachmentKey } from '../attachment/key.ts';
 import type { AttachmentSpec, IpamSpec } from '../attachment/spec.ts';
 import { type ErrorCode, messageOf, VirtioUserError } from '../errors.ts';
+import { pluginName } from '../ipam/result.ts';
 import { checkBackendPath, fillPlaceholders } from './backend-path.ts';
 import { type CniEnvironment, parseArgs, podOf } from './environment.ts';
 import type { Verb } from './frame.ts';
-import {
-  type CniVersion,
-  macAddress,
-  netconfSchema,
-  networkName,
-  pluginType,
-  supportedVersions,
-} from './netconf-schema.ts';
+import { type CniVersion, macAddress, netconfSchema, networkName, supportedVersions } from './netconf-schema.ts';
 
 const depthLimit = 32;
 /** Mistakes named in one message. */
@@ -113,7 +107,7 @@ function ipamOf(json: JsonObject, stdin: string, verb: Verb): IpamSpec | null {
   const ipam = json['ipam'];
   if (ipam === undefined || ipam === null || (isObject(ipam) && Object.keys(ipam).length === 0)) return null;
   const type = isObject(ipam) ? ipam['type'] : undefined;
-  if (typeof type === 'string' && pluginType.test(type)) return { type, netconf: stdin };
+  if (typeof type === 'string' && pluginName.test(type)) return { type, netconf: stdin };
   if (verb === 'DEL') return null;
   const [key, value] = isObject(ipam) ? ['ipam.type', type] : ['ipam', ipam];
   throw new VirtioUserError(

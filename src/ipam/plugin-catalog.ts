@@ -4,11 +4,9 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { VirtioUserError } from '../errors.ts';
 import { runPlugin } from './plugin-process.ts';
+import { pluginName } from './result.ts';
 
 const versionTimeoutMs = 2_000;
-
-/** Name of an executable: no path separator. */
-const typeName = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
 export interface Plugin {
   readonly path: string;
@@ -40,7 +38,7 @@ export class PluginCatalog {
    * @throws VirtioUserError CONFIG_INVALID for a type that is no name, IPAM_FAILED with details.missing when there is none
    */
   async find(type: string, cniPath: string): Promise<Plugin> {
-    if (!typeName.test(type)) {
+    if (!pluginName.test(type)) {
       throw new VirtioUserError(
         'CONFIG_INVALID',
         `ipam.type: ${JSON.stringify(type.slice(0, 80))}; accepted: the name of a plugin`,

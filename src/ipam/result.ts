@@ -30,9 +30,12 @@ export interface IpamResult {
   readonly dns: IpamDns | null;
 }
 
+/** Name of a plugin's executable: no path separator, nothing hidden. */
+export const pluginName = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
+
 /** Everything that a delegate is told about the attachment. */
 export interface IpamCall {
-  /** Name of the executable; no path separator. */
+  /** A {@link pluginName}. */
   readonly type: string;
   /** The network configuration as it came on stdin; `cniVersion` is lowered to what the plugin supports. */
   readonly netconf: string;

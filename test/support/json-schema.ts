@@ -38,7 +38,7 @@ const keywords: Readonly<Record<string, Keyword>> = {
       ([name, schema]) => !Object.hasOwn(value, name) || satisfies(schema, value[name]),
     ),
   additionalProperties: (rule, value, schema) => {
-    const known = Object.keys((schema['properties'] ?? {}) as object);
+    const known = Object.keys(schema['properties'] ?? {});
     const others = isSchema(value) ? Object.keys(value).filter((name) => !known.includes(name)) : [];
     if (rule === false) return others.length === 0;
     return others.every((name) => satisfies(rule as Schema, (value as Schema)[name]));

@@ -15,10 +15,12 @@ function parse(
   verb: Verb,
   changes: Readonly<Record<string, string | undefined>> = {},
 ): ReturnType<typeof parseEnvironment> {
-  const variables = Object.entries({ ...good, ...changes }).filter(
-    (entry): entry is [string, string] => entry[1] !== undefined,
-  );
-  return parseEnvironment(verb, new Map(variables));
+  const variables = new Map<string, string>(Object.entries(good));
+  for (const [name, value] of Object.entries(changes)) {
+    if (value === undefined) variables.delete(name);
+    else variables.set(name, value);
+  }
+  return parseEnvironment(verb, variables);
 }
 
 describe('CNI variables', () => {

@@ -5,7 +5,7 @@
  */
 import { performance } from 'node:perf_hooks';
 import type { CallContext } from '../attachment/api.ts';
-import { VirtioUserError } from '../errors.ts';
+import { errnoOf, VirtioUserError } from '../errors.ts';
 import type { IncomingSocket, Listener, NativeBinding, NativeFd, SocketPath } from '../native/binding.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { Admission } from './admission.ts';
@@ -55,7 +55,7 @@ export class CniServer {
     this.#options = options;
   }
 
-  /** @throws VirtioUserError SYSCALL_FAILED */
+  /** @throws VirtioUserError CONFLICT_SOCKET, SYSCALL_FAILED */
   listen(): void {
     try {
       this.#listener = this.#options.binding.listenUnix(
@@ -67,7 +67,12 @@ export class CniServer {
       );
     } catch (error) {
       const { baseDirectory, relativePath } = this.#options.path;
-      throw VirtioUserError.from(error, `listen on ${baseDirectory}/${relativePath}`, 'SYSCALL_FAILED');
+      const doing = `listen on ${baseDirectory}/${relativePath}`;
+      if (errnoOf(error) !== 'EADDRINUSE') throw VirtioUserError.from(error, doing, 'SYSCALL_FAILED');
+      throw new VirtioUserError('CONFLICT_SOCKET', `${doing}: another process answers there`, {
+        remedy: 'stop the other agent, or give this one another --socket',
+        cause: error,
+      });
     }
   }
 

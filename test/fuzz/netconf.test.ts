@@ -111,7 +111,7 @@ function randomObject(random: Random, depth: number): unknown {
 /** Replaces, adds or removes something somewhere. */
 function mutate(random: Random, value: unknown, depth = 4): unknown {
   if (depth === 0 || typeof value !== 'object' || value === null || random() < 0.2) return randomValue(random, 3);
-  const entries = Object.entries(value);
+  const entries: [string, unknown][] = Object.entries(value);
   const at = randomBelow(random, entries.length + 1);
   const [key, inner] = entries[at] ?? [pick(random, words), null];
   if (random() < 0.1) entries.splice(at, 1);

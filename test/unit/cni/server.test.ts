@@ -478,16 +478,13 @@ describe('stopping', () => {
 });
 
 describe('listening', () => {
-  it('that fails names the path', () => {
+  it.each([
+    ['EADDRINUSE', 'CONFLICT_SOCKET'],
+    ['EACCES', 'SYSCALL_FAILED'],
+  ])('that fails with %s is %s and names the path', (errno, code) => {
     start();
-    const second = new CniServer({
-      binding,
-      path: { baseDirectory: '/run/virtio-user', relativePath: 'agent.sock' },
-      run: () => Promise.resolve(succeeded()),
-      log: silentLogger,
-    });
-    expect(() => second.listen()).toThrow(
-      expect.objectContaining({ code: 'SYSCALL_FAILED', message: expect.stringContaining(path) }),
-    );
+    binding.failures.set(path, errno);
+    expect(() => server.listen()).toThrow(expect.objectContaining({ code, message: expect.stringContaining(path) }));
+    binding.failures.clear();
   });
 });

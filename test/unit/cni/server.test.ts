@@ -269,6 +269,7 @@ describe('an ADD is taken back when its caller', () => {
     const fd = ledger.make();
     caller.socket.send(Buffer.from('more'), [fd]);
     fd.close();
+    void caller.answer.then(() => caller.socket.send(confirmWord, []));
     await caller.closed.promise;
     expect(openWhenAborted).toBe(true);
     expect(undone).toEqual(['{}']);

@@ -25,7 +25,7 @@ class SessionObject : public Napi::ObjectWrap<SessionObject>, public LiveObject 
   void shutDown() override;
 
  private:
-  Napi::Value usedIndex(const Napi::CallbackInfo& info);
+  Napi::Value expectedBase(const Napi::CallbackInfo& info);
   void close(const Napi::CallbackInfo& info);
 
   Environment* environment_ = nullptr;

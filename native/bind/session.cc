@@ -55,7 +55,7 @@ void setConstant(napi_env env, napi_value object, const char* name, napi_value v
 Napi::Function SessionObject::define(Napi::Env env) {
   return DefineClass(
       env, "Session",
-      {InstanceMethod<&SessionObject::usedIndex>("usedIndex"), InstanceMethod<&SessionObject::close>("close")});
+      {InstanceMethod<&SessionObject::expectedBase>("expectedBase"), InstanceMethod<&SessionObject::close>("close")});
 }
 
 SessionObject::~SessionObject() {
@@ -112,15 +112,15 @@ SessionObject* SessionObject::from(Napi::Env env, napi_value value) {
   return self;
 }
 
-Napi::Value SessionObject::usedIndex(const Napi::CallbackInfo& info) {
+Napi::Value SessionObject::expectedBase(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const auto ring = toUint32(env, info[0], "ring");
   if (!ring) return env.Undefined();
   if (!session_ || !session_->mapped() || *ring >= session_->ringCount()) {
-    throwMisuse(env, "usedIndex: the session is closed or has no such ring");
+    throwMisuse(env, "expectedBase: the session is closed or has no such ring");
     return env.Undefined();
   }
-  return Napi::Number::New(env, session_->usedIndex(*ring));
+  return Napi::Number::New(env, session_->expectedBase(*ring));
 }
 
 void SessionObject::close(const Napi::CallbackInfo& info) {

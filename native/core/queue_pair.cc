@@ -41,9 +41,10 @@ void QueuePair::start(std::shared_ptr<Session> session, std::shared_ptr<PortShar
   rx_ = s.virtq(2 * index_);
   tx_ = s.virtq(2 * index_ + 1);
   txState_ = s.state(2 * index_ + 1);
+  rxLabel_ = kMemoryLabel + s.rxOffset(index_);
   headLabel_ = kMemoryLabel + s.txHeadOffset(index_);
   tailLabel_ = kMemoryLabel + s.txTailOffset(index_);
-  rxBase_ = s.addresses().host(kMemoryLabel + s.rxOffset(index_), uint64_t{rxStride_} * size);
+  rxBase_ = s.addresses().host(rxLabel_, uint64_t{rxStride_} * size);
   headBase_ = s.addresses().host(headLabel_, uint64_t{kTxHeadBytes} * size);
   tailBase_ = s.addresses().host(tailLabel_, uint64_t{kTxTailBytes} * s.tailCount());
   kickRx_ = s.kickFd(2 * index_);
@@ -92,8 +93,8 @@ void QueuePair::stop() noexcept {
     if (frame_.want != 0) counters_.drop(Drop::kRxLost);
   }
   frame_.want = 0;
-  rx_ = SplitVirtq();
-  tx_ = SplitVirtq();
+  rx_ = Virtq();
+  tx_ = Virtq();
   session_.reset();
 }
 
@@ -179,7 +180,7 @@ void QueuePair::tapGone(const char* reason) noexcept {
   if (!shared_->tapGone.exchange(true) && shared_->listener) shared_->listener(PortEventKind::kTapGone, reason);
 }
 
-void QueuePair::kick(int fd, SplitVirtq& queue) noexcept {
+void QueuePair::kick(int fd, Virtq& queue) noexcept {
   if (!queue.shouldKick()) {
     counters_.event(Event::kKicksSuppressed);
     return;

@@ -17,7 +17,7 @@
 #include "segment.h"
 #include "session.h"
 #include "unique_fd.h"
-#include "virtq_split.h"
+#include "virtq.h"
 
 namespace vu {
 
@@ -178,7 +178,7 @@ class QueuePair {
   // Common (queue_pair.cc).
   void fail(const char* reason) noexcept;
   void tapGone(const char* reason) noexcept;
-  void kick(int fd, SplitVirtq& queue) noexcept;
+  void kick(int fd, Virtq& queue) noexcept;
   void setBlocked(bool blocked) noexcept;
   void watch(int fd, Watch& watch) noexcept;
   void unwatch(int fd) noexcept;
@@ -198,12 +198,13 @@ class QueuePair {
   uint32_t headerBytes_ = 12;
   uint32_t rxBufferBytes_ = 0;
   uint32_t rxStride_ = 0;
-  SplitVirtq rx_;
-  SplitVirtq tx_;
+  Virtq rx_;
+  Virtq tx_;
   QueueStateView txState_;
   uint8_t* rxBase_ = nullptr;
   uint8_t* headBase_ = nullptr;
   uint8_t* tailBase_ = nullptr;
+  uint64_t rxLabel_ = 0;
   uint64_t headLabel_ = 0;
   uint64_t tailLabel_ = 0;
   uint64_t features_ = 0;

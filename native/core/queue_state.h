@@ -12,7 +12,7 @@
 namespace vu {
 
 inline constexpr uint32_t kStateMagic = 0x53515556;  // "VUQS"
-inline constexpr uint16_t kStateVersion = 1;
+inline constexpr uint16_t kStateVersion = 2;
 
 struct StateHeader {
   uint32_t magic;
@@ -41,9 +41,9 @@ static_assert(sizeof(HeadState) == 8);
 inline constexpr uint16_t kNoTail = 0xffff;
 
 struct alignas(64) QueueState {
-  // avail.idx as published.
+  // avail.idx as published; packed: slot and wrap counter (bit 15) behind what is published.
   uint16_t availIdx;
-  // Next used element to take.
+  // Next used element to take; packed: slot and wrap counter.
   uint16_t lastUsed;
   // Top of the LIFO list of free descriptors, linked by next[]; transmit only.
   uint16_t freeHead;
@@ -53,6 +53,12 @@ struct alignas(64) QueueState {
   // Top of the LIFO list of free tails, linked by tailNext[]; transmit only.
   uint16_t freeTail;
   uint16_t freeTailCount;
+  // Where in order[] the next submitted chain is recorded; with IN_ORDER only.
+  uint16_t orderNext;
+  // Chains of a batch (IN_ORDER) that its one used element has completed and that were not taken yet, and the length
+  // of the last one.
+  uint16_t batchLeft;
+  uint32_t batchLen;
 };
 
 // Where the arrays of one queue lie in the state mapping, in bytes from its start.
@@ -60,6 +66,7 @@ struct QueueStateLayout {
   uint64_t queue = 0;
   uint64_t heads = 0;
   uint64_t next = 0;
+  uint64_t order = 0;
   uint64_t tailNext = 0;
   uint64_t tailRefs = 0;
   uint64_t end = 0;
@@ -69,7 +76,8 @@ struct QueueStateLayout {
     layout.queue = base;
     layout.heads = layout.queue + sizeof(QueueState);
     layout.next = layout.heads + sizeof(HeadState) * size;
-    layout.tailNext = layout.next + 2 * uint64_t{size};
+    layout.order = layout.next + 2 * uint64_t{size};
+    layout.tailNext = layout.order + 2 * uint64_t{size};
     layout.tailRefs = layout.tailNext + 2 * uint64_t{tails};
     layout.end = (layout.tailRefs + 2 * uint64_t{tails} + 63) / 64 * 64;
     return layout;
@@ -80,13 +88,15 @@ struct QueueStateView {
   QueueState* queue = nullptr;
   HeadState* heads = nullptr;
   uint16_t* next = nullptr;
+  // Heads in the order of their submission: a ring of `size` entries; with IN_ORDER only.
+  uint16_t* order = nullptr;
   uint16_t* tailNext = nullptr;
   uint16_t* tailRefs = nullptr;
 
   static QueueStateView over(uint8_t* state, const QueueStateLayout& layout) noexcept {
-    return {reinterpret_cast<QueueState*>(state + layout.queue), reinterpret_cast<HeadState*>(state + layout.heads),
-            reinterpret_cast<uint16_t*>(state + layout.next), reinterpret_cast<uint16_t*>(state + layout.tailNext),
-            reinterpret_cast<uint16_t*>(state + layout.tailRefs)};
+    return {reinterpret_cast<QueueState*>(state + layout.queue),  reinterpret_cast<HeadState*>(state + layout.heads),
+            reinterpret_cast<uint16_t*>(state + layout.next),     reinterpret_cast<uint16_t*>(state + layout.order),
+            reinterpret_cast<uint16_t*>(state + layout.tailNext), reinterpret_cast<uint16_t*>(state + layout.tailRefs)};
   }
 };
 

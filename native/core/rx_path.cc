@@ -45,18 +45,20 @@ QueuePair::Assembled QueuePair::assemble() noexcept {
   for (;;) {
     UsedHead used;
     switch (rx_.take(used)) {
-      case SplitVirtq::Take::kNone:
+      case Virtq::Take::kNone:
         return Assembled::kNothing;
-      case SplitVirtq::Take::kBroken:
+      case Virtq::Take::kBroken:
         fail(rx_.broken());
         return Assembled::kNothing;
-      case SplitVirtq::Take::kTaken:
+      case Virtq::Take::kTaken:
         break;
     }
     if (frame_.want == 0 && !beginFrame(used)) return Assembled::kNothing;
     if (used.len > used.posted) spoil(Drop::kRxTooLong);
+    if (state_ != PairState::kRunning) return Assembled::kNothing;
     frame_.bytes += used.len > used.posted ? used.posted : used.len;
     if (frame_.bytes > kMaxFrameBytes || frame_.have >= kMaxFrameBuffers) spoil(Drop::kRxTooLong);
+    if (state_ != PairState::kRunning) return Assembled::kNothing;
     if (frame_.bad) {
       repost(used.head);
     } else {
@@ -98,9 +100,11 @@ bool QueuePair::beginFrame(const UsedHead& used) noexcept {
 // From now on the frame is only consumed; what was kept of it goes back at once.
 void QueuePair::spoil(Drop reason) noexcept {
   if (frame_.bad) return;
+  // Buffers go back in the order in which they came (IN_ORDER); this may find the TAP gone.
+  if (rx_.inOrder()) flushCoalesced();
   frame_.bad = true;
   frame_.verdict = reason;
-  for (uint16_t i = 0; i < frame_.have; ++i) repost(frame_.heads[i]);
+  for (uint16_t i = 0; i < frame_.have && state_ == PairState::kRunning; ++i) repost(frame_.heads[i]);
 }
 
 void QueuePair::strike() noexcept {
@@ -159,9 +163,8 @@ void QueuePair::repostFrame() noexcept {
   for (uint16_t i = 0; i < frame_.have; ++i) repost(frame_.heads[i]);
 }
 
-// The descriptor of a receive buffer never changes; only the avail ring names it again.
 void QueuePair::repost(uint16_t head) noexcept {
-  rx_.submit(head, 1, rxBufferBytes_, kNoTail);
+  rx_.repost(head, rxLabel_ + uint64_t{rxStride_} * head, rxBufferBytes_);
   if (rx_.unpublished() >= kRepostBatch) publishRx();
 }
 

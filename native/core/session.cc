@@ -22,7 +22,10 @@ Result<UniqueFd> createMemfd(const char* name, unsigned flags) noexcept {
 
 bool valid(const SessionOptions& options) noexcept {
   return options.pairs >= 1 && options.pairs <= 256 && options.queueSize >= 64 && options.queueSize <= 4096 &&
-         std::has_single_bit(options.queueSize) && options.rxBufferBytes >= 2048 && options.rxBufferBytes <= 69632;
+         std::has_single_bit(options.queueSize) &&
+         // Packed rings know no legacy form (virtio 1.2, section 6).
+         ((options.features & kFeatureRingPacked) == 0 || (options.features & kFeatureVersion1) != 0) &&
+         options.rxBufferBytes >= 2048 && options.rxBufferBytes <= 69632;
 }
 
 }  // namespace
@@ -35,7 +38,7 @@ Session::Session(const SessionOptions& options) noexcept : options_(options) {
   uint64_t stateOffset = alignUp(sizeof(StateHeader), 64);
   for (uint32_t ring = 0; ring < options.pairs * 2; ++ring) {
     RingPlace place;
-    place.vring = VringLayout::at(offset, options.queueSize);
+    place.vring = packed() ? packedLayoutAt(offset, options.queueSize) : VringLayout::at(offset, options.queueSize);
     place.state = QueueStateLayout::at(stateOffset, options.queueSize, ring % 2 == 1 ? tailCount_ : 0);
     offset = place.vring.end;
     stateOffset = place.state.end;
@@ -121,7 +124,13 @@ Result<void> Session::createEvents() noexcept {
 
 void Session::initQueues() noexcept {
   for (uint32_t pair = 0; pair < options_.pairs; ++pair) {
-    SplitVirtq rx = virtq(2 * pair);
+    if (packed()) {
+      for (const uint32_t ring : {2 * pair, 2 * pair + 1}) {
+        state(ring).queue->availIdx = kPackedStart;
+        state(ring).queue->lastUsed = kPackedStart;
+      }
+    }
+    Virtq rx = virtq(2 * pair);
     const uint64_t label = kMemoryLabel + pairs_[pair].rx;
     for (uint32_t i = 0; i < options_.queueSize; ++i) {
       const auto index = static_cast<uint16_t>(i);
@@ -130,27 +139,26 @@ void Session::initQueues() noexcept {
     }
     rx.publish();
 
-    SplitVirtq tx = virtq(2 * pair + 1);
+    Virtq tx = virtq(2 * pair + 1);
     tx.initFreeList();
     const QueueStateView view = state(2 * pair + 1);
     for (uint32_t i = 0; i < tailCount_; ++i) view.tailNext[i] = static_cast<uint16_t>(i + 1);
     view.queue->freeTail = 0;
     view.queue->freeTailCount = static_cast<uint16_t>(tailCount_);
     // Used transmit buffers are reaped on the way; calls are wanted only while a full ring waits.
-    if (eventIdx()) {
-      tx.enableCalls(0xffff);
-    } else {
-      tx.disableCalls();
-    }
+    tx.startWithoutCalls();
   }
 }
 
-uint16_t Session::usedIndex(uint32_t ring) const noexcept {
-  return loadAcquire(Vring::over(memory_.data(), rings_[ring].vring, options_.queueSize).usedIdx);
-}
+uint16_t Session::expectedBase(uint32_t ring) const noexcept { return virtq(ring).deviceUsed(); }
 
-SplitVirtq Session::virtq(uint32_t ring) const noexcept {
-  return SplitVirtq(Vring::over(memory_.data(), rings_[ring].vring, options_.queueSize), state(ring), eventIdx());
+Virtq Session::virtq(uint32_t ring) const noexcept {
+  const VringLayout& layout = rings_[ring].vring;
+  const VirtqFeatures features{eventIdx(), inOrder()};
+  if (packed()) {
+    return Virtq(PackedVirtq(PackedRing::over(memory_.data(), layout, options_.queueSize), state(ring), features));
+  }
+  return Virtq(SplitVirtq(Vring::over(memory_.data(), layout, options_.queueSize), state(ring), features));
 }
 
 QueueStateView Session::state(uint32_t ring) const noexcept {

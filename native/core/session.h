@@ -12,7 +12,7 @@
 #include "queue_state.h"
 #include "result.h"
 #include "unique_fd.h"
-#include "virtq_split.h"
+#include "virtq.h"
 
 namespace vu {
 
@@ -24,6 +24,8 @@ inline constexpr uint64_t kFeatureHostUfo = uint64_t{1} << 14;
 inline constexpr uint64_t kFeatureMrgRxbuf = uint64_t{1} << 15;
 inline constexpr uint64_t kFeatureEventIdx = uint64_t{1} << 29;
 inline constexpr uint64_t kFeatureVersion1 = uint64_t{1} << 32;
+inline constexpr uint64_t kFeatureRingPacked = uint64_t{1} << 34;
+inline constexpr uint64_t kFeatureInOrder = uint64_t{1} << 35;
 inline constexpr uint64_t kFeatureHostUso = uint64_t{1} << 56;
 
 // Label of offset 0: gpa = userspace_addr. Any consistent value works; this one gives no address of ours away.
@@ -60,6 +62,8 @@ class Session {
   uint32_t headerBytes() const noexcept { return headerBytes_; }
   bool mergeable() const noexcept { return (options_.features & kFeatureMrgRxbuf) != 0; }
   bool eventIdx() const noexcept { return (options_.features & kFeatureEventIdx) != 0; }
+  bool inOrder() const noexcept { return (options_.features & kFeatureInOrder) != 0; }
+  bool packed() const noexcept { return (options_.features & kFeatureRingPacked) != 0; }
 
   int memoryFd() const noexcept { return memoryFd_->get(); }
   uint64_t memoryBytes() const noexcept { return memoryBytes_; }
@@ -70,13 +74,15 @@ class Session {
   const std::shared_ptr<UniqueFd>& memory() const noexcept { return memoryFd_; }
   const std::shared_ptr<UniqueFd>& kick(uint32_t ring) const noexcept { return kicks_[ring]; }
   const std::shared_ptr<UniqueFd>& call(uint32_t ring) const noexcept { return calls_[ring]; }
-  // Offsets; add kMemoryLabel for what goes on the wire.
+  // Offsets; add kMemoryLabel for what goes on the wire. Packed: packedLayoutAt() says what lies in `avail` and `used`.
   const VringLayout& layout(uint32_t ring) const noexcept { return rings_[ring].vring; }
 
   // Below: only while mapped.
   bool mapped() const noexcept { return memory_.data() != nullptr; }
-  uint16_t usedIndex(uint32_t ring) const noexcept;
-  SplitVirtq virtq(uint32_t ring) const noexcept;
+  // Where the device of a ring should have stopped when it has completed all that it took. Split: used.idx. Packed:
+  // slot and, in bit 15, wrap counter. That is the low half of what GET_VRING_BASE says.
+  uint16_t expectedBase(uint32_t ring) const noexcept;
+  Virtq virtq(uint32_t ring) const noexcept;
   QueueStateView state(uint32_t ring) const noexcept;
   uint8_t* base() const noexcept { return memory_.data(); }
   const AddressMap& addresses() const noexcept { return addresses_; }

@@ -58,12 +58,12 @@ uint32_t QueuePair::reap() noexcept {
   UsedHead used;
   for (;;) {
     switch (tx_.take(used)) {
-      case SplitVirtq::Take::kNone:
+      case Virtq::Take::kNone:
         return chains;
-      case SplitVirtq::Take::kBroken:
+      case Virtq::Take::kBroken:
         fail(tx_.broken());
         return chains;
-      case SplitVirtq::Take::kTaken:
+      case Virtq::Take::kTaken:
         tx_.release(used.head, used.chain);
         if (used.tail != kNoTail) dropTail(used.tail);
         ++chains;

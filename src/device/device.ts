@@ -15,8 +15,9 @@
  */
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import type { Session, SessionOptions } from '../native/binding.ts';
-import { formatMask } from '../virtio/feature.ts';
+import { featureBit, formatMask, hasFeature } from '../virtio/feature.ts';
 import { statusBit, statusDriverOk, statusFeaturesOk } from '../virtio/status.ts';
+import { freshBase, plausibleBase } from '../virtio/vring-base.ts';
 import type { CreateSession, DeviceOptions, DeviceState, ReadyDevice, VirtioUserDevice } from './api.ts';
 import type { Frontend } from './frontend.ts';
 import { type Agreement, negotiate, type Negotiation } from './negotiate.ts';
@@ -92,7 +93,7 @@ class Device implements VirtioUserDevice {
       const agreed = this.#agree(frontend, offered);
       const session = handshake.own(this.#makeSession(agreed));
       await this.#setFeatures(handshake, session, agreed);
-      await this.#start(handshake, session);
+      await this.#start(handshake, session, agreed.ackedFeatures);
       if (epoch !== this.#epoch) throw cancelled();
       const ready: ReadyDevice = {
         session,
@@ -168,7 +169,7 @@ class Device implements VirtioUserDevice {
     }
   }
 
-  async #start(handshake: Handshake, session: Session): Promise<void> {
+  async #start(handshake: Handshake, session: Session, acked: bigint): Promise<void> {
     const region = {
       fd: session.memory,
       label: session.memoryLabel,
@@ -176,11 +177,12 @@ class Device implements VirtioUserDevice {
       offsetBytes: 0n,
     };
     await handshake.step('SET_MEM_TABLE', (frontend) => frontend.setMemoryTable([region]));
+    const base = freshBase(hasFeature(acked, featureBit.RING_PACKED));
     for (const [ring, layout] of session.rings.entries()) {
       const kick = session.kicks[ring];
       if (kick === undefined) throw new VirtioUserError('BUG', `session without a kick eventfd for ring ${ring}`);
       await handshake.step('SET_VRING_NUM', (frontend) => frontend.setVringNum(ring, layout.size));
-      await handshake.step('SET_VRING_BASE', (frontend) => frontend.setVringBase(ring, 0));
+      await handshake.step('SET_VRING_BASE', (frontend) => frontend.setVringBase(ring, base));
       await handshake.step('SET_VRING_ADDR', (frontend) => frontend.setVringAddr(ring, layout));
       await handshake.step('SET_VRING_KICK', (frontend) => frontend.setVringKick(ring, kick));
     }
@@ -213,9 +215,10 @@ class Device implements VirtioUserDevice {
     const anomalies: string[] = [];
     const frontend = this.#frontend;
     if (this.#state.kind === 'ready' && frontend !== null) {
-      const { session } = this.#state.ready;
+      const { ready } = this.#state;
+      const { session } = ready;
       try {
-        await this.#stop(frontend, session, anomalies);
+        await this.#stop(frontend, ready, anomalies);
       } catch (thrown) {
         anomalies.push(`stopped without the backend: ${messageOf(thrown)}`);
       }
@@ -233,17 +236,18 @@ class Device implements VirtioUserDevice {
   }
 
   /** Disables all rings, then takes each one back (GET_VRING_BASE stops it). */
-  async #stop(frontend: Frontend, session: Session, anomalies: string[]): Promise<void> {
+  async #stop(frontend: Frontend, ready: ReadyDevice, anomalies: string[]): Promise<void> {
+    const { session } = ready;
+    const packed = hasFeature(ready.ackedFeatures, featureBit.RING_PACKED);
     const rings = [...session.rings.entries()];
     if (frontend.abilities.ringEnable) {
       for (const [ring] of rings) await frontend.setVringEnable(ring, false);
     }
     for (const [ring, layout] of rings) {
       const base = await frontend.getVringBase(ring);
-      const used = session.usedIndex(ring);
-      // The backend may hold entries that it took and did not complete: at most a ring full.
-      if (((base - used) & 0xffff) > layout.size || base > 0xffff) {
-        anomalies.push(`ring ${ring}: backend stopped at index ${base}, used index is ${used}`);
+      const expected = session.expectedBase(ring);
+      if (!plausibleBase(base, expected, { size: layout.size, packed })) {
+        anomalies.push(`ring ${ring}: backend stopped at ${base}, expected ${expected}`);
       }
     }
   }

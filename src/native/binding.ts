@@ -155,7 +155,10 @@ export interface PodLinkState {
   readonly routes: readonly PodRoute[];
 }
 
-/** Where one vring lies; all values are the labels that go into SET_VRING_ADDR and descriptors (gpa = uva = label). */
+/**
+ * Where one vring lies; all values are the labels that go into SET_VRING_ADDR and descriptors (gpa = uva = label).
+ * With RING_PACKED the places of the avail and the used ring are the driver's and the device's event structure.
+ */
 export interface RingLayout {
   readonly size: number;
   readonly descriptorAddress: bigint;
@@ -187,8 +190,11 @@ export interface Session {
   readonly rings: readonly RingLayout[];
   readonly kicks: readonly NativeFd[];
   readonly calls: readonly NativeFd[];
-  /** used->idx of a ring, as an anomaly check against GET_VRING_BASE. */
-  usedIndex(ring: number): number;
+  /**
+   * What GET_VRING_BASE answers, in its low 16 bits, from a backend that has completed all it took: an anomaly check.
+   * Split: used->idx. Packed: slot | wrap counter << 15. Call it when no port owns the session.
+   */
+  expectedBase(ring: number): number;
   /** Unmaps. Throws while a port still owns the session (quiesce first). Idempotent. */
   close(): void;
 }

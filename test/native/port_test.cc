@@ -19,7 +19,7 @@ TEST(Session, MemoryIsSealedAndRingsLieFirst) {
   for (uint32_t ring = 0; ring < 4; ++ring) {
     EXPECT_EQ(session.layout(ring).desc % 4096, 0U);
     EXPECT_LE(session.layout(ring).end, session.rxOffset(0));
-    EXPECT_EQ(session.usedIndex(ring), 0);
+    EXPECT_EQ(session.expectedBase(ring), 0);
   }
   EXPECT_EQ(session.memoryBytes() % 4096, 0U);
 }

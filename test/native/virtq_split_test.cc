@@ -22,7 +22,7 @@ struct Fixture {
                                   QueueStateLayout::at(0, size, 0))),
         ring(Vring::over(base, layout, size)) {
     map.add({kLabel, layout.end + uint64_t{64} * size, base});
-    queue = SplitVirtq(ring, view, eventIdx);
+    queue = SplitVirtq(ring, view, {eventIdx, false});
     queue.initFreeList();
     device = std::make_unique<RingDevice>(ring, map, false, eventIdx, -1, -1);
   }

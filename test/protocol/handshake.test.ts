@@ -29,7 +29,7 @@ describe('handshake', () => {
       'GET_QUEUE_NUM',
       'SET_VRING_CALL! 0',
       'SET_VRING_CALL! 1',
-      'SET_FEATURES! 0x160008183',
+      'SET_FEATURES! 0x960008183',
       'SET_STATUS! 0xb',
       'GET_STATUS',
       'NET_SET_MTU! 1500',

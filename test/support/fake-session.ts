@@ -11,8 +11,8 @@ export interface FakeSessions {
   readonly made: SessionOptions[];
   /** Sessions not closed yet. */
   readonly open: Set<Session>;
-  /** used->idx that every ring reports. */
-  usedIndex: number;
+  /** What every ring expects of GET_VRING_BASE. */
+  expectedBase: number;
   /** Thrown by the next `create`. */
   failWith: Error | null;
   /** Thrown by `close`, once. */
@@ -23,7 +23,7 @@ export function fakeSessions(ledger: FdLedger): FakeSessions {
   const sessions: FakeSessions = {
     made: [],
     open: new Set(),
-    usedIndex: 0,
+    expectedBase: 0,
     failWith: null,
     failClose: null,
     create: (options) => {
@@ -57,7 +57,7 @@ function makeSession(options: SessionOptions, ledger: FdLedger, sessions: FakeSe
     rings,
     kicks,
     calls,
-    usedIndex: () => sessions.usedIndex,
+    expectedBase: () => sessions.expectedBase,
     close: () => {
       const failure = sessions.failClose;
       sessions.failClose = null;

@@ -272,10 +272,34 @@ describe('shutDown', () => {
     [1000 + 1025, 1000, 2],
     [999, 1000, 2],
     [70000, 1000, 2],
-  ])('reports a base of %d with used index %d as %d anomalies', async (base, usedIndex, count) => {
+  ])('reports a base of %d where %d is expected as %d anomalies', async (base, expectedBase, count) => {
     const { device, sessions } = world();
-    sessions.usedIndex = usedIndex;
+    sessions.expectedBase = expectedBase;
     await device.bringUp(new FakeFrontend({ features: rich, base }));
+    expect(await device.shutDown()).toHaveLength(count);
+  });
+
+  it('starts packed rings with both wrap counters 1', async () => {
+    const { device, sessions } = world({ packedVq: true });
+    const frontend = new FakeFrontend({ features: rich | featureMask(34) });
+    await device.bringUp(frontend);
+    expect(frontend.calls).toContain(`setVringBase 0 ${0x80008000}`);
+    expect(frontend.calls).toContain(`setVringBase 1 ${0x80008000}`);
+    expect(sessions.made[0]?.features).toBe(0x520009983n);
+  });
+
+  it.each([
+    [0x8010, 0x8010, 0],
+    [0x80108010, 0x8010, 0],
+    [3, 0x83ff, 0],
+    [0x8011, 0x8010, 0],
+    [0x800f, 0x8010, 2],
+    [0x0011, 0x8010, 2],
+    [0x8400, 0x8010, 2],
+  ])('reports a packed base of %d where %d is expected as %d anomalies', async (base, expectedBase, count) => {
+    const { device, sessions } = world({ packedVq: true });
+    sessions.expectedBase = expectedBase;
+    await device.bringUp(new FakeFrontend({ features: rich | featureMask(34), base }));
     expect(await device.shutDown()).toHaveLength(count);
   });
 

@@ -16,7 +16,7 @@ function agree(offer: Offer, options: DeviceOptions, remembered: Agreement | nul
 
 /** The formula of the specification and DPDK, bit by bit, written without the code under test. */
 function modelAcks(bit: number, offered: bigint, options: DeviceOptions, pairs: number): boolean {
-  const implemented = [0, 1, 7, 8, 11, 12, 15, 22, 29, 32].includes(bit);
+  const implemented = [0, 1, 7, 8, 11, 12, 15, 22, 29, 32, 34, 35].includes(bit);
   if (!implemented || !hasFeature(offered, bit)) return false;
   switch (bit) {
     case 7:
@@ -29,6 +29,10 @@ function modelAcks(bit: number, offered: bigint, options: DeviceOptions, pairs: 
       return options.mrgRxbuf;
     case 22:
       return options.cq && pairs > 1;
+    case 34:
+      return options.packedVq;
+    case 35:
+      return options.inOrder;
     default:
       return true;
   }
@@ -78,7 +82,7 @@ describe('negotiate', () => {
 
   it('takes from DPDK 22.11 without TSO what it has', () => {
     const result = agree({ features: dpdkOffer.features, maxQueuePairs: 128 }, deviceOptions());
-    expect(featureBits(result.ackedFeatures)).toEqual([0, 1, 7, 8, 15, 29, 32]);
+    expect(featureBits(result.ackedFeatures)).toEqual([0, 1, 7, 8, 15, 29, 32, 35]);
     expect(result.offloads).toEqual({ tapMask: 7, softwareGso: true, softwareChecksum: false, softwareGro: true });
     expect(result.queuePairs).toBe(1);
   });
@@ -128,6 +132,16 @@ describe('negotiate on a later connection', () => {
     ['MQ', [22], ['MQ']],
   ])('goes on without %s and says so', (_what, bits, degradedBy) => {
     expect(later(rich & ~featureMask(...bits)).degradedBy).toEqual(degradedBy);
+  });
+
+  it('goes on with a split ring where the backend has lost packed ones, and says so', () => {
+    const packed = deviceOptions({ packedVq: true });
+    const offer = { features: rich | featureMask(34, 35), maxQueuePairs: 1 };
+    const before = agree(offer, packed);
+    expect(hasFeature(before.ackedFeatures, 34)).toBe(true);
+    const result = agree({ ...offer, features: rich }, packed, before);
+    expect(hasFeature(result.ackedFeatures, 34)).toBe(false);
+    expect(result.degradedBy).toEqual(['RING_PACKED', 'IN_ORDER']);
   });
 
   it('[78] goes on with fewer pairs and says so', () => {

@@ -222,7 +222,7 @@ export class Reconnect {
       }
       await this.#quiesce();
       const anomalies = await this.#shutDown(connection);
-      if (anomalies.length > 0) log.info({ anomalies }, 'connection ended with anomalies');
+      if (anomalies.length > 0) log.debug({ anomalies }, 'connection ended with anomalies');
       if (failure !== null) this.#failed(failure);
     } catch (error) {
       log.error({ error }, 'connection could not be ended in order');

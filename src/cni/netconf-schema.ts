@@ -79,11 +79,7 @@ const device = strict({
   mac: macAddress.optional(),
   mrgRxbuf: flag.default(true),
   inOrder: flag.default(true),
-  packedVq: z
-    .literal(false, {
-      error: ({ input }) => (input === true ? `true is ${later}; accepted: false` : 'accepted: false'),
-    })
-    .default(false),
+  packedVq: flag.meta({ description: 'Packed rings where the backend has them' }).default(false),
   mtu: integer(68, 65_521).default(1_500),
   memory: z.enum(['memfd', 'hugetlb', 'thp'], { error: 'accepted: "memfd", "hugetlb" or "thp"' }).default('memfd'),
 });

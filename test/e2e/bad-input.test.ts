@@ -84,7 +84,6 @@ describe('a netconf', () => {
     ['a multicast MAC', { device: { mac: '01:00:5e:00:00:01' } }, ['mac', '01:00:5e:00:00:01']],
     ['an MTU of 10', { device: { mtu: 10 } }, ['mtu', '10']],
     ['a backend of a later version', { backend: { type: 'vhost-kernel' } }, ['vhost-kernel', 'not in this version']],
-    ['packed rings', { device: { packedVq: true } }, ['packedVq', 'not in this version']],
     ['a vhost-user pod', { pod: { interface: 'vhost-user' } }, ['not in this version']],
     ['a VLAN of 5000', { ovs: { bridge, vlan: 5000 } }, ['vlan', '5000']],
     ['a wait that is neither', { backend: { wait: 'maybe' } }, ['wait', 'maybe', 'optional']],

@@ -90,7 +90,7 @@ describe('a network configuration', () => {
       mac: '02:00:00:00:00:01',
       mrgRxbuf: false,
       inOrder: false,
-      packedVq: false,
+      packedVq: true,
       mtu: 9000,
       memory: 'thp',
     };
@@ -137,8 +137,7 @@ describe('a mistake is answered with key, value and what is accepted', () => {
       'device.mac: "00:00:00:00:00:00"; accepted: a MAC address that is not zero',
     ],
     [{ device: { memory: 'shm' } }, 'device.memory: "shm"; accepted: "memfd", "hugetlb" or "thp"'],
-    [{ device: { packedVq: true } }, 'device.packedVq: true; true is not in this version; accepted: false'],
-    [{ device: { packedVq: 1 } }, 'device.packedVq: 1; accepted: false'],
+    [{ device: { packedVq: 1 } }, 'device.packedVq: 1; accepted: true or false'],
     [
       { device: [] },
       'device: []; accepted: an object with the keys queues, queueSize, cq, mac, mrgRxbuf, inOrder, packedVq, mtu, memory',

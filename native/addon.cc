@@ -2,6 +2,7 @@
 // by shutdown(), by the cleanup hook at the latest.
 #include <napi.h>
 
+#include "bind/child.h"
 #include "bind/dataplane.h"
 #include "bind/environment.h"
 #include "bind/fd.h"
@@ -35,6 +36,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   vu::bind::registerDataplane(env, exports);
   vu::bind::registerSockets(env, exports);
   vu::bind::registerNetns(env, exports);
+  vu::bind::registerChild(env, exports);
   exports.Set("shutdown", Napi::Function::New(env, shutDown, "shutdown"));
   napi_add_env_cleanup_hook(env, endEnvironment, environment);
   return exports;

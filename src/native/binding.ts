@@ -58,7 +58,7 @@ export interface FdSocket {
   send(bytes: Uint8Array, fds: readonly NativeFd[]): void;
   /** Number of queued bytes that the kernel has not taken yet. */
   readonly pendingBytes: number;
-  /** Closes after queued bytes are out (bounded 1 s) or at once with `discard`. Idempotent. No event follows. */
+  /** Closes when queued bytes are out, after 1 s at the latest. Idempotent. No event follows. */
   close(): void;
 }
 
@@ -276,6 +276,33 @@ export interface Port {
   close(): Promise<void>;
 }
 
+export interface ChildSpec {
+  readonly path: string;
+  /** NAME=value; nothing is inherited. */
+  readonly environment: readonly string[];
+  /** All of stdin. */
+  readonly input: string;
+  readonly timeoutMs: number;
+  /** stdout and stderr together; more ends the child. */
+  readonly outputLimitBytes: number;
+}
+
+export interface ChildOutcome {
+  readonly kind: 'exited' | 'signalled' | 'timeout' | 'killed' | 'flooded';
+  /** Exit code, or signal number. */
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** A program in a process group of its own. */
+export interface Child {
+  /** Resolves when it has been reaped. Rejects with a NativeFault when it could not be started (ENOENT, EACCES, ETXTBSY). */
+  readonly ended: Promise<ChildOutcome>;
+  /** SIGKILL for the whole group. Idempotent. */
+  kill(): void;
+}
+
 export interface NativeBinding {
   /** @throws NativeFault EADDRINUSE when somebody answers on the path; a dead socket file is replaced. */
   listenUnix(options: ListenOptions, handlers: ListenerHandlers): Listener;
@@ -301,8 +328,11 @@ export interface NativeBinding {
   createPump(options: PumpOptions): Pump;
   createPort(options: PortOptions): Port;
 
+  /** Runs a program to its end without forking this process. */
+  runChild(spec: ChildSpec): Child;
+
   /** flock(LOCK_EX|LOCK_NB) on a file, created 0600. null: another process holds it. Released by close. */
   tryLockFile(path: string, shared: boolean): NativeFd | null;
-  /** Stops every thread and closes every object of this environment; for shutdown and for tests. */
+  /** Stops every thread and closes every object of this environment, at once; for shutdown and for tests. Idempotent. */
   shutdown(): void;
 }

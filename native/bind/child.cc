@@ -1,0 +1,116 @@
+#include "child.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <thread>
+
+#include "../core/child_process.h"
+#include "convert.h"
+#include "environment.h"
+
+namespace vu::bind {
+namespace {
+
+const char* kindOf(ChildEnd end) {
+  switch (end) {
+    case ChildEnd::kExited:
+      return "exited";
+    case ChildEnd::kSignalled:
+      return "signalled";
+    case ChildEnd::kTimeout:
+      return "timeout";
+    case ChildEnd::kKilled:
+      return "killed";
+    case ChildEnd::kFlooded:
+      return "flooded";
+  }
+  return "exited";
+}
+
+napi_value text(napi_env env, const std::string& value) {
+  napi_value made = nullptr;
+  napi_create_string_utf8(env, value.data(), value.size(), &made);
+  return made;
+}
+
+napi_value outcome(napi_env env, const ChildResult& result) {
+  napi_value object = nullptr;
+  napi_create_object(env, &object);
+  napi_set_named_property(env, object, "kind", text(env, kindOf(result.end)));
+  napi_set_named_property(env, object, "code", number(env, static_cast<uint32_t>(result.code)));
+  napi_set_named_property(env, object, "stdout", text(env, result.output));
+  napi_set_named_property(env, object, "stderr", text(env, result.errors));
+  return object;
+}
+
+std::optional<ChildSpec> toSpec(napi_env env, napi_value object) {
+  ChildSpec spec;
+  const auto path = textProperty(env, object, "path");
+  if (!path) return std::nullopt;
+  spec.path = *path;
+  const auto environment = property(env, object, "environment");
+  if (!environment) return std::nullopt;
+  const auto items = toArray(env, *environment, "environment");
+  if (!items) return std::nullopt;
+  for (napi_value item : *items) {
+    const auto entry = toText(env, item, "environment");
+    if (!entry) return std::nullopt;
+    spec.environment.push_back(*entry);
+  }
+  const auto input = textProperty(env, object, "input");
+  if (!input) return std::nullopt;
+  spec.input = *input;
+  const auto timeoutMs = uint32Property(env, object, "timeoutMs");
+  if (!timeoutMs) return std::nullopt;
+  spec.timeoutMs = *timeoutMs;
+  const auto limit = uint32Property(env, object, "outputLimitBytes");
+  if (!limit) return std::nullopt;
+  spec.outputLimitBytes = *limit;
+  return spec;
+}
+
+Napi::Value runChildJs(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  auto spec = toSpec(env, info[0]);
+  if (!spec) return env.Undefined();
+  const auto made = ChildControl::create();
+  if (!made) {
+    throwFault(env, made.fault());
+    return env.Undefined();
+  }
+  const std::shared_ptr<ChildControl> control = made.value();
+  const auto deferred = std::make_shared<Napi::Promise::Deferred>(Napi::Promise::Deferred::New(env));
+  const std::shared_ptr<EventPort> events = Environment::of(env).events;
+  events->hold(env);
+  // THREAD: of its own, for as long as the child runs. Signals belong to the main thread.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::thread([spec = std::move(*spec), control, deferred, events]() noexcept {
+    auto result = std::make_shared<Result<ChildResult>>(runChild(spec, *control));
+    const std::string path = spec.path;
+    events->post([result, deferred, events, path](Napi::Env inner) {
+      events->letGo(inner);
+      if (*result) {
+        deferred->Resolve(outcome(inner, result->value()));
+      } else {
+        deferred->Reject(faultError(inner, result->fault(), path.c_str()));
+      }
+    });
+  }).detach();
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  Napi::Object child = Napi::Object::New(env);
+  child.Set("ended", deferred->Promise());
+  child.Set("kill", Napi::Function::New(
+                        env, [control](const Napi::CallbackInfo&) { control->kill(); }, "kill"));
+  return child;
+}
+
+}  // namespace
+
+void registerChild(Napi::Env env, Napi::Object exports) {
+  exports.Set("runChild", Napi::Function::New(env, runChildJs, "runChild"));
+}
+
+}  // namespace vu::bind

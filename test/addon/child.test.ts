@@ -1,0 +1,104 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { describe, expect, it } from '@jest/globals';
+import type { Child, ChildOutcome } from '../../src/native/binding.ts';
+import { loadNative } from '../../src/native/load.ts';
+import { until } from '../support/process.ts';
+
+const binding = loadNative();
+
+/** Runs a script given on stdin: `sh` without arguments reads its commands there. */
+function script(text: string, timeoutMs = 10_000): Child {
+  return binding.runChild({
+    path: '/bin/sh',
+    environment: ['GREETING=hello'],
+    input: text,
+    timeoutMs,
+    outputLimitBytes: 1 << 16,
+  });
+}
+
+describe('a child process', () => {
+  it('gets the given environment alone, and its output and exit code come back', async () => {
+    const outcome = await script('echo "$GREETING $HOME"; echo oops >&2; exit 3').ended;
+    expect(outcome).toEqual({ kind: 'exited', code: 3, stdout: 'hello \n', stderr: 'oops\n' });
+  });
+
+  it('runs in the root directory with no signal blocked', async () => {
+    const { stdout } = await script('pwd; grep SigBlk /proc/self/status').ended;
+    expect(stdout).toBe('/\nSigBlk:\t0000000000000000\n');
+  });
+
+  it('that ends before it has read its stdin is no failure', async () => {
+    const outcome = await binding.runChild({
+      path: '/bin/true',
+      environment: [],
+      input: 'x'.repeat(1 << 20),
+      timeoutMs: 10_000,
+      outputLimitBytes: 1024,
+    }).ended;
+    expect(outcome.kind).toBe('exited');
+  });
+
+  it('dying by a signal says which', async () => {
+    expect(await script('kill -TERM $$').ended).toMatchObject({ kind: 'signalled', code: 15 });
+  });
+
+  it('printing too much is ended', async () => {
+    expect((await script('while :; do echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; done').ended).kind).toBe('flooded');
+  });
+
+  it.each(['timeout', 'killed'] as const)('%s: its children end with it', async (how) => {
+    const marker = `${36_000 + Math.floor(Math.random() * 1000)}.${process.pid}`;
+    const child = script(`sleep ${marker} & sleep ${marker}`, how === 'timeout' ? 300 : 20_000);
+    const sleepers = (): number =>
+      readdirSync('/proc').filter((pid) => /^\d+$/.test(pid) && commandLine(pid).includes(marker)).length;
+    if (how === 'killed') {
+      await until('the sleepers', () => sleepers() >= 2);
+      child.kill();
+    }
+    expect((await child.ended).kind).toBe(how);
+    await until('nobody sleeps any more', () => sleepers() === 0);
+  });
+
+  it('whose child holds the pipes open does not hold us up', async () => {
+    const startedMs = performance.now();
+    const outcome = await script('echo done; sleep 5 & exit 0').ended;
+    expect(outcome).toMatchObject({ kind: 'exited', code: 0, stdout: 'done\n' });
+    expect(performance.now() - startedMs).toBeLessThan(4_000);
+  });
+
+  it('that cannot be started rejects with the reason', async () => {
+    const start = (path: string): Promise<ChildOutcome> =>
+      binding.runChild({ path, environment: [], input: '', timeoutMs: 1000, outputLimitBytes: 1024 }).ended;
+    await expect(start('/nonexistent/plugin')).rejects.toMatchObject({ code: 'ENOENT' });
+    await expect(start('/etc/passwd')).rejects.toMatchObject({ code: 'EACCES' });
+  });
+
+  it('leaves no descriptor and no zombie behind', async () => {
+    const descriptors = (): number => readdirSync('/proc/self/fd').length;
+    await script('true').ended;
+    const before = descriptors();
+    await Promise.all(Array.from({ length: 40 }, () => script('echo x').ended));
+    expect(descriptors()).toBeLessThanOrEqual(before);
+    const zombies = readdirSync('/proc').filter((pid) => /^\d+$/.test(pid) && state(pid) === `Z ${process.pid}`);
+    expect(zombies).toEqual([]);
+  });
+});
+
+function commandLine(pid: string): string {
+  return read(`/proc/${pid}/cmdline`);
+}
+
+/** State and parent of a process. */
+function state(pid: string): string {
+  const fields = read(`/proc/${pid}/stat`).split(') ')[1]?.split(' ') ?? [];
+  return `${fields[0]} ${fields[1]}`;
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return ''; // it has ended
+  }
+}

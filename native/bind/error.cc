@@ -14,12 +14,13 @@ napi_value text(napi_env env, const std::string& value) {
 
 }  // namespace
 
-napi_value faultError(napi_env env, const Fault& fault, const char* path) {
+napi_value faultError(napi_env env, const Fault& fault, const char* path, const char* explanation) {
   const char* name = ::strerrorname_np(fault.errnum);
   const char* description = ::strerrordesc_np(fault.errnum);
   const std::string code = name != nullptr ? name : "E" + std::to_string(fault.errnum);
   std::string message = code + ": " + (description != nullptr ? description : "unknown error") + ", " + fault.operation;
   if (path != nullptr) message += std::string(" '") + path + "'";
+  if (explanation != nullptr) message += std::string(": ") + explanation;
   napi_value error = nullptr;
   napi_create_error(env, text(env, code), text(env, message), &error);
   napi_value number = nullptr;

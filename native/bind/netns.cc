@@ -1,17 +1,17 @@
 #include "netns.h"
 
 #include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
+#include <net/if.h>
 
 #include <cstdio>
 #include <functional>
+#include <map>
 #include <memory>
-#include <thread>
 
 #include "../core/lock_file.h"
 #include "../core/netns.h"
 #include "../core/pod_link.h"
+#include "../core/thread.h"
 #include "convert.h"
 #include "environment.h"
 #include "fd.h"
@@ -21,11 +21,38 @@ namespace {
 
 using Failure = std::optional<LinkFault>;
 
+// Threads that are in a namespace now. The addon may be unloaded with its environment: none may outlive it.
+class Operations : public LiveObject {
+ public:
+  explicit Operations(std::shared_ptr<EventPort> port) : events(std::move(port)) {}
+
+  Result<void> start(std::function<void(uint64_t id)> body) {
+    const uint64_t id = nextId_++;
+    Result<Thread> thread = Thread::start("vu-netns", [body = std::move(body), id] { body(id); });
+    if (!thread) return thread.fault();
+    threads_.emplace(id, std::move(thread).value());
+    return {};
+  }
+  // Joins one that has nothing left to do.
+  void finish(uint64_t id) { threads_.erase(id); }
+  // Every step of theirs is bounded: answers of netlink by a timeout, the rest does not wait.
+  void shutDown() override {
+    for (auto& [id, thread] : threads_) thread.join();
+  }
+
+  const std::shared_ptr<EventPort> events;
+
+ private:
+  uint64_t nextId_ = 1;
+  std::map<uint64_t, Thread> threads_;
+};
+
 // Runs `work` on a thread of its own inside the namespace, then settles a promise: with `value`, or with the failure.
 // THREAD: work runs on the new thread, value on the JS thread.
 Napi::Value inNetns(const Napi::CallbackInfo& info, std::function<Failure()> work,
                     std::function<napi_value(Napi::Env)> value) {
   const Napi::Env env = info.Env();
+  auto* operations = static_cast<Operations*>(info.Data());
   const auto borrowed = Fd::borrow(env, info[0], "netns");
   if (!borrowed) return env.Undefined();
   auto netns = std::make_shared<UniqueFd>(::fcntl(*borrowed, F_DUPFD_CLOEXEC, 3));
@@ -33,29 +60,36 @@ Napi::Value inNetns(const Napi::CallbackInfo& info, std::function<Failure()> wor
     throwFault(env, lastFault("fcntl F_DUPFD_CLOEXEC"));
     return env.Undefined();
   }
-  const auto deferred = std::make_shared<Napi::Promise::Deferred>(Napi::Promise::Deferred::New(env));
-  const std::shared_ptr<EventPort> events = Environment::of(env).events;
-  events->hold(env);
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::thread([netns, work = std::move(work), value = std::move(value), deferred, events]() noexcept {
+  napi_deferred deferred = nullptr;
+  napi_value promise = nullptr;
+  if (napi_create_promise(env, &deferred, &promise) != napi_ok) return env.Undefined();
+  const auto body = [netns, work = std::move(work), value = std::move(value), deferred, operations](uint64_t id) {
     Failure failure;
-    if (const Result<void> entered = enterNetns(netns->get()); !entered) failure = LinkFault{entered.fault(), ""};
-    else failure = work();
-    netns->reset();
-    events->post([failure, value, deferred, events](Napi::Env inner) {
-      events->letGo(inner);
+    if (const Result<void> entered = enterNetns(netns->get()); !entered)
+      failure = LinkFault{entered.fault(), "", ""};
+    else
+      failure = work();
+    netns->reset();  // before the promise settles: the caller may be waiting for the namespace to end
+    operations->events->post([failure, value, deferred, operations, id](Napi::Env inner) {
+      operations->finish(id);
+      operations->events->letGo(inner);
+      const auto orNull = [](const std::string& text) { return text.empty() ? nullptr : text.c_str(); };
+      // Raw calls, whose failure means that the environment is going.
       if (failure) {
-        const char* object = failure->object.empty() ? nullptr : failure->object.c_str();
-        deferred->Reject(faultError(inner, failure->fault, object));
+        const napi_value error =
+            faultError(inner, failure->fault, orNull(failure->object), orNull(failure->explanation));
+        napi_reject_deferred(inner, deferred, error);
       } else {
-        deferred->Resolve(value(inner));
+        napi_resolve_deferred(inner, deferred, value(inner));
       }
     });
-  }).detach();
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return deferred->Promise();
+  };
+  operations->events->hold(env);
+  if (const Result<void> started = operations->start(body); !started) {
+    operations->events->letGo(env);
+    napi_reject_deferred(env, deferred, faultError(env, started.fault()));
+  }
+  return Napi::Value(env, promise);
 }
 
 napi_value text(napi_env env, const std::string& value) {
@@ -103,11 +137,23 @@ std::optional<uint8_t> prefixProperty(napi_env env, napi_value object, const IpA
   return static_cast<uint8_t>(*prefix);
 }
 
+// As the kernel judges (dev_valid_name), and no '%': TUNSETIFF would take it for a pattern.
+std::optional<std::string> toLinkName(napi_env env, napi_value value) {
+  const auto name = toText(env, value, "name");
+  if (!name) return std::nullopt;
+  if (name->empty() || name->size() >= IFNAMSIZ || *name == "." || *name == ".." ||
+      name->find_first_of("/:% \t\n\v\f\r") != std::string::npos) {
+    return wrongType(env, "name", "the name of a link");
+  }
+  return name;
+}
+
 std::optional<TapSpec> toTapSpec(napi_env env, napi_value object) {
   TapSpec spec;
-  const auto name = textProperty(env, object, "name");
+  const auto nameValue = property(env, object, "name");
+  if (!nameValue) return std::nullopt;
+  const auto name = toLinkName(env, *nameValue);
   if (!name) return std::nullopt;
-  if (name->empty() || name->size() > 15) return wrongType(env, "name", "1..15 bytes");
   spec.name = *name;
   const auto queues = uint32Property(env, object, "queues");
   if (!queues) return std::nullopt;
@@ -115,6 +161,7 @@ std::optional<TapSpec> toTapSpec(napi_env env, napi_value object) {
   spec.queues = *queues;
   const auto headerBytes = uint32Property(env, object, "headerBytes");
   if (!headerBytes) return std::nullopt;
+  if (*headerBytes != 10 && *headerBytes != 12) return wrongType(env, "headerBytes", "10 or 12");
   spec.headerBytes = *headerBytes;
   if (!optionalUint32(env, object, "adoptIfindex", &spec.adoptIfindex)) return std::nullopt;
   const auto macText = textProperty(env, object, "mac");
@@ -154,10 +201,10 @@ std::optional<LinkRoute> toRoute(napi_env env, napi_value item) {
     }
   }
   const std::pair<const char*, std::optional<uint32_t>*> numbers[] = {{"mtu", &route.mtu},
-                                                                       {"advmss", &route.advmss},
-                                                                       {"priority", &route.priority},
-                                                                       {"table", &route.table},
-                                                                       {"scope", &route.scope}};
+                                                                      {"advmss", &route.advmss},
+                                                                      {"priority", &route.priority},
+                                                                      {"table", &route.table},
+                                                                      {"scope", &route.scope}};
   for (const auto& [name, target] : numbers) {
     if (!optionalUint32(env, item, name, target)) return std::nullopt;
   }
@@ -213,12 +260,13 @@ Napi::Value setupPodLinkJs(const Napi::CallbackInfo& info) {
   const auto setup = toLinkSetup(info.Env(), info[1]);
   if (!setup) return info.Env().Undefined();
   return inNetns(
-      info, [setup = *setup] { return setupLink(setup); },
-      [](Napi::Env env) -> napi_value { return env.Undefined(); });
+      info, [setup = *setup] { return setupLink(setup); }, [](Napi::Env env) -> napi_value { return env.Undefined(); });
 }
 
 napi_value routeValue(napi_env env, const LinkRoute& route) {
-  const auto orNull = [env](const std::optional<uint32_t>& value) { return value ? number(env, *value) : nullValue(env); };
+  const auto orNull = [env](const std::optional<uint32_t>& value) {
+    return value ? number(env, *value) : nullValue(env);
+  };
   napi_value result = nullptr;
   napi_create_object(env, &result);
   napi_set_named_property(env, result, "destination", text(env, route.destination.text()));
@@ -235,7 +283,8 @@ napi_value routeValue(napi_env env, const LinkRoute& route) {
 napi_value stateValue(napi_env env, const LinkState& state) {
   const MacAddress& mac = state.info.mac;
   char macText[18] = "";
-  std::snprintf(macText, sizeof macText, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
+  std::snprintf(macText, sizeof macText, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4],
+                mac[5]);
   std::vector<napi_value> addresses, routes;
   for (const LinkAddress& address : state.addresses) {
     napi_value item = nullptr;
@@ -259,7 +308,7 @@ napi_value stateValue(napi_env env, const LinkState& state) {
 }
 
 Napi::Value inspectPodLinkJs(const Napi::CallbackInfo& info) {
-  const auto name = toText(info.Env(), info[1], "name");
+  const auto name = toLinkName(info.Env(), info[1]);
   if (!name) return info.Env().Undefined();
   const auto state = std::make_shared<std::optional<LinkState>>();
   return inNetns(
@@ -268,7 +317,7 @@ Napi::Value inspectPodLinkJs(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value deletePodLinkJs(const Napi::CallbackInfo& info) {
-  const auto name = toText(info.Env(), info[1], "name");
+  const auto name = toLinkName(info.Env(), info[1]);
   if (!name) return info.Env().Undefined();
   const auto ifindex = toUint32(info.Env(), info[2], "ifindex");
   if (!ifindex) return info.Env().Undefined();
@@ -327,13 +376,16 @@ Napi::Value tryLockFileJs(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void registerNetns(Napi::Env env, Napi::Object exports) {
+  // Never freed, on purpose: events that come late refer to it.
+  auto* operations = new Operations(Environment::of(env).events);
+  Environment::of(env).add(Stage::kIo, operations);
   exports.Set("openNetns", Napi::Function::New(env, openNetnsJs, "openNetns"));
   exports.Set("ownNetns", Napi::Function::New(env, ownNetnsJs, "ownNetns"));
   exports.Set("checkNetns", Napi::Function::New(env, checkNetnsJs, "checkNetns"));
-  exports.Set("openTap", Napi::Function::New(env, openTapJs, "openTap"));
-  exports.Set("setupPodLink", Napi::Function::New(env, setupPodLinkJs, "setupPodLink"));
-  exports.Set("inspectPodLink", Napi::Function::New(env, inspectPodLinkJs, "inspectPodLink"));
-  exports.Set("deletePodLink", Napi::Function::New(env, deletePodLinkJs, "deletePodLink"));
+  exports.Set("openTap", Napi::Function::New(env, openTapJs, "openTap", operations));
+  exports.Set("setupPodLink", Napi::Function::New(env, setupPodLinkJs, "setupPodLink", operations));
+  exports.Set("inspectPodLink", Napi::Function::New(env, inspectPodLinkJs, "inspectPodLink", operations));
+  exports.Set("deletePodLink", Napi::Function::New(env, deletePodLinkJs, "deletePodLink", operations));
   exports.Set("tryLockFile", Napi::Function::New(env, tryLockFileJs, "tryLockFile"));
 }
 

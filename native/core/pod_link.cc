@@ -12,24 +12,36 @@ namespace {
 
 constexpr uint32_t kLoopbackIndex = 1;
 
-LinkFault at(const Fault& fault, std::string object) { return LinkFault{fault, std::move(object)}; }
+LinkFault at(const Fault& fault, std::string object) { return LinkFault{fault, std::move(object), ""}; }
 
-std::string text(const LinkAddress& address) { return address.address.text() + "/" + std::to_string(address.prefixLength); }
+// A refusal of rtnetlink.
+LinkFault at(const Rtnetlink& netlink, const Fault& fault, std::string object) {
+  return LinkFault{fault, std::move(object), netlink.explanation()};
+}
+
+std::string text(const LinkAddress& address) {
+  return address.address.text() + "/" + std::to_string(address.prefixLength);
+}
 
 std::string text(const LinkRoute& route) {
   return route.destination.text() + "/" + std::to_string(route.prefixLength) +
          (route.gateway ? " via " + route.gateway->text() : "");
 }
 
-// The namespace is bound when /dev/net/tun is opened, not at TUNSETIFF: this thread has entered it before.
-Result<UniqueFd> openQueue(const TapSpec& spec) noexcept {
+// The namespace is bound when /dev/net/tun is opened, not at TUNSETIFF: this thread has entered it before. `create`:
+// the device must not be there, whatever was asked a moment ago.
+Result<UniqueFd> openQueue(const TapSpec& spec, bool create) noexcept {
   UniqueFd fd(::open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
   if (!fd) return lastFault("open /dev/net/tun");
   ifreq request{};
   // Multi-queue even with one queue, so that the number of queues stays a matter of run time.
-  request.ifr_flags = static_cast<short>(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE);
+  constexpr int kFlags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE;
+  request.ifr_flags = static_cast<short>(kFlags | (create ? IFF_TUN_EXCL : 0));
   std::strncpy(request.ifr_name, spec.name.c_str(), IFNAMSIZ - 1);
-  if (::ioctl(fd.get(), TUNSETIFF, &request) != 0) return lastFault("ioctl TUNSETIFF");
+  if (::ioctl(fd.get(), TUNSETIFF, &request) != 0) {
+    const Fault fault = lastFault("ioctl TUNSETIFF");
+    return create && fault.errnum == EBUSY ? Fault{EEXIST, fault.operation} : fault;
+  }
   // Belongs to the device and survives a close, but the last process may have had another one.
   const int headerBytes = static_cast<int>(spec.headerBytes);
   if (::ioctl(fd.get(), TUNSETVNETHDRSZ, &headerBytes) != 0) return lastFault("ioctl TUNSETVNETHDRSZ");
@@ -48,17 +60,19 @@ std::optional<Fault> checkName(Rtnetlink& netlink, const TapSpec& spec) noexcept
   return std::nullopt;
 }
 
-// Makes a fresh device what the pod shall see; its queues are open.
-std::optional<Fault> dress(Rtnetlink& netlink, const TapSpec& spec, OpenedTap& tap) noexcept {
+// Makes a fresh device what the pod shall see; its queues are open. It becomes persistent last: before, it vanishes
+// with them.
+std::optional<LinkFault> dress(Rtnetlink& netlink, const TapSpec& spec, OpenedTap& tap) noexcept {
   const int off = 0;
+  const int first = tap.queues.front().get();
   // Carrier follows the backend: off until there is one.
-  if (::ioctl(tap.queues.front().get(), TUNSETCARRIER, &off) != 0) return lastFault("ioctl TUNSETCARRIER");
+  if (::ioctl(first, TUNSETCARRIER, &off) != 0) return at(lastFault("ioctl TUNSETCARRIER"), spec.name);
   const Result<void> attributes = netlink.setAttributes(tap.ifindex, spec.attributes);
-  if (!attributes) return attributes.fault();
+  if (!attributes) return at(netlink, attributes.fault(), spec.name);
   const Result<void> generation = netlink.disableAddressGeneration(tap.ifindex);
   // A kernel or namespace without IPv6 has nothing to generate.
-  if (!generation && generation.fault().errnum != EAFNOSUPPORT) return generation.fault();
-  if (::ioctl(tap.queues.front().get(), TUNSETPERSIST, 1) != 0) return lastFault("ioctl TUNSETPERSIST");
+  if (!generation && generation.fault().errnum != EAFNOSUPPORT) return at(netlink, generation.fault(), spec.name);
+  if (::ioctl(first, TUNSETPERSIST, 1) != 0) return at(lastFault("ioctl TUNSETPERSIST"), spec.name);
   return std::nullopt;
 }
 
@@ -67,7 +81,8 @@ LinkAddress linkLocalOf(const MacAddress& mac) noexcept {
   address.address.family = AF_INET6;
   address.prefixLength = 64;
   auto& bytes = address.address.bytes;
-  bytes = {0xfe, 0x80, 0, 0, 0, 0, 0, 0, static_cast<uint8_t>(mac[0] ^ 2), mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]};
+  bytes = {0xfe,   0x80,   0,    0,    0,      0,      0,     0, static_cast<uint8_t>(mac[0] ^ 2),
+           mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]};
   return address;
 }
 
@@ -79,21 +94,19 @@ std::optional<LinkFault> openTap(const TapSpec& spec, OpenedTap* opened) noexcep
   if (const auto refused = checkName(netlink.value(), spec)) return at(*refused, spec.name);
   OpenedTap tap;
   for (uint32_t queue = 0; queue < spec.queues; ++queue) {
-    Result<UniqueFd> fd = openQueue(spec);
+    Result<UniqueFd> fd = openQueue(spec, queue == 0 && !spec.adoptIfindex);
     if (!fd) return at(fd.fault(), spec.name);
     tap.queues.push_back(std::move(fd).value());
   }
   // Created in this namespace and nowhere else: a TUNSETIFF by name makes a device wherever the fd was opened.
   const auto made = netlink.value().link(spec.name);
-  if (!made) return at(made.fault(), spec.name);
+  if (!made) return at(netlink.value(), made.fault(), spec.name);
   if (!made.value() || made.value()->kind != "tun") return at(Fault{ENODEV, "TUNSETIFF"}, spec.name);
   tap.ifindex = made.value()->ifindex;
   if (spec.adoptIfindex) {
     if (tap.ifindex != *spec.adoptIfindex) return at(Fault{ESTALE, "TUNSETIFF"}, spec.name);
-  } else if (const auto fault = dress(netlink.value(), spec, tap)) {
-    // Not persistent yet, or no longer: it vanishes with its last queue.
-    ::ioctl(tap.queues.front().get(), TUNSETPERSIST, 0);
-    return at(*fault, spec.name);
+  } else if (auto fault = dress(netlink.value(), spec, tap)) {
+    return fault;
   }
   *opened = std::move(tap);
   return std::nullopt;
@@ -106,28 +119,28 @@ std::optional<LinkFault> setupLink(const LinkSetup& setup) noexcept {
   const auto loopback = netlink.link("lo");
   if (loopback && loopback.value() && !loopback.value()->up) {
     const Result<void> up = netlink.setUp(kLoopbackIndex);
-    if (!up) return at(up.fault(), "lo");
+    if (!up) return at(netlink, up.fault(), "lo");
   }
   const Result<void> up = netlink.setUp(setup.ifindex);
-  if (!up) return at(up.fault(), "link " + std::to_string(setup.ifindex));
+  if (!up) return at(netlink, up.fault(), "link " + std::to_string(setup.ifindex));
   bool linkLocal = false;
   for (const LinkAddress& address : setup.addresses) {
     const Result<void> added = netlink.addAddress(setup.ifindex, address);
-    if (!added) return at(added.fault(), text(address));
+    if (!added) return at(netlink, added.fault(), text(address));
     linkLocal = linkLocal || address.address.family == AF_INET6;
   }
   if (linkLocal) {
     // IPv6 needs a link-local address for neighbour discovery; the kernel's own would wait for carrier.
     const auto link = netlink.link(setup.ifindex);
-    if (!link) return at(link.fault(), "link " + std::to_string(setup.ifindex));
+    if (!link) return at(netlink, link.fault(), "link " + std::to_string(setup.ifindex));
     if (link.value()) {
       const Result<void> added = netlink.addAddress(setup.ifindex, linkLocalOf(link.value()->mac));
-      if (!added) return at(added.fault(), "link-local address");
+      if (!added) return at(netlink, added.fault(), "link-local address");
     }
   }
   for (const LinkRoute& route : setup.routes) {
     const Result<void> added = netlink.addRoute(setup.ifindex, route);
-    if (!added) return at(added.fault(), text(route));
+    if (!added) return at(netlink, added.fault(), text(route));
   }
   return std::nullopt;
 }
@@ -136,15 +149,15 @@ std::optional<LinkFault> inspectLink(const std::string& name, std::optional<Link
   Result<Rtnetlink> netlink = Rtnetlink::open();
   if (!netlink) return at(netlink.fault(), name);
   auto link = netlink.value().link(name);
-  if (!link) return at(link.fault(), name);
+  if (!link) return at(netlink.value(), link.fault(), name);
   if (!link.value()) return std::nullopt;
   LinkState found;
   found.info = *link.value();
   auto addresses = netlink.value().addresses(found.info.ifindex);
-  if (!addresses) return at(addresses.fault(), name);
+  if (!addresses) return at(netlink.value(), addresses.fault(), name);
   found.addresses = std::move(addresses).value();
   auto routes = netlink.value().routes(found.info.ifindex);
-  if (!routes) return at(routes.fault(), name);
+  if (!routes) return at(netlink.value(), routes.fault(), name);
   found.routes = std::move(routes).value();
   *state = std::move(found);
   return std::nullopt;
@@ -155,10 +168,10 @@ std::optional<LinkFault> deleteLink(const std::string& name, uint32_t ifindex, b
   Result<Rtnetlink> netlink = Rtnetlink::open();
   if (!netlink) return at(netlink.fault(), name);
   const auto link = netlink.value().link(name);
-  if (!link) return at(link.fault(), name);
+  if (!link) return at(netlink.value(), link.fault(), name);
   if (!link.value() || link.value()->ifindex != ifindex) return std::nullopt;
   const Result<void> done = netlink.value().deleteLink(ifindex);
-  if (!done && done.fault().errnum != ENODEV) return at(done.fault(), name);
+  if (!done && done.fault().errnum != ENODEV) return at(netlink.value(), done.fault(), name);
   *deleted = done.ok();
   return std::nullopt;
 }

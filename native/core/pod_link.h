@@ -12,10 +12,11 @@
 
 namespace vu {
 
-// A failed step with the object it failed on ("10.0.0.1/24").
+// A failed step with the object it failed on ("10.0.0.1/24"), and what the kernel said about it beyond the number.
 struct LinkFault {
   Fault fault;
   std::string object;
+  std::string explanation;
 };
 
 struct TapSpec {

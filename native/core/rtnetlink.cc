@@ -24,6 +24,7 @@ namespace {
 constexpr size_t kReceiveBytes = 64 << 10;
 constexpr size_t kMessageBytes = 2048;
 constexpr time_t kTimeoutSeconds = 5;
+constexpr int kDumpAttempts = 8;
 
 // Walks the attributes of a message; lengths are checked by RTA_OK.
 void eachAttribute(const rtattr* first, size_t length, const std::function<void(const rtattr*)>& each) {
@@ -56,6 +57,48 @@ const Header* bodyOf(const void* raw, const nlmsghdr** header) noexcept {
   *header = static_cast<const nlmsghdr*>(raw);
   if ((*header)->nlmsg_len < NLMSG_SPACE(sizeof(Header))) return nullptr;
   return static_cast<const Header*>(NLMSG_DATA(*header));
+}
+
+// NLMSGERR_ATTR_MSG of an acknowledgement. The request that it answers is left out (NETLINK_CAP_ACK), or comes before.
+std::string explanationOf(const nlmsghdr* header) {
+  std::string text;
+  if ((header->nlmsg_flags & NLM_F_ACK_TLVS) == 0) return text;
+  size_t offset = NLMSG_SPACE(sizeof(nlmsgerr));
+  if ((header->nlmsg_flags & NLM_F_CAPPED) == 0) {
+    const uint32_t quoted = static_cast<const nlmsgerr*>(NLMSG_DATA(header))->msg.nlmsg_len;
+    if (quoted < sizeof(nlmsghdr) || quoted > header->nlmsg_len) return text;
+    offset += NLMSG_ALIGN(quoted - sizeof(nlmsghdr));
+  }
+  if (header->nlmsg_len < offset) return text;
+  const auto* first = reinterpret_cast<const rtattr*>(reinterpret_cast<const char*>(header) + offset);
+  eachAttribute(first, header->nlmsg_len - offset, [&text](const rtattr* attribute) {
+    if ((attribute->rta_type & NLA_TYPE_MASK) != NLMSGERR_ATTR_MSG) return;
+    const auto* said = static_cast<const char*>(RTA_DATA(attribute));
+    text.assign(said, ::strnlen(said, RTA_PAYLOAD(attribute)));
+  });
+  return text;
+}
+
+// RTA_MULTIPATH: the gateway of our interface, if it is one of the next hops.
+std::optional<std::optional<IpAddress>> hopOf(int family, const rtattr* attribute, uint32_t ifindex) {
+  const auto* bytes = static_cast<const char*>(RTA_DATA(attribute));
+  size_t left = RTA_PAYLOAD(attribute);
+  while (left >= sizeof(rtnexthop)) {
+    const auto* hop = reinterpret_cast<const rtnexthop*>(bytes);
+    if (hop->rtnh_len < sizeof(rtnexthop) || hop->rtnh_len > left) break;
+    if (static_cast<uint32_t>(hop->rtnh_ifindex) == ifindex) {
+      std::optional<IpAddress> gateway;
+      eachAttribute(RTNH_DATA(hop), hop->rtnh_len - sizeof(rtnexthop), [&](const rtattr* inner) {
+        if (inner->rta_type == RTA_GATEWAY) gateway = addressOf(family, inner);
+      });
+      return gateway;
+    }
+    const size_t step = RTNH_ALIGN(hop->rtnh_len);
+    if (step > left) break;
+    bytes += step;
+    left -= step;
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -140,7 +183,13 @@ Result<Rtnetlink> Rtnetlink::open() noexcept {
   UniqueFd fd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
   if (!fd) return lastFault("socket NETLINK_ROUTE");
   const timeval timeout{kTimeoutSeconds, 0};
-  if (::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout) != 0) return lastFault("setsockopt");
+  if (::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout) != 0) {
+    return lastFault("setsockopt SO_RCVTIMEO");
+  }
+  // Best effort: a kernel without them gives a number only.
+  const int one = 1;
+  ::setsockopt(fd.get(), SOL_NETLINK, NETLINK_EXT_ACK, &one, sizeof one);
+  ::setsockopt(fd.get(), SOL_NETLINK, NETLINK_CAP_ACK, &one, sizeof one);
   sockaddr_nl address{};
   address.nl_family = AF_NETLINK;
   if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) return lastFault("bind");
@@ -150,29 +199,55 @@ Result<Rtnetlink> Rtnetlink::open() noexcept {
 Result<void> Rtnetlink::query(Message& message, const char* operation,
                               const std::function<void(const void*)>& each) noexcept {
   if (!message.fits()) return Fault{EMSGSIZE, operation};
+  explanation_.clear();
   message.header()->nlmsg_seq = sequence_++;
   if (::send(fd_.get(), message.header(), message.header()->nlmsg_len, 0) < 0) return lastFault(operation);
   alignas(nlmsghdr) static thread_local std::array<char, kReceiveBytes> buffer;
+  bool interrupted = false;
   for (;;) {
-    const ssize_t received = ::recv(fd_.get(), buffer.data(), buffer.size(), 0);
+    sockaddr_nl sender{};
+    socklen_t senderLength = sizeof sender;
+    const ssize_t received = ::recvfrom(fd_.get(), buffer.data(), buffer.size(), MSG_TRUNC,
+                                        reinterpret_cast<sockaddr*>(&sender), &senderLength);
     if (received < 0) {
       if (errno == EINTR) continue;
       return lastFault(operation);
     }
+    if (sender.nl_pid != 0) continue;  // not the kernel
+    if (static_cast<size_t>(received) > buffer.size()) return Fault{EMSGSIZE, operation};
     auto left = static_cast<unsigned>(received);
-    for (auto* header = reinterpret_cast<nlmsghdr*>(buffer.data()); NLMSG_OK(header, left); header = NLMSG_NEXT(header, left)) {
+    for (auto* header = reinterpret_cast<nlmsghdr*>(buffer.data()); NLMSG_OK(header, left);
+         header = NLMSG_NEXT(header, left)) {
       if (header->nlmsg_seq != message.header()->nlmsg_seq) continue;
-      if (header->nlmsg_type == NLMSG_DONE) return {};
+      if ((header->nlmsg_flags & NLM_F_DUMP_INTR) != 0) interrupted = true;
+      if (header->nlmsg_type == NLMSG_DONE) {
+        int error = 0;
+        if (header->nlmsg_len >= NLMSG_LENGTH(sizeof error)) std::memcpy(&error, NLMSG_DATA(header), sizeof error);
+        if (error < 0) return Fault{-error, operation};
+        return interrupted ? Result<void>(Fault{EINTR, operation}) : Result<void>();
+      }
       if (header->nlmsg_type == NLMSG_ERROR) {
         if (header->nlmsg_len < NLMSG_LENGTH(sizeof(nlmsgerr))) return Fault{EBADMSG, operation};
         const int error = static_cast<const nlmsgerr*>(NLMSG_DATA(header))->error;
         if (error == 0) return {};
+        explanation_ = explanationOf(header);
         return Fault{-error, operation};
       }
       each(header);
       if ((header->nlmsg_flags & NLM_F_MULTI) == 0 && (message.header()->nlmsg_flags & NLM_F_ACK) == 0) return {};
     }
   }
+}
+
+Result<void> Rtnetlink::dump(Message& message, const char* operation, const std::function<void()>& restart,
+                             const std::function<void(const void*)>& each) noexcept {
+  Result<void> done;
+  for (int attempt = 0; attempt < kDumpAttempts; ++attempt) {
+    restart();
+    done = query(message, operation, each);
+    if (done || done.fault().errnum != EINTR) break;
+  }
+  return done;
 }
 
 Result<void> Rtnetlink::execute(Message& message, const char* operation) noexcept {
@@ -208,7 +283,8 @@ Result<std::optional<LinkInfo>> Rtnetlink::askLink(Message& message) noexcept {
     eachAttribute(first, length, [&link](const rtattr* attribute) {
       switch (attribute->rta_type & NLA_TYPE_MASK) {
         case IFLA_ADDRESS:
-          if (RTA_PAYLOAD(attribute) == link.mac.size()) std::memcpy(link.mac.data(), RTA_DATA(attribute), link.mac.size());
+          if (RTA_PAYLOAD(attribute) == link.mac.size())
+            std::memcpy(link.mac.data(), RTA_DATA(attribute), link.mac.size());
           break;
         case IFLA_MTU:
           link.mtu = u32Of(attribute);
@@ -217,11 +293,12 @@ Result<std::optional<LinkInfo>> Rtnetlink::askLink(Message& message) noexcept {
           link.carrier = RTA_PAYLOAD(attribute) >= 1 && *static_cast<const uint8_t*>(RTA_DATA(attribute)) != 0;
           break;
         case IFLA_LINKINFO:
-          eachAttribute(static_cast<const rtattr*>(RTA_DATA(attribute)), RTA_PAYLOAD(attribute), [&link](const rtattr* inner) {
-            if ((inner->rta_type & NLA_TYPE_MASK) != IFLA_INFO_KIND) return;
-            const auto* text = static_cast<const char*>(RTA_DATA(inner));
-            link.kind.assign(text, ::strnlen(text, RTA_PAYLOAD(inner)));
-          });
+          eachAttribute(static_cast<const rtattr*>(RTA_DATA(attribute)), RTA_PAYLOAD(attribute),
+                        [&link](const rtattr* inner) {
+                          if ((inner->rta_type & NLA_TYPE_MASK) != IFLA_INFO_KIND) return;
+                          const auto* text = static_cast<const char*>(RTA_DATA(inner));
+                          link.kind.assign(text, ::strnlen(text, RTA_PAYLOAD(inner)));
+                        });
           break;
         default:
           break;
@@ -272,8 +349,8 @@ Result<void> Rtnetlink::addAddress(uint32_t ifindex, const LinkAddress& address)
   body.ifa_family = static_cast<uint8_t>(address.address.family);
   body.ifa_prefixlen = address.prefixLength;
   body.ifa_index = ifindex;
-  const bool linkLocal =
-      address.address.family == AF_INET6 && address.address.bytes[0] == 0xfe && (address.address.bytes[1] & 0xc0) == 0x80;
+  const bool linkLocal = address.address.family == AF_INET6 && address.address.bytes[0] == 0xfe &&
+                         (address.address.bytes[1] & 0xc0) == 0x80;
   body.ifa_scope = linkLocal ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE;
   Message message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body);
   const size_t size = address.address.size();
@@ -302,7 +379,7 @@ Result<void> Rtnetlink::addRouteOnce(uint32_t ifindex, const LinkRoute& route, b
   body.rtm_type = RTN_UNICAST;
   body.rtm_scope = static_cast<uint8_t>(route.scope.value_or(v4 && !route.gateway ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE));
   if (onLink) body.rtm_flags |= RTNH_F_ONLINK;
-  Message message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body);
+  Message message(RTM_NEWROUTE, NLM_F_CREATE, body);
   const size_t size = route.destination.size();
   if (route.prefixLength > 0) message.attribute(RTA_DST, route.destination.bytes.data(), size);
   if (route.gateway) message.attribute(RTA_GATEWAY, route.gateway->bytes.data(), size);
@@ -320,7 +397,8 @@ Result<void> Rtnetlink::addRouteOnce(uint32_t ifindex, const LinkRoute& route, b
 
 Result<void> Rtnetlink::addRoute(uint32_t ifindex, const LinkRoute& route) noexcept {
   Result<void> done = addRouteOnce(ifindex, route, false);
-  if (!done && route.gateway && (done.fault().errnum == ENETUNREACH || done.fault().errnum == EHOSTUNREACH || done.fault().errnum == EINVAL)) {
+  const int error = done.fault().errnum;
+  if (!done && route.gateway && (error == ENETUNREACH || error == EHOSTUNREACH || error == EINVAL)) {
     done = addRouteOnce(ifindex, route, true);
   }
   if (!done && done.fault().errnum == EEXIST) return {};
@@ -338,7 +416,8 @@ Result<std::vector<LinkAddress>> Rtnetlink::addresses(uint32_t ifindex) noexcept
   ifaddrmsg body{};
   Message message(RTM_GETADDR, NLM_F_DUMP, body);
   std::vector<LinkAddress> found;
-  const Result<void> asked = query(message, "RTM_GETADDR", [&](const void* raw) {
+  const auto restart = [&found] { found.clear(); };
+  const Result<void> asked = dump(message, "RTM_GETADDR", restart, [&](const void* raw) {
     const nlmsghdr* header = nullptr;
     const auto* info = bodyOf<ifaddrmsg>(raw, &header);
     if (info == nullptr || info->ifa_index != ifindex) return;
@@ -363,7 +442,9 @@ Result<std::vector<LinkRoute>> Rtnetlink::routes(uint32_t ifindex) noexcept {
     rtmsg body{};
     body.rtm_family = static_cast<uint8_t>(family);
     Message message(RTM_GETROUTE, NLM_F_DUMP, body);
-    const Result<void> asked = query(message, "RTM_GETROUTE", [&](const void* raw) {
+    const size_t before = found.size();
+    const auto restart = [&] { found.resize(before); };
+    const Result<void> asked = dump(message, "RTM_GETROUTE", restart, [&](const void* raw) {
       const nlmsghdr* header = nullptr;
       const auto* info = bodyOf<rtmsg>(raw, &header);
       if (info == nullptr || info->rtm_family != family || info->rtm_type != RTN_UNICAST) return;
@@ -391,6 +472,20 @@ Result<std::vector<LinkRoute>> Rtnetlink::routes(uint32_t ifindex) noexcept {
             break;
           case RTA_TABLE:
             route.table = u32Of(attribute);
+            break;
+          case RTA_MULTIPATH:
+            if (const auto gateway = hopOf(family, attribute, ifindex)) {
+              interface = ifindex;
+              route.gateway = *gateway;
+            }
+            break;
+          case RTA_METRICS:
+            eachAttribute(static_cast<const rtattr*>(RTA_DATA(attribute)), RTA_PAYLOAD(attribute),
+                          [&route](const rtattr* metric) {
+                            const unsigned type = metric->rta_type & NLA_TYPE_MASK;
+                            if (type == RTAX_MTU) route.mtu = u32Of(metric);
+                            if (type == RTAX_ADVMSS) route.advmss = u32Of(metric);
+                          });
             break;
           default:
             break;

@@ -61,6 +61,9 @@ class Rtnetlink {
   // Bound to the namespace of the calling thread.
   static Result<Rtnetlink> open() noexcept;
 
+  // What the kernel said about the last refusal (extended acknowledgement), or empty.
+  const std::string& explanation() const noexcept { return explanation_; }
+
   // ENODEV is a value here: an empty optional.
   Result<std::optional<LinkInfo>> link(const std::string& name) noexcept;
   Result<std::optional<LinkInfo>> link(uint32_t ifindex) noexcept;
@@ -70,7 +73,8 @@ class Rtnetlink {
   Result<void> setUp(uint32_t ifindex) noexcept;
   // IPv6 without duplicate address detection. Existing is success.
   Result<void> addAddress(uint32_t ifindex, const LinkAddress& address) noexcept;
-  // A gateway outside the connected networks is taken as on-link. Existing is success.
+  // A gateway outside the connected networks is taken as on-link. Existing is success; another route to the same
+  // destination is not: this one is put before it (IPv4) or beside it (IPv6), as the CNI reference plugins do.
   Result<void> addRoute(uint32_t ifindex, const LinkRoute& route) noexcept;
   Result<void> deleteLink(uint32_t ifindex) noexcept;
   Result<std::vector<LinkAddress>> addresses(uint32_t ifindex) noexcept;
@@ -81,14 +85,19 @@ class Rtnetlink {
   class Message;
   // Sends and waits for the acknowledgement.
   Result<void> execute(Message& message, const char* operation) noexcept;
-  // Sends and hands every answer to `each` until the end of the dump, or the only answer.
+  // Sends and hands every answer to `each` until the end of the dump, or the only answer. EINTR: the tables changed
+  // during the dump.
   Result<void> query(Message& message, const char* operation,
                      const std::function<void(const void* header)>& each) noexcept;
+  // query() of a dump, again while it is interrupted; `restart` forgets what an interrupted one has shown.
+  Result<void> dump(Message& message, const char* operation, const std::function<void()>& restart,
+                    const std::function<void(const void* header)>& each) noexcept;
   Result<std::optional<LinkInfo>> askLink(Message& message) noexcept;
   Result<void> addRouteOnce(uint32_t ifindex, const LinkRoute& route, bool onLink) noexcept;
 
   UniqueFd fd_;
   uint32_t sequence_ = 1;
+  std::string explanation_;
 };
 
 }  // namespace vu

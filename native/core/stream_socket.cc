@@ -4,14 +4,15 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-#include <algorithm>
+#include <array>
 #include <cstring>
 
 namespace vu {
 namespace {
 
 constexpr size_t kMaxReceiveFds = 32;
-constexpr int kAcceptsPerWake = 64;
+constexpr std::chrono::milliseconds kStarvedPause{100};
+constexpr uint32_t kPeerGone = EPOLLHUP | EPOLLERR;
 
 // Descriptors that came with a message: all are owned before anything is judged.
 std::vector<UniqueFd> takeFds(msghdr& message) noexcept {
@@ -72,7 +73,10 @@ Result<std::shared_ptr<StreamSocket>> StreamSocket::open(std::shared_ptr<Reactor
 StreamSocket::~StreamSocket() = default;
 
 uint32_t StreamSocket::interest() const noexcept {
-  return (paused_ || closing_ ? 0U : EPOLLIN | EPOLLRDHUP) | (queue_.empty() ? 0U : static_cast<uint32_t>(EPOLLOUT));
+  const bool reads = !paused_ && !closing_;
+  // Always writable after a failed send: the next event comes at once and ends the socket.
+  const bool writes = !queue_.empty() || (reads && sendFault_);
+  return (reads ? EPOLLIN | EPOLLRDHUP : 0U) | (writes ? static_cast<uint32_t>(EPOLLOUT) : 0U);
 }
 
 void StreamSocket::rearm() noexcept {
@@ -93,7 +97,10 @@ size_t StreamSocket::pendingBytes() noexcept {
 Result<void> StreamSocket::send(const uint8_t* bytes, size_t length, const std::vector<int>& fds) noexcept {
   const std::lock_guard lock(mutex_);
   if (!fd_ || closing_) return Fault{EPIPE, "sendmsg"};
+  if (sendFault_) return *sendFault_;
   if (fds.size() > kMaxSendFds) return Fault{EMSGSIZE, "sendmsg"};
+  // Asked before the first byte is out: half a message would break the stream.
+  if (queuedBytes_ + length > kQueueLimitBytes) return Fault{ENOBUFS, "sendmsg"};
   size_t sent = 0;
   if (queue_.empty()) {
     const ssize_t result = sendOnce(fd_.get(), bytes, length, fds);
@@ -101,7 +108,6 @@ Result<void> StreamSocket::send(const uint8_t* bytes, size_t length, const std::
     sent = result < 0 ? 0 : static_cast<size_t>(result);
     if (sent == length) return {};
   }
-  if (queuedBytes_ + length - sent > kQueueLimitBytes) return Fault{ENOBUFS, "sendmsg"};
   Pending pending;
   pending.bytes.assign(bytes + sent, bytes + length);
   if (sent == 0) {
@@ -117,18 +123,61 @@ Result<void> StreamSocket::send(const uint8_t* bytes, size_t length, const std::
   return {};
 }
 
-std::optional<Fault> StreamSocket::flush() noexcept {
+void StreamSocket::flush() noexcept {
   while (!queue_.empty()) {
     Pending& first = queue_.front();
     const ssize_t sent =
         sendOnce(fd_.get(), first.bytes.data() + first.sent, first.bytes.size() - first.sent, numbers(first.fds));
-    if (sent < 0) return errno == EAGAIN ? std::nullopt : std::optional<Fault>(lastFault("sendmsg"));
+    if (sent < 0) {
+      if (errno == EAGAIN) return;
+      sendFault_ = lastFault("sendmsg");
+      queue_.clear();
+      queuedBytes_ = 0;
+      return;
+    }
     first.fds.clear();  // they went with the first byte
     first.sent += static_cast<size_t>(sent);
     queuedBytes_ -= static_cast<size_t>(sent);
     if (first.sent == first.bytes.size()) queue_.pop_front();
   }
-  return std::nullopt;
+}
+
+void StreamSocket::end(std::optional<Fault> fault) noexcept {
+  ended_ = true;
+  endFault_ = fault ? fault : sendFault_;
+}
+
+std::optional<Chunk> StreamSocket::receive() noexcept {
+  std::array<uint8_t, kChunkBytes> bytes;
+  iovec part{bytes.data(), bytes.size()};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMaxReceiveFds)];
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  // The kernel ends a read after the message that carried descriptors (af_unix.c, unix_stream_read_generic), so those
+  // of two messages never mix.
+  const ssize_t received = ::recvmsg(fd_.get(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  if (received == 0) {
+    end(std::nullopt);
+    return std::nullopt;
+  }
+  if (received < 0) {
+    if (errno == EINTR) return std::nullopt;
+    if (errno != EAGAIN)
+      end(lastFault("recvmsg"));
+    else if (sendFault_)
+      end(sendFault_);
+    return std::nullopt;
+  }
+  std::vector<UniqueFd> fds = takeFds(message);
+  if ((message.msg_flags & MSG_CTRUNC) != 0) {
+    // More than any message of a protocol of ours carries, or our own limit is reached: what came is closed here.
+    end(Fault{EPROTO, "recvmsg, descriptors were cut off (MSG_CTRUNC)"});
+    return std::nullopt;
+  }
+  return Chunk{std::vector<uint8_t>(bytes.data(), bytes.data() + received), std::move(fds)};
 }
 
 void StreamSocket::release() noexcept {
@@ -141,9 +190,14 @@ void StreamSocket::release() noexcept {
 
 void StreamSocket::close() noexcept {
   const std::lock_guard lock(mutex_);
+  if (closing_) return;
   closing_ = true;
-  if (queue_.empty() || ended_) release();
-  else rearm();
+  if (queue_.empty() || ended_) {
+    release();
+    return;
+  }
+  rearm();
+  reactor_->callLater(id_, kCloseGrace);
 }
 
 void StreamSocket::discard() noexcept {
@@ -153,53 +207,41 @@ void StreamSocket::discard() noexcept {
 }
 
 void StreamSocket::onReady(uint32_t events) noexcept {
-  const std::shared_ptr<StreamSocket> self = shared_from_this();  // release() may drop the last other owner
   std::optional<Chunk> chunk;
-  bool end = false;
   std::optional<Fault> fault;
   {
     const std::lock_guard lock(mutex_);
     if (!fd_ || ended_) return;
-    if ((events & EPOLLOUT) != 0) fault = flush();
+    if ((events & (EPOLLOUT | kPeerGone)) != 0) flush();
     if (closing_) {
-      if (queue_.empty() || fault || (events & (EPOLLHUP | EPOLLERR)) != 0) release();
-      else rearm();
+      if (queue_.empty())
+        release();
+      else
+        rearm();
       return;
     }
-    if (fault) {
-      end = true;
-    } else if ((events & ~static_cast<uint32_t>(EPOLLOUT)) != 0 && !paused_) {
-      std::vector<uint8_t> bytes(kChunkBytes);
-      iovec part{bytes.data(), bytes.size()};
-      alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMaxReceiveFds)];
-      msghdr message{};
-      message.msg_iov = &part;
-      message.msg_iovlen = 1;
-      message.msg_control = control;
-      message.msg_controllen = sizeof control;
-      const ssize_t received = ::recvmsg(fd_.get(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-      if (received > 0) {
-        std::vector<UniqueFd> fds = takeFds(message);
-        if ((message.msg_flags & MSG_CTRUNC) != 0) {
-          fault = Fault{EPROTO, "recvmsg: more descriptors than any message carries"};
-          end = true;
-        } else {
-          bytes.resize(static_cast<size_t>(received));
-          chunk = Chunk{std::move(bytes), std::move(fds)};
-          paused_ = true;
-        }
-      } else if (received == 0) {
-        end = true;
-      } else if (errno != EAGAIN && errno != EINTR) {
-        fault = lastFault("recvmsg");
-        end = true;
-      }
+    if (paused_) {
+      // EPOLLHUP comes whether asked for or not: without something to write, resume() arms it again.
+      if (!queue_.empty()) rearm();
+      return;
     }
-    if (end) ended_ = true;
-    else if (!chunk) rearm();
+    if ((events & ~static_cast<uint32_t>(EPOLLOUT)) != 0 || sendFault_) chunk = receive();
+    if (chunk)
+      paused_ = true;
+    else if (!ended_)
+      rearm();
+    if (!chunk && !ended_) return;
+    fault = endFault_;
   }
-  if (chunk) handlers_.onData(std::move(*chunk));
-  else if (end) handlers_.onEnd(fault);
+  if (chunk)
+    handlers_.onData(std::move(*chunk));
+  else
+    handlers_.onEnd(fault);
+}
+
+void StreamSocket::onTimer() noexcept {
+  const std::lock_guard lock(mutex_);
+  if (closing_) release();
 }
 
 Result<std::shared_ptr<ListenSocket>> ListenSocket::open(std::shared_ptr<Reactor> reactor, BoundSocket bound,
@@ -223,34 +265,60 @@ void ListenSocket::close() noexcept {
   bound_.fd.reset();
   bound_.unlinkIfOurs();
   bound_.directory.reset();
+  reserve_.reset();
+}
+
+void ListenSocket::resume() noexcept {
+  const std::lock_guard lock(mutex_);
+  if (bound_.fd) reactor_->rearm(id_, bound_.fd.get(), EPOLLIN);
+}
+
+void ListenSocket::turnAway() noexcept {
+  reserve_.reset();
+  UniqueFd(::accept4(bound_.fd.get(), nullptr, nullptr, SOCK_CLOEXEC)).reset();
+  reserve_ = UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  reactor_->callLater(id_, kStarvedPause);
+}
+
+void ListenSocket::onTimer() noexcept {
+  const std::lock_guard lock(mutex_);
+  if (!bound_.fd) return;
+  if (!reserve_) reserve_ = UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  reactor_->rearm(id_, bound_.fd.get(), EPOLLIN);
 }
 
 void ListenSocket::onReady(uint32_t /*events*/) noexcept {
-  std::vector<std::pair<UniqueFd, PeerCredentials>> accepted;
+  UniqueFd accepted;
+  PeerCredentials peer;
   std::optional<Fault> fault;
   {
     const std::lock_guard lock(mutex_);
     if (!bound_.fd) return;
-    for (int i = 0; i < kAcceptsPerWake; ++i) {
-      UniqueFd fd(::accept4(bound_.fd.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-      if (!fd) {
-        if (errno == EMFILE || errno == ENFILE) {
-          fault = lastFault("accept4");
-          reserve_.reset();
-          UniqueFd(::accept4(bound_.fd.get(), nullptr, nullptr, SOCK_CLOEXEC)).reset();
-          reserve_ = UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-        } else if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
-          fault = lastFault("accept4");
-        }
-        break;
-      }
-      const Result<PeerCredentials> peer = peerOf(fd.get());
-      if (peer) accepted.emplace_back(std::move(fd), peer.value());
+    accepted = UniqueFd(::accept4(bound_.fd.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (accepted) {
+      const Result<PeerCredentials> known = peerOf(accepted.get());
+      if (known)
+        peer = known.value();
+      else
+        fault = known.fault();
+    } else if (errno == EMFILE || errno == ENFILE) {
+      fault = lastFault("accept4");
+      turnAway();
+    } else if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
+      fault = lastFault("accept4");
+      reactor_->callLater(id_, kStarvedPause);
+    } else {
+      reactor_->rearm(id_, bound_.fd.get(), EPOLLIN);
     }
-    reactor_->rearm(id_, bound_.fd.get(), EPOLLIN);
   }
-  for (auto& [fd, peer] : accepted) handlers_.onConnection(std::move(fd), peer);
-  if (fault) handlers_.onFault(*fault);
+  if (fault && accepted) {
+    accepted.reset();
+    resume();
+  }
+  if (fault)
+    handlers_.onFault(*fault);
+  else if (accepted)
+    handlers_.onConnection(std::move(accepted), peer);
 }
 
 }  // namespace vu

@@ -2,10 +2,11 @@
 //
 // How it works. The reactor waits for one readiness at a time per socket. When data is there, one recvmsg takes at most
 // 64 KiB with the descriptors that came along and hands them over; the next is taken only after resume(), so that a
-// flooding peer fills its own socket buffer and nothing else. Sending is done by the caller's thread; what the kernel
-// does not take is queued and sent by the reactor.
+// flooding peer fills its own socket buffer and nothing else. A listener hands over one connection at a time in the
+// same way. Sending is done by the caller's thread; what the kernel does not take is queued and sent by the reactor.
 #pragma once
 
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -34,21 +35,27 @@ class StreamSocket : public Watcher, public std::enable_shared_from_this<StreamS
   static constexpr size_t kChunkBytes = 64 << 10;
   static constexpr size_t kQueueLimitBytes = 8 << 20;
   static constexpr size_t kMaxSendFds = 8;
+  // How long close() lets the peer take what is queued.
+  static constexpr std::chrono::milliseconds kCloseGrace{1000};
 
-  static Result<std::shared_ptr<StreamSocket>> open(std::shared_ptr<Reactor> reactor, UniqueFd fd, Handlers handlers) noexcept;
+  static Result<std::shared_ptr<StreamSocket>> open(std::shared_ptr<Reactor> reactor, UniqueFd fd,
+                                                    Handlers handlers) noexcept;
   ~StreamSocket() override;
 
   // Reads again after onData.
   void resume() noexcept;
-  // One message; `fds` travel with its first byte (borrowed: duplicated when the message must wait).
+  // One message; `fds` travel with its first byte (borrowed: duplicated when the message must wait). All or nothing:
+  // ENOBUFS leaves the stream as it was.
   Result<void> send(const uint8_t* bytes, size_t length, const std::vector<int>& fds) noexcept;
   size_t pendingBytes() noexcept;
-  // Queued bytes are still sent by the reactor, then the descriptor goes. No handler is called any more. Idempotent.
+  // Queued bytes are still sent by the reactor, for kCloseGrace at most, then the descriptor goes. No handler is called
+  // any more. Idempotent.
   void close() noexcept;
   // At once, whatever is queued.
   void discard() noexcept;
 
   void onReady(uint32_t events) noexcept override;
+  void onTimer() noexcept override;
 
  private:
   struct Pending {
@@ -62,7 +69,10 @@ class StreamSocket : public Watcher, public std::enable_shared_from_this<StreamS
   // LOCKS: mutex_ held, for all below.
   uint32_t interest() const noexcept;
   void rearm() noexcept;
-  std::optional<Fault> flush() noexcept;
+  void flush() noexcept;
+  // Takes one chunk. Sets ended_ and endFault_ when there will be no more.
+  std::optional<Chunk> receive() noexcept;
+  void end(std::optional<Fault> fault) noexcept;
   void release() noexcept;
 
   std::shared_ptr<Reactor> reactor_;
@@ -72,6 +82,9 @@ class StreamSocket : public Watcher, public std::enable_shared_from_this<StreamS
   Handlers handlers_;
   std::deque<Pending> queue_;
   size_t queuedBytes_ = 0;
+  // The peer takes no more bytes. What it has sent is still read, then this is the end.
+  std::optional<Fault> sendFault_;
+  std::optional<Fault> endFault_;
   bool paused_ = false;
   bool closing_ = false;
   bool ended_ = false;
@@ -79,21 +92,29 @@ class StreamSocket : public Watcher, public std::enable_shared_from_this<StreamS
 
 class ListenSocket : public Watcher {
  public:
-  // THREAD: reactor.
+  // THREAD: reactor. After onConnection nothing is accepted until resume().
   struct Handlers {
     std::function<void(UniqueFd, PeerCredentials)> onConnection;
+    // EMFILE, ENFILE: the peer was turned away. It goes on by itself.
     std::function<void(Fault)> onFault;
   };
 
-  static Result<std::shared_ptr<ListenSocket>> open(std::shared_ptr<Reactor> reactor, BoundSocket bound, Handlers handlers) noexcept;
+  static Result<std::shared_ptr<ListenSocket>> open(std::shared_ptr<Reactor> reactor, BoundSocket bound,
+                                                    Handlers handlers) noexcept;
   ~ListenSocket() override { close(); }
+  // Accepts again after onConnection.
+  void resume() noexcept;
   // Stops listening and unlinks the socket file if it is still ours. Idempotent.
   void close() noexcept;
   void onReady(uint32_t events) noexcept override;
+  void onTimer() noexcept override;
 
  private:
   ListenSocket(std::shared_ptr<Reactor> reactor, BoundSocket bound, Handlers handlers) noexcept
       : reactor_(std::move(reactor)), bound_(std::move(bound)), handlers_(std::move(handlers)) {}
+  // LOCKS: mutex_ held. Out of descriptors: turns one peer away, then waits a moment, since the rest of the backlog
+  // would wake the reactor for ever.
+  void turnAway() noexcept;
 
   std::shared_ptr<Reactor> reactor_;
   std::mutex mutex_;

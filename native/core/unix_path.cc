@@ -32,8 +32,9 @@ Result<UniqueFd> openBase(const std::string& directory) noexcept {
 Result<sockaddr_un> addressOf(int fd, const char* name) noexcept {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  const int length = name == nullptr ? std::snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d", fd)
-                                     : std::snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/%s", fd, name);
+  const int length = name == nullptr
+                         ? std::snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d", fd)
+                         : std::snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/%s", fd, name);
   if (length < 0 || static_cast<size_t>(length) >= sizeof address.sun_path) return Fault{ENAMETOOLONG, "sun_path"};
   return address;
 }
@@ -48,74 +49,99 @@ int connectTo(int fd, const sockaddr_un& address) noexcept {
   return ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address);
 }
 
-// What stands at the name: 0 nothing or a dead socket that was removed, else the errno that forbids binding.
-int clearTheName(int directory, const char* name) noexcept {
+// A socket file, held by O_PATH so that it cannot be exchanged for another between check and use.
+Result<UniqueFd> openSocketFile(int directory, const char* path, struct stat* status) noexcept {
+  Result<UniqueFd> file = openBeneath(directory, path, O_PATH | O_NOFOLLOW);
+  if (!file) return file.fault();
+  if (::fstat(file.value().get(), status) != 0) return lastFault("fstat");
+  // O_PATH | O_NOFOLLOW opens a link itself, whatever RESOLVE_NO_SYMLINKS says (openat2(2)).
+  if (!S_ISSOCK(status->st_mode)) return Fault{S_ISLNK(status->st_mode) ? ELOOP : ENOTSOCK, "openat2"};
+  return file;
+}
+
+bool isFile(int directory, const char* name, const struct stat& known) noexcept {
+  struct stat now {};
+  return ::fstatat(directory, name, &now, AT_SYMLINK_NOFOLLOW) == 0 && now.st_dev == known.st_dev &&
+         now.st_ino == known.st_ino;
+}
+
+// Removes a dead socket. A fault says what stands at the name and forbids binding.
+Result<void> clearTheName(int directory, const char* name) noexcept {
   struct stat status {};
-  if (::fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) != 0) return errno == ENOENT ? 0 : errno;
-  if (!S_ISSOCK(status.st_mode)) return EEXIST;
+  Result<UniqueFd> file = openSocketFile(directory, name, &status);
+  if (!file) return file.fault().errnum == ENOENT ? Result<void>() : Result<void>(file.fault());
   Result<UniqueFd> probe = makeSocket();
-  if (!probe) return probe.fault().errnum;
-  const Result<sockaddr_un> address = addressOf(directory, name);
-  if (!address) return address.fault().errnum;
-  if (connectTo(probe.value().get(), address.value()) == 0 || errno == EAGAIN) return EADDRINUSE;
-  if (errno != ECONNREFUSED) return errno == ENOENT ? 0 : EADDRINUSE;
-  return ::unlinkat(directory, name, 0) == 0 || errno == ENOENT ? 0 : errno;
+  if (!probe) return probe.fault();
+  const Result<sockaddr_un> address = addressOf(file.value().get(), nullptr);
+  if (!address) return address.fault();
+  // Somebody answers, is too busy to (EAGAIN), or speaks another type of socket (EPROTOTYPE).
+  if (connectTo(probe.value().get(), address.value()) == 0 || errno != ECONNREFUSED) return Fault{EADDRINUSE, "bind"};
+  if (!isFile(directory, name, status)) return Fault{EADDRINUSE, "bind"};
+  if (::unlinkat(directory, name, 0) != 0 && errno != ENOENT) return lastFault("unlinkat");
+  return {};
+}
+
+// Mode and group through the file that is held: a link put at its name meanwhile is not followed.
+Result<void> setPermissions(int file, mode_t mode, std::optional<gid_t> group) noexcept {
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+  if (group && ::fchownat(file, "", static_cast<uid_t>(-1), *group, AT_EMPTY_PATH) != 0) return lastFault("fchownat");
+  if (::chmod(path, mode) != 0) return lastFault("chmod");
+  return {};
 }
 
 }  // namespace
 
 void BoundSocket::unlinkIfOurs() const noexcept {
-  struct stat status {};
-  if (!directory || ::fstatat(directory.get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return;
-  if (status.st_dev == device && status.st_ino == inode) ::unlinkat(directory.get(), name.c_str(), 0);
+  struct stat ours {};
+  ours.st_dev = device;
+  ours.st_ino = inode;
+  if (directory && isFile(directory.get(), name.c_str(), ours)) ::unlinkat(directory.get(), name.c_str(), 0);
 }
 
 Result<BoundSocket> listenUnix(const UnixPath& path, mode_t mode, std::optional<gid_t> group, int backlog) noexcept {
   Result<UniqueFd> base = openBase(path.baseDirectory);
   if (!base) return base.fault();
   const size_t slash = path.relativePath.rfind('/');
-  const std::string parent = slash == std::string::npos ? "." : path.relativePath.substr(0, slash);
+  const std::string parent = slash == std::string::npos ? "." : path.relativePath.substr(0, slash + 1);
   BoundSocket bound;
   bound.name = slash == std::string::npos ? path.relativePath : path.relativePath.substr(slash + 1);
   if (bound.name.empty() || bound.name == "." || bound.name == "..") return Fault{EINVAL, "bind"};
   Result<UniqueFd> directory = openBeneath(base.value().get(), parent.c_str(), O_PATH | O_DIRECTORY);
   if (!directory) return directory.fault();
   bound.directory = std::move(directory).value();
-  if (const int refused = clearTheName(bound.directory.get(), bound.name.c_str()); refused != 0) return Fault{refused, "bind"};
+  const int where = bound.directory.get();
+  const char* name = bound.name.c_str();
+  if (const Result<void> free = clearTheName(where, name); !free) return free.fault();
 
   Result<UniqueFd> made = makeSocket();
   if (!made) return made.fault();
   bound.fd = std::move(made).value();
-  const Result<sockaddr_un> address = addressOf(bound.directory.get(), bound.name.c_str());
+  const Result<sockaddr_un> address = addressOf(where, name);
   if (!address) return address.fault();
   const auto* raw = reinterpret_cast<const sockaddr*>(&address.value());
   if (::bind(bound.fd.get(), raw, sizeof address.value()) != 0) return lastFault("bind");
   struct stat status {};
-  const auto failed = [&](const char* operation) -> Fault {
-    const Fault fault = lastFault(operation);
-    ::unlinkat(bound.directory.get(), bound.name.c_str(), 0);
-    return fault;
-  };
-  // Until listen() nobody can connect, so the permissions are right from the first moment that matters.
-  if (::fstatat(bound.directory.get(), bound.name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return failed("fstatat");
-  if (::fchmodat(bound.directory.get(), bound.name.c_str(), mode, 0) != 0) return failed("fchmodat");
-  if (group && ::fchownat(bound.directory.get(), bound.name.c_str(), static_cast<uid_t>(-1), *group, AT_SYMLINK_NOFOLLOW) != 0) {
-    return failed("fchownat");
-  }
-  if (::listen(bound.fd.get(), backlog) != 0) return failed("listen");
+  Result<UniqueFd> file = openSocketFile(where, name, &status);
+  if (!file) return file.fault();
   bound.device = status.st_dev;
   bound.inode = status.st_ino;
+  // Until listen() nobody can connect, so the permissions are right from the first moment that matters.
+  Result<void> ready = setPermissions(file.value().get(), mode, group);
+  if (ready.ok() && ::listen(bound.fd.get(), backlog) != 0) ready = lastFault("listen");
+  if (!ready) {
+    bound.unlinkIfOurs();
+    return ready.fault();
+  }
   return bound;
 }
 
 Result<UniqueFd> connectUnix(const UnixPath& path) noexcept {
   Result<UniqueFd> base = openBase(path.baseDirectory);
   if (!base) return base.fault();
-  Result<UniqueFd> file = openBeneath(base.value().get(), path.relativePath.c_str(), O_PATH | O_NOFOLLOW);
-  if (!file) return file.fault();
   struct stat status {};
-  if (::fstat(file.value().get(), &status) != 0) return lastFault("fstat");
-  if (!S_ISSOCK(status.st_mode)) return Fault{S_ISLNK(status.st_mode) ? ELOOP : ENOTSOCK, "connect"};
+  Result<UniqueFd> file = openSocketFile(base.value().get(), path.relativePath.c_str(), &status);
+  if (!file) return file.fault();
   Result<UniqueFd> made = makeSocket();
   if (!made) return made.fault();
   const Result<sockaddr_un> address = addressOf(file.value().get(), nullptr);

@@ -29,9 +29,11 @@ struct BoundSocket {
   void unlinkIfOurs() const noexcept;
 };
 
-// A dead socket file (connection refused) is replaced; EADDRINUSE when somebody answers.
+// A dead socket file (connection refused) is replaced; EADDRINUSE when somebody answers, ENOTSOCK for a file of another
+// kind, ELOOP for a link, EXDEV for a path that leaves its directory, ENAMETOOLONG for a last component of more than
+// about 85 bytes.
 Result<BoundSocket> listenUnix(const UnixPath& path, mode_t mode, std::optional<gid_t> group, int backlog) noexcept;
-// ENOTSOCK for a file of another kind, ELOOP for a link, EXDEV for a path that leaves its directory.
+// ENOTSOCK, ELOOP, EXDEV as above; EAGAIN when the backlog is full.
 Result<UniqueFd> connectUnix(const UnixPath& path) noexcept;
 
 struct PeerCredentials {

@@ -21,8 +21,11 @@ export function loadNative(): NativeBinding {
     });
   }
   try {
-    loaded = createRequire(import.meta.url)(path) as NativeBinding;
-    return loaded;
+    const binding = createRequire(import.meta.url)(path) as NativeBinding;
+    // Cleanup hooks of an addon do not run on process.exit(): threads end and socket files go here.
+    process.once('exit', () => binding.shutdown());
+    loaded = binding;
+    return binding;
   } catch (error) {
     throw new VirtioUserError('BUG', `the native addon ${path} does not load: ${messageOf(error)}`, {
       remedy: 'build it again with: npm run build; it needs Debian 12 or newer on x86-64',

@@ -188,8 +188,12 @@ void Pump::sleep(uint64_t nowNs) noexcept {
 void Pump::look(uint64_t nowNs) noexcept {
   if (nowNs < nextLookNs_) return;
   nextLookNs_ = nowNs + lookIntervalNs();
+  // The interval is shorter while somebody waits; settling keeps its own.
+  const bool settle = nowNs - settledNs_ >= kSecondNs;
+  if (settle) settledNs_ = nowNs;
   for (QueuePair* pair : pairs_) {
     pair->unmute(nowNs);
+    if (settle) pair->settle();
     if (!pair->active && pair->overdue()) activate(*pair);
   }
 }

@@ -69,6 +69,7 @@ class Pump {
   uint32_t pairRounds_ = 0;
   bool worked_ = false;
   uint64_t idleSinceNs_ = 0;
+  uint64_t settledNs_ = 0;
   uint64_t nextLookNs_ = 0;
   uint64_t budgetWindowNs_ = 0;
   uint64_t budgetSpentNs_ = 0;

@@ -53,6 +53,11 @@ void QueuePair::start(std::shared_ptr<Session> session, std::shared_ptr<PortShar
   callTx_ = s.callFd(2 * index_ + 1);
   frame_.want = 0;
   strikes_ = 0;
+  rxWindow_ = kRxWindowMin;
+  rxTaken_ = 0;
+  rxBurstMost_ = 0;
+  quietSeconds_ = 0;
+  rxReclaim_ = s.options().memory == MemoryKind::kMemfd && rxStride_ % kPageBytes == 0;
   state_ = PairState::kRunning;
   counted_ = true;
   ++pump_->running;

@@ -105,6 +105,8 @@ class QueuePair {
   // A call that brought no work; more than a storm's worth in one second mutes the call eventfd.
   void fruitlessCall(uint64_t nowNs) noexcept;
   void unmute(uint64_t nowNs) noexcept;
+  // About once a second: a ring that has been quiet for a while posts few buffers again.
+  void settle() noexcept;
 
   PairState state() const noexcept { return state_; }
 
@@ -139,6 +141,8 @@ class QueuePair {
   void repostFrame() noexcept;
   void repost(uint16_t head) noexcept;
   void publishRx() noexcept;
+  void park(uint16_t head) noexcept;
+  void growRxWindow() noexcept;
   // `bytes`: Ethernet bytes of all `frames` of the backend that this write stands for.
   void writeTap(const iovec* parts, uint32_t count, uint64_t bytes, uint32_t frames) noexcept;
 
@@ -221,6 +225,14 @@ class QueuePair {
   Watch tapWatch_;
   Watch callWatch_;
   RxFrame frame_;
+  // Receive buffers that shall be posted; the others wait in the free list of rx_.
+  uint16_t rxWindow_ = kRxWindowMin;
+  // Buffers taken since the ring was last empty or grew, and the most of that since the last settle().
+  uint16_t rxTaken_ = 0;
+  uint16_t rxBurstMost_ = 0;
+  uint16_t quietSeconds_ = 0;
+  // Pages of parked buffers are given back to the system.
+  bool rxReclaim_ = false;
   TxSegmentation segmentation_;
   // Misbehaviour that is forgiven up to a rate: F33 lengths, fruitless calls.
   uint64_t strikeWindowNs_ = 0;

@@ -1,4 +1,6 @@
 // Receive half of a queue pair: used ring → one writev per frame → TAP.
+#include <sys/mman.h>
+
 #include <cerrno>
 
 #include "queue_pair.h"
@@ -11,14 +13,21 @@ constexpr uint16_t kRepostBatch = 16;
 constexpr uint32_t kStrikesPerSecond = 16;
 constexpr uint64_t kSecondNs = 1'000'000'000;
 constexpr uint32_t kNumBuffersOffset = 10;
+// A burst that uses this part of the window doubles it.
+constexpr uint16_t kWindowShare = 4;
+constexpr uint16_t kQuietSeconds = 5;
 
 }  // namespace
 
 uint32_t QueuePair::rxBurst() noexcept {
   uint32_t frames = 0;
+  bool drained = false;
   while (frames < kBurst) {
     const Assembled what = assemble();
-    if (what == Assembled::kNothing) break;
+    if (what == Assembled::kNothing) {
+      drained = true;
+      break;
+    }
     ++frames;
     if (what == Assembled::kFrame) {
       if (options_.softwareGro) {
@@ -35,7 +44,10 @@ uint32_t QueuePair::rxBurst() noexcept {
     abandonCoalesced();
     return frames;
   }
-  // Nothing is held back while we may sleep: the backend gets every buffer that is free.
+  if (rxTaken_ > rxBurstMost_) rxBurstMost_ = rxTaken_;
+  if (rxTaken_ >= rxWindow_ / kWindowShare && rx_.freeCount() != 0) growRxWindow();
+  if (drained) rxTaken_ = 0;
+  // Nothing is held back while we may sleep: the backend gets every buffer of the window.
   if (rx_.unpublished() != 0) publishRx();
   return frames;
 }
@@ -53,6 +65,7 @@ QueuePair::Assembled QueuePair::assemble() noexcept {
       case Virtq::Take::kTaken:
         break;
     }
+    ++rxTaken_;
     if (frame_.want == 0 && !beginFrame(used)) return Assembled::kNothing;
     if (used.len > used.posted) spoil(Drop::kRxTooLong);
     if (state_ != PairState::kRunning) return Assembled::kNothing;
@@ -163,7 +176,41 @@ void QueuePair::repostFrame() noexcept {
   for (uint16_t i = 0; i < frame_.have; ++i) repost(frame_.heads[i]);
 }
 
+// The ring was shorter than the traffic: from now on twice as many buffers are posted.
+void QueuePair::growRxWindow() noexcept {
+  const uint32_t size = session_->options().queueSize;
+  rxWindow_ = static_cast<uint16_t>(rxWindow_ * 2U < size ? rxWindow_ * 2U : size);
+  rxTaken_ = 0;
+  quietSeconds_ = 0;
+  while (rx_.freeCount() != 0 && rx_.outstanding() < rxWindow_) {
+    const uint16_t head = rx_.allocate();
+    rx_.describe(head, rxLabel_ + uint64_t{rxStride_} * head, rxBufferBytes_, kDescWrite, 0);
+    rx_.submit(head, 1, rxBufferBytes_, kNoTail);
+  }
+}
+
+void QueuePair::settle() noexcept {
+  if (state_ != PairState::kRunning || rxWindow_ == kRxWindowMin) return;
+  const bool quiet = rxBurstMost_ < kRxWindowMin / kWindowShare;
+  rxBurstMost_ = 0;
+  if (!quiet) {
+    quietSeconds_ = 0;
+  } else if (++quietSeconds_ >= kQuietSeconds) {
+    rxWindow_ = kRxWindowMin;
+  }
+}
+
+// Ours alone until it is posted again, so its page can be given back: it reads as zeros afterwards.
+void QueuePair::park(uint16_t head) noexcept {
+  rx_.release(head, 1);
+  if (rxReclaim_) (void)::madvise(rxBuffer(head), rxStride_, MADV_REMOVE);
+}
+
 void QueuePair::repost(uint16_t head) noexcept {
+  if (rx_.outstanding() >= rxWindow_) {
+    park(head);
+    return;
+  }
   rx_.repost(head, rxLabel_ + uint64_t{rxStride_} * head, rxBufferBytes_);
   if (rx_.unpublished() >= kRepostBatch) publishRx();
 }

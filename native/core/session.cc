@@ -131,10 +131,12 @@ void Session::initQueues() noexcept {
       }
     }
     Virtq rx = virtq(2 * pair);
+    // Buffers that are not posted wait in the free list; each keeps its descriptor for good.
+    rx.initFreeList();
     const uint64_t label = kMemoryLabel + pairs_[pair].rx;
-    for (uint32_t i = 0; i < options_.queueSize; ++i) {
-      const auto index = static_cast<uint16_t>(i);
-      rx.describe(index, label + uint64_t{rxStride_} * i, options_.rxBufferBytes, kDescWrite, 0);
+    for (uint32_t i = 0; i < kRxWindowMin; ++i) {
+      const uint16_t index = rx.allocate();
+      rx.describe(index, label + uint64_t{rxStride_} * index, options_.rxBufferBytes, kDescWrite, 0);
       rx.submit(index, 1, options_.rxBufferBytes, kNoTail);
     }
     rx.publish();

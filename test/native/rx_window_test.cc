@@ -1,0 +1,82 @@
+// How many receive buffers are posted, and what becomes of the others.
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include "harness.h"
+
+namespace vu::test {
+namespace {
+
+constexpr uint32_t kSize = 1024;
+
+BenchOptions largeRing() {
+  BenchOptions options;
+  options.session.queueSize = kSize;
+  return options;
+}
+
+// Bytes of the session's memory that exist.
+uint64_t touchedBytes(const Session& session) {
+  struct stat status {};
+  EXPECT_EQ(::fstat(session.memoryFd(), &status), 0);
+  return static_cast<uint64_t>(status.st_blocks) * 512;
+}
+
+// One burst that takes `buffers` buffers: small frames published at once.
+void burst(Bench& bench, uint32_t buffers) {
+  for (uint32_t i = 0; i < buffers; ++i) bench.fill(plainFrame(100, static_cast<uint8_t>(i)), 1);
+  bench.rx().publish();
+  bench.rx().notify();
+  for (uint32_t i = 0; i < buffers; ++i) ASSERT_FALSE(bench.receive().empty());
+}
+
+TEST(RxWindow, FewBuffersArePostedBeforeAnythingCame) {
+  Bench bench(largeRing());
+  EXPECT_EQ(bench.rx().available(), kRxWindowMin);
+  bench.start();
+  EXPECT_EQ(bench.rx().available(), kRxWindowMin);
+  bench.expectLawful();
+}
+
+TEST(RxWindow, BurstsThatUseAQuarterDoubleItUntilEverythingIsPosted) {
+  Bench bench(largeRing());
+  bench.start();
+  for (uint32_t window = kRxWindowMin; window < kSize; window *= 2) {
+    burst(bench, window / 4);
+    EXPECT_TRUE(eventually([&] { return bench.rx().available() >= window * 2 || bench.rx().available() == kSize; }));
+  }
+  bench.quiesce();
+  bench.expectNoLeak();
+  bench.expectLawful();
+}
+
+TEST(RxWindow, ATrickleTouchesNoMoreMemoryThanTheWindow) {
+  Bench bench(largeRing());
+  bench.start();
+  for (uint32_t i = 0; i < 3 * kSize; ++i) burst(bench, 1);
+  EXPECT_EQ(bench.rx().available(), kRxWindowMin);
+  EXPECT_LE(touchedBytes(*bench.session), uint64_t{kRxWindowMin} * 4096 + (64 << 10));
+  bench.quiesce();
+  bench.expectNoLeak();
+}
+
+TEST(RxWindow, AQuietRingGivesItsMemoryBack) {
+  Bench bench(largeRing());
+  bench.start();
+  for (uint32_t window = kRxWindowMin; window < kSize; window *= 2) burst(bench, window / 4);
+  ASSERT_TRUE(eventually([&] { return bench.rx().available() == kSize; }));
+  for (uint32_t i = 0; i < kSize / 64; ++i) burst(bench, 64);
+  const uint64_t busy = touchedBytes(*bench.session);
+  EXPECT_GE(busy, uint64_t{kSize} * 4096 / 2);
+  // Quiet for a while, with a frame now and then: posted buffers come back one by one.
+  EXPECT_TRUE(eventually([&] {
+    burst(bench, 4);
+    return touchedBytes(*bench.session) <= uint64_t{kRxWindowMin} * 4096 + (64 << 10);
+  }));
+  bench.quiesce();
+  bench.expectNoLeak();
+  bench.expectLawful();
+}
+
+}  // namespace
+}  // namespace vu::test

@@ -80,9 +80,16 @@ TEST(NoAlloc, TheWatchSeesAllocationsAndLocksOfOtherThreads) {
   EXPECT_GE(locks.exchange(0), 1U);
 }
 
-TEST(NoAlloc, AMillionPacketsAllocateNothingAndLockNothing) {
+class EveryRing : public ::testing::TestWithParam<RingCase> {};
+
+INSTANTIATE_TEST_SUITE_P(Rings, EveryRing,
+                         ::testing::Values(RingCase{false, true, false}, RingCase{true, true, false},
+                                           RingCase{true, true, true}),
+                         ringCaseName);
+
+TEST_P(EveryRing, AMillionPacketsAllocateNothingAndLockNothing) {
   ownThread = true;
-  BenchOptions options;
+  BenchOptions options = benchOptions(GetParam());
   options.spinUs = 50;
   Bench bench(options);
   bench.start();

@@ -4,92 +4,106 @@
 
 namespace vu::test {
 
-RingDevice::RingDevice(const Vring& ring, const AddressMap& memory, bool writable, bool eventIdx, int kickFd,
-                       int callFd)
-    : ring_(ring),
-      memory_(memory),
-      writable_(writable),
-      eventIdx_(eventIdx),
-      kickFd_(kickFd),
-      callFd_(callFd),
-      holding_(ring.size, false) {}
-
-void RingDevice::complain(const std::string& what) {
-  if (violation_.empty()) violation_ = what;
+void RingDevice::hold(const Chain& chain) {
+  if (slots_[chain.head] != 0) complain("head " + std::to_string(chain.head) + " made available twice");
+  slots_[chain.head] = static_cast<uint16_t>(chain.segments.size());
+  bytes_[chain.head] = chain.bytes();
+  heldSlots_ += slots_[chain.head];
+  ++heldCount_;
+  if (heldSlots_ > size_) complain("more descriptors with the device than the ring has");
+  if (setup_.features.inOrder) order_.push_back(chain.head);
 }
 
-uint16_t RingDevice::available() { return static_cast<uint16_t>(loadAcquire(ring_.availIdx) - lastAvail_); }
-
-bool RingDevice::pop(Chain& chain) {
-  const uint16_t waiting = available();
-  if (waiting == 0) return false;
-  if (waiting + heldCount_ > ring_.size) complain("more chains available than descriptors");
-  const uint16_t head = ring_.availRing[lastAvail_ & (ring_.size - 1)];
-  ++lastAvail_;
-  if (head >= ring_.size) {
-    complain("available head beyond the ring");
-    return false;
-  }
-  if (holding_[head]) complain("head " + std::to_string(head) + " made available twice");
-  holding_[head] = true;
-  ++heldCount_;
-  chain.head = head;
-  chain.segments.clear();
-  uint16_t index = head;
-  for (uint32_t i = 0;; ++i) {
-    if (i == ring_.size) {
-      complain("descriptor loop");
-      break;
-    }
-    const VringDesc desc = ring_.desc[index];
-    if (((desc.flags & kDescWrite) != 0) != writable_) complain("descriptor with the wrong direction");
-    if ((desc.flags & ~(kDescNext | kDescWrite)) != 0) complain("descriptor with unknown flags");
-    if (desc.len == 0) complain("empty descriptor");
-    uint8_t* host = memory_.host(desc.addr, desc.len);
-    if (host == nullptr) complain("descriptor outside the shared memory");
-    chain.segments.push_back({host, desc.len});
-    if ((desc.flags & kDescNext) == 0) break;
-    index = desc.next;
-    if (index >= ring_.size) {
-      complain("next beyond the ring");
-      break;
-    }
-  }
-  return true;
+void RingDevice::addSegment(Chain& chain, uint64_t label, uint32_t len, uint16_t flags) {
+  if (((flags & kDescWrite) != 0) != setup_.writable) complain("descriptor with the wrong direction");
+  if ((flags & ~(kDescNext | kDescWrite)) != 0) complain("descriptor with unknown flags");
+  if (len == 0) complain("empty descriptor");
+  uint8_t* host = setup_.memory.host(label, len);
+  if (host == nullptr) complain("descriptor outside the shared memory");
+  chain.segments.push_back({host, len});
 }
 
 void RingDevice::push(uint16_t head, uint32_t len) {
-  if (!holding_[head]) complain("test returns a head that it does not hold");
-  holding_[head] = false;
+  if (slots_[head] == 0) complain("test returns a head that it does not hold");
+  if (setup_.features.inOrder) {
+    if (order_[orderDone_] != head) complain("test completes out of order");
+    if (++orderDone_ == order_.size()) {
+      order_.clear();
+      orderDone_ = 0;
+    }
+  }
+  if (!batchOpen_) batchPlace_ = usedPlace_;
+  usedPlace_ += step(slots_[head]);
+  write(batchPlace_, head, len);
+  batchOpen_ = setup_.features.inOrder && (!setup_.writable || len == bytes_[head]);
+  heldSlots_ -= slots_[head];
+  slots_[head] = 0;
   --heldCount_;
-  ring_.usedRing[usedIdx_ & (ring_.size - 1)] = VringUsedElem{head, len};
-  ++usedIdx_;
-}
-
-void RingDevice::publish() {
-  storeRelease(ring_.usedIdx, usedIdx_);
-  published_ = usedIdx_;
 }
 
 bool RingDevice::notify() {
   fullFence();
-  const uint16_t old = callChecked_;
-  callChecked_ = published_;
-  bool wanted = false;
-  if (eventIdx_) {
-    if (loadRelaxed(ring_.availFlags) != 0) complain("avail flags set with EVENT_IDX");
-    wanted = needEvent(loadRelaxed(ring_.usedEvent), published_, old);
-  } else {
-    wanted = (loadRelaxed(ring_.availFlags) & kAvailNoInterrupt) == 0;
-  }
-  if (!wanted) return false;
+  if (!callWanted()) return false;
   const uint64_t one = 1;
-  if (callFd_ >= 0) (void)!::write(callFd_, &one, sizeof one);
+  if (setup_.callFd >= 0) (void)!::write(setup_.callFd, &one, sizeof one);
   return true;
 }
 
-bool RingDevice::armKicks() {
-  if (eventIdx_) {
+uint64_t RingDevice::drainKicks() {
+  uint64_t count = 0;
+  if (::read(setup_.kickFd, &count, sizeof count) != static_cast<ssize_t>(sizeof count)) return 0;
+  return count;
+}
+
+bool SplitDevice::pop(Chain& chain) {
+  const uint16_t waiting = available();
+  if (waiting == 0) return false;
+  if (waiting + held() > size_) complain("more chains available than descriptors");
+  const uint16_t head = ring_.availRing[lastAvail_ & (size_ - 1)];
+  ++lastAvail_;
+  if (head >= size_) {
+    complain("available head beyond the ring");
+    return false;
+  }
+  chain.head = head;
+  chain.segments.clear();
+  uint16_t index = head;
+  for (;;) {
+    if (setup_.features.inOrder && index != nextDescriptor_) complain("descriptors are not used in ring order");
+    nextDescriptor_ = static_cast<uint16_t>(index + 1U == size_ ? 0 : index + 1);
+    const VringDesc desc = ring_.desc[index];
+    addSegment(chain, desc.addr, desc.len, desc.flags);
+    if ((desc.flags & kDescNext) == 0) break;
+    index = desc.next;
+    if (index >= size_ || chain.segments.size() == size_) {
+      complain("next beyond the ring, or a loop");
+      break;
+    }
+  }
+  hold(chain);
+  return true;
+}
+
+void SplitDevice::write(uint64_t place, uint16_t head, uint32_t len) {
+  ring_.usedRing[place % size_] = VringUsedElem{head, len};
+}
+
+void SplitDevice::publish() {
+  published_ = static_cast<uint16_t>(usedPlace_);
+  batchOpen_ = false;
+  storeRelease(ring_.usedIdx, published_);
+}
+
+bool SplitDevice::callWanted() {
+  const uint16_t old = callChecked_;
+  callChecked_ = published_;
+  if (!setup_.features.eventIdx) return (loadRelaxed(ring_.availFlags) & kAvailNoInterrupt) == 0;
+  if (loadRelaxed(ring_.availFlags) != 0) complain("avail flags set with EVENT_IDX");
+  return needEvent(loadRelaxed(ring_.usedEvent), published_, old);
+}
+
+bool SplitDevice::armKicks() {
+  if (setup_.features.eventIdx) {
     storeRelaxed(ring_.availEvent, lastAvail_);
   } else {
     storeRelaxed(ring_.usedFlags, 0);
@@ -98,20 +112,125 @@ bool RingDevice::armKicks() {
   return available() != 0;
 }
 
-void RingDevice::suppressKicks() {
-  if (!eventIdx_) storeRelaxed(ring_.usedFlags, kUsedNoNotify);
+void SplitDevice::suppressKicks() {
+  if (!setup_.features.eventIdx) storeRelaxed(ring_.usedFlags, kUsedNoNotify);
 }
 
-uint64_t RingDevice::drainKicks() {
-  uint64_t count = 0;
-  if (::read(kickFd_, &count, sizeof count) != static_cast<ssize_t>(sizeof count)) return 0;
-  return count;
+bool SplitDevice::callArmed() { return loadAcquire(ring_.usedEvent) == static_cast<uint16_t>(usedPlace_); }
+
+void SplitDevice::forge(uint32_t id, uint32_t len) {
+  ring_.usedRing[usedPlace_ % size_] = VringUsedElem{id, len};
+  ++usedPlace_;
 }
 
-void RingDevice::forgeUsed(uint16_t slotOffset, uint32_t id, uint32_t len) {
-  ring_.usedRing[static_cast<uint16_t>(usedIdx_ + slotOffset) & (ring_.size - 1)] = VringUsedElem{id, len};
+bool PackedDevice::availableAt(uint64_t place) const {
+  const uint16_t flags = loadAcquire(&ring_.desc[slotAt(place)].flags);
+  return ((flags & kPackedAvail) != 0) == wrapAt(place) && ((flags & kPackedUsed) != 0) != wrapAt(place);
 }
 
-void RingDevice::forgeUsedIndex(uint16_t value) { storeRelease(ring_.usedIdx, value); }
+uint16_t PackedDevice::available() {
+  uint16_t chains = 0;
+  const uint64_t end = availPlace_ + size_ - heldSlots_;
+  for (uint64_t place = availPlace_; place < end && availableAt(place); ++chains) {
+    while (place < end && (loadRelaxed(&ring_.desc[slotAt(place)].flags) & kDescNext) != 0) ++place;
+    ++place;
+  }
+  return chains;
+}
+
+bool PackedDevice::pop(Chain& chain) {
+  // A full lap that we hold looks like the next one only if the driver has gone too far.
+  if (!availableAt(availPlace_)) return false;
+  chain.segments.clear();
+  for (;;) {
+    if (!availableAt(availPlace_)) complain("descriptor of a chain is not available with it");
+    const PackedDesc& desc = ring_.desc[slotAt(availPlace_)];
+    const auto flags = static_cast<uint16_t>(desc.flags & ~(kPackedAvail | kPackedUsed));
+    addSegment(chain, desc.addr, desc.len, flags);
+    // Only the id of the last descriptor counts (virtio 1.2, 2.8.6).
+    chain.head = desc.id;
+    ++availPlace_;
+    if ((flags & kDescNext) == 0) break;
+    if (chain.segments.size() == size_) {
+      complain("chain longer than the ring");
+      break;
+    }
+  }
+  if (chain.head >= size_) {
+    complain("buffer id beyond the ring");
+    return false;
+  }
+  hold(chain);
+  return true;
+}
+
+void PackedDevice::write(uint64_t place, uint16_t head, uint32_t len) {
+  PackedDesc& desc = ring_.desc[slotAt(place)];
+  desc.id = head;
+  desc.len = len;
+  if (unpublished_.empty() || unpublished_.back() != place) unpublished_.push_back(place);
+}
+
+// The first one last: the driver goes from slot to slot.
+void PackedDevice::publish() {
+  published_ = usedPlace_;
+  batchOpen_ = false;
+  for (size_t i = unpublished_.size(); i-- > 0;) {
+    const bool wrap = wrapAt(unpublished_[i]);
+    const auto flags =
+        static_cast<uint16_t>((wrap ? kPackedAvail | kPackedUsed : 0) | (setup_.writable ? kDescWrite : 0));
+    storeRelease(&ring_.desc[slotAt(unpublished_[i])].flags, flags);
+  }
+  unpublished_.clear();
+}
+
+bool PackedDevice::callWanted() {
+  const uint64_t old = callChecked_;
+  callChecked_ = published_;
+  switch (loadAcquire(&ring_.driver->flags)) {
+    case kEventEnable:
+      return true;
+    case kEventDisable:
+      return false;
+    case kEventDesc:
+      break;
+    default:
+      complain("reserved value of the driver's event flags");
+      return true;
+  }
+  if (!setup_.features.eventIdx) complain("event at a descriptor without EVENT_IDX");
+  const uint16_t event = loadRelaxed(&ring_.driver->offWrap);
+  for (uint64_t place = old; place < published_; ++place) {
+    if (eventAt(place) == event) return true;
+  }
+  return false;
+}
+
+bool PackedDevice::armKicks() {
+  if (setup_.features.eventIdx) {
+    storeRelaxed(&ring_.device->offWrap, eventAt(availPlace_));
+    storeRelease(&ring_.device->flags, kEventDesc);
+  } else {
+    storeRelaxed(&ring_.device->flags, kEventEnable);
+  }
+  fullFence();
+  return availableAt(availPlace_);
+}
+
+void PackedDevice::suppressKicks() { storeRelaxed(&ring_.device->flags, kEventDisable); }
+
+bool PackedDevice::callArmed() {
+  return loadAcquire(&ring_.driver->flags) == kEventDesc && loadAcquire(&ring_.driver->offWrap) == eventAt(usedPlace_);
+}
+
+void PackedDevice::forge(uint32_t id, uint32_t len) {
+  write(usedPlace_, static_cast<uint16_t>(id), len);
+  ++usedPlace_;
+}
+
+void PackedDevice::forgeFlags(bool avail, bool used) {
+  storeRelease(&ring_.desc[slotAt(usedPlace_)].flags,
+               static_cast<uint16_t>((avail ? kPackedAvail : 0) | (used ? kPackedUsed : 0)));
+}
 
 }  // namespace vu::test

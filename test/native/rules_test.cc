@@ -1,0 +1,128 @@
+// Rules of the conformance list that belong to no single story: eventfds, signals, header size, full counters.
+#include <signal.h>
+#include <sys/eventfd.h>
+
+#include <fstream>
+#include <random>
+#include <set>
+
+#include "harness.h"
+#include "stream_socket.h"
+
+namespace vu::test {
+namespace {
+
+// The kernel's number of an eventfd: descriptors of one eventfd share it. -1: not an eventfd.
+int eventfdId(int fd) {
+  std::ifstream info("/proc/self/fdinfo/" + std::to_string(fd));
+  for (std::string line; std::getline(info, line);) {
+    if (line.starts_with("eventfd-id:")) return std::stoi(line.substr(11));
+  }
+  return -1;
+}
+
+TEST(Rules, S12_EveryRingOfEveryDeviceHasAKickAndACallOfItsOwn) {
+  std::vector<std::shared_ptr<Session>> sessions;
+  std::set<int> ids;
+  for (const uint32_t pairs : {1U, 128U, 2U}) {
+    auto made = Session::create({pairs, 64, 2048, kUsualFeatures, MemoryKind::kMemfd});
+    ASSERT_TRUE(made.ok());
+    sessions.push_back(std::move(made).value());
+    for (uint32_t ring = 0; ring < 2 * pairs; ++ring) {
+      for (const int fd : {sessions.back()->kickFd(ring), sessions.back()->callFd(ring)}) {
+        const int id = eventfdId(fd);
+        EXPECT_GE(id, 0) << "ring " << ring;
+        EXPECT_TRUE(ids.insert(id).second) << "ring " << ring << " shares an eventfd";
+      }
+    }
+  }
+  EXPECT_EQ(ids.size(), 2U * 2U * 131U);
+}
+
+volatile sig_atomic_t pipeSignals = 0;
+
+TEST(Rules, S14_SendOnADeadSocketIsAnErrorAndNoSignal) {
+  struct sigaction counting = {};
+  counting.sa_handler = [](int) { pipeSignals = pipeSignals + 1; };
+  struct sigaction before = {};
+  ASSERT_EQ(::sigaction(SIGPIPE, &counting, &before), 0);
+  auto reactor = Reactor::start();
+  ASSERT_TRUE(reactor.ok());
+  int ends[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  auto opened = StreamSocket::open(reactor.value(), UniqueFd(ends[0]), {[](Chunk) {}, [](std::optional<Fault>) {}});
+  ASSERT_TRUE(opened.ok());
+  ::close(ends[1]);
+  const uint8_t bytes[20] = {};
+  const auto sent = opened.value()->send(bytes, sizeof bytes, {});
+  EXPECT_FALSE(sent.ok());
+  EXPECT_EQ(sent.fault().errnum, EPIPE);
+  // Large enough to be queued by one that still lived.
+  const std::vector<uint8_t> large(1 << 20);
+  EXPECT_FALSE(opened.value()->send(large.data(), large.size(), {}).ok());
+  opened.value()->close();
+  reactor.value()->stop();
+  EXPECT_EQ(pipeSignals, 0);
+  ::sigaction(SIGPIPE, &before, nullptr);
+}
+
+TEST(Rules, S23_HeaderHasTwelveBytesWithMergingVersion1OrPackedRingsElseTen) {
+  std::mt19937_64 random(23);
+  int seen[2] = {};
+  for (int round = 0; round < 200; ++round) {
+    const uint64_t features = random() & ((uint64_t{1} << 36) - 1);
+    auto made = Session::create({1, 64, 2048, features, MemoryKind::kMemfd});
+    const bool version1 = ((features >> 32) & 1) != 0;
+    const bool packed = ((features >> 34) & 1) != 0;
+    if (packed && !version1) {
+      EXPECT_FALSE(made.ok());
+      continue;
+    }
+    ASSERT_TRUE(made.ok()) << std::hex << features;
+    const bool long_ = version1 || ((features >> 15) & 1) != 0;
+    EXPECT_EQ(made.value()->headerBytes(), long_ ? 12U : 10U) << std::hex << features;
+    ++seen[long_ ? 1 : 0];
+  }
+  EXPECT_GT(seen[0], 0);
+  EXPECT_GT(seen[1], 0);
+}
+
+class Kick : public ::testing::TestWithParam<RingCase> {};
+INSTANTIATE_TEST_SUITE_P(Rings, Kick, ::testing::ValuesIn(ringCases()), ringCaseName);
+
+// As full as it gets: one more would block, or be refused with EAGAIN.
+void fillCounter(int fd) {
+  const uint64_t full = 0xfffffffffffffffe;
+  ASSERT_EQ(::write(fd, &full, sizeof full), static_cast<ssize_t>(sizeof full));
+}
+
+TEST_P(Kick, F41_OfAFullCounterIsPendingAnywayAndTrafficGoesOn) {
+  Bench bench(benchOptions(GetParam()));
+  for (uint32_t ring = 0; ring < 2; ++ring) fillCounter(bench.session->kickFd(ring));
+  bench.start();
+  for (uint8_t seed = 1; seed < 5; ++seed) {
+    bench.send(plainFrame(300, seed));
+    Chain chain;
+    ASSERT_TRUE(bench.await(chain));
+    EXPECT_EQ(gather(chain), plainFrame(300, seed));
+  }
+  bench.deliver(plainFrame(300, 9), 1);
+  EXPECT_EQ(bench.receive().size(), plainFrame(300, 9).size());
+  bench.quiesce();
+  bench.expectLawful();
+}
+
+TEST_P(Kick, F42_ThatThePeerHasClosedIsStillOurs) {
+  Bench bench(benchOptions(GetParam()));
+  // What a backend gets are duplicates; it closes them whenever it likes.
+  for (const int fd : {bench.session->kickFd(1), bench.session->callFd(1)}) ::close(::dup(fd));
+  bench.start();
+  bench.send(plainFrame(300, 1));
+  Chain chain;
+  ASSERT_TRUE(bench.await(chain));
+  EXPECT_GT(bench.tx().drainKicks(), 0U);
+  EXPECT_EQ(gather(chain), plainFrame(300, 1));
+}
+
+}  // namespace
+}  // namespace vu::test

@@ -1,0 +1,287 @@
+/** deploy/: what is applied, and that both ways of applying it say the same. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
+import { parse } from 'yaml';
+import { describe, expect, it } from '@jest/globals';
+import { resolveAgentOptions } from '../../src/agent/options.ts';
+import { netconfSchema } from '../../src/cni/netconf-schema.ts';
+import { run } from '../support/process.ts';
+import {
+  byIdentity,
+  configMapData,
+  container,
+  deploy,
+  find,
+  helmLint,
+  helmRefusal,
+  helmTemplate,
+  kustomize,
+  type Manifest,
+  podSpec,
+  root,
+} from './support/manifests.ts';
+
+/** Only Helm can keep it true. */
+function withoutChecksum(manifests: readonly Manifest[]): Manifest[] {
+  const copy = structuredClone(manifests) as Manifest[];
+  for (const one of copy.filter(({ kind }) => kind === 'DaemonSet')) {
+    const { template } = one['spec'] as { template: { metadata: { annotations: Record<string, string> } } };
+    expect(template.metadata.annotations['checksum/config']).toMatch(/^[0-9a-f]{64}$/);
+    delete template.metadata.annotations['checksum/config'];
+  }
+  return copy;
+}
+
+/** Helm needs the namespace before the release, kustomize brings it. */
+const withNamespace = { namespace: { create: true } };
+
+/** Builds an overlay together with the observability component. */
+async function observedOverlay(): Promise<Manifest[]> {
+  const directory = mkdtempSync(join(root, 'build', 'kustomize-'));
+  try {
+    const file = {
+      resources: [relative(directory, join(deploy, 'overlays/primary'))],
+      components: [relative(directory, join(deploy, 'observability'))],
+    };
+    writeFileSync(join(directory, 'kustomization.yaml'), JSON.stringify(file));
+    return await kustomize(directory);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}
+
+describe('helm and kustomize', () => {
+  it('give the same objects by default', async () => {
+    const chart = byIdentity(withoutChecksum(await helmTemplate()));
+    const overlay = byIdentity(await kustomize(join(deploy, 'overlays/primary')));
+    const namespaces = [...overlay.keys()].filter((name) => !chart.has(name));
+    expect(namespaces).toEqual(['Namespace /virtio-user-system']);
+    const rest = new Map([...overlay].filter(([name]) => !namespaces.includes(name)));
+    expect([...chart.keys()]).toEqual([...rest.keys()]);
+    for (const [name, object] of chart) expect({ [name]: rest.get(name) }).toEqual({ [name]: object });
+  });
+
+  it.each([
+    ['secondary', { network: { install: false } }],
+    ['restricted', { securityProfile: 'restricted' }],
+  ])('give the same objects for %s', async (overlay, values) => {
+    const chart = byIdentity(withoutChecksum(await helmTemplate({ ...withNamespace, ...values })));
+    const built = byIdentity(await kustomize(join(deploy, 'overlays', overlay)));
+    expect([...built.keys()]).toEqual([...chart.keys()]);
+    for (const [name, object] of built) expect({ [name]: object }).toEqual({ [name]: chart.get(name) });
+  });
+
+  it('give the same objects with observability', async () => {
+    const observability = { serviceMonitor: true, prometheusRule: true, dashboard: true };
+    const chart = byIdentity(withoutChecksum(await helmTemplate({ ...withNamespace, observability })));
+    const built = byIdentity(await observedOverlay());
+    expect([...built.keys()]).toEqual([...chart.keys()]);
+    for (const [name, object] of built) expect({ [name]: object }).toEqual({ [name]: chart.get(name) });
+  });
+
+  it('keep what is rendered up to date', async () => {
+    await run(process.execPath, ['--no-warnings', join(root, 'scripts/render-deploy.ts'), '--check']);
+  });
+
+  it('apply the primary network from deploy/', async () => {
+    expect(byIdentity(await kustomize(deploy))).toEqual(byIdentity(await kustomize(join(deploy, 'overlays/primary'))));
+  });
+});
+
+describe('the chart', () => {
+  it('is without faults for helm lint', async () => {
+    expect(await helmLint()).toContain('0 chart(s) failed');
+  });
+
+  it.each<[string, Record<string, unknown>, RegExp]>([
+    ['an unknown key', { replicas: 3 }, /replicas/],
+    ['an unknown option of the agent', { agent: { 'log-levle': 'info' } }, /log-levle/],
+    ['a value outside of its range', { agent: { 'pump-threads': 0 } }, /pump-threads/],
+    ['a relative path', { hostPaths: { runDir: 'run' } }, /runDir/],
+    ['a capability that opens the node', { extraCapabilities: ['SYS_MODULE'] }, /extraCapabilities/],
+    ['a file that no runtime reads as a list', { network: { fileName: 'a.conf.new' } }, /fileName/],
+    ['a digest that is none', { image: { digest: 'latest' } }, /digest/],
+  ])('refuses %s', async (_name, values, naming) => {
+    expect(await helmRefusal(values)).toMatch(naming);
+  });
+
+  it('names the image by digest when it has one', async () => {
+    const digest = `sha256:${'0'.repeat(64)}`;
+    const spec = podSpec(find(await helmTemplate({ image: { digest } }), 'DaemonSet'));
+    for (const { image } of [...spec.initContainers, ...spec.containers])
+      expect(image).toBe(`virtio-user-cni@${digest}`);
+  });
+
+  it('points the agent at the API server without kube-proxy', async () => {
+    const apiServer = { host: '10.0.0.1', port: '6443' };
+    const { env } = container(podSpec(find(await helmTemplate({ apiServer }), 'DaemonSet')), 'agent');
+    expect(env).toContainEqual({ name: 'KUBERNETES_SERVICE_HOST', value: '10.0.0.1' });
+    expect(env).toContainEqual({ name: 'KUBERNETES_SERVICE_PORT', value: '6443' });
+  });
+
+  it('lets the probes follow the port of the metrics', async () => {
+    const agent = { 'metrics-address': '127.0.0.1:9999' };
+    const { ports, livenessProbe } = container(podSpec(find(await helmTemplate({ agent }), 'DaemonSet')), 'agent');
+    expect(ports?.[0]?.hostPort).toBe(9999);
+    expect(livenessProbe?.httpGet.port).toBe(9999);
+  });
+});
+
+describe('the DaemonSet', () => {
+  const overlay = (name: string): Promise<Manifest[]> => kustomize(join(deploy, 'overlays', name));
+
+  it.each(['primary', 'secondary', 'restricted'])(
+    'of %s is not privileged and drops every capability first',
+    async (name) => {
+      const spec = podSpec(find(await overlay(name), 'DaemonSet'));
+      expect(spec.securityContext.seccompProfile.type).toBe('RuntimeDefault');
+      expect(spec.hostPID).toBeUndefined();
+      for (const { securityContext } of [...spec.initContainers, ...spec.containers]) {
+        expect(securityContext.privileged ?? false).toBe(false);
+        expect(securityContext.allowPrivilegeEscalation).toBe(false);
+        expect(securityContext.readOnlyRootFilesystem).toBe(true);
+        expect(securityContext.capabilities.drop).toEqual(['ALL']);
+      }
+      for (const { securityContext } of spec.initContainers) expect(securityContext.capabilities.add).toBeUndefined();
+    },
+  );
+
+  it('asks for three capabilities, and for two in the restricted profile', async () => {
+    const added = async (name: string): Promise<readonly string[] | undefined> =>
+      container(podSpec(find(await overlay(name), 'DaemonSet')), 'agent').securityContext.capabilities.add;
+    expect(await added('primary')).toEqual(['NET_ADMIN', 'SYS_ADMIN', 'CHOWN']);
+    expect(await added('restricted')).toEqual(['NET_ADMIN', 'SYS_ADMIN']);
+  });
+
+  it('runs where the node still waits for its network, and is the last to be evicted', async () => {
+    const spec = podSpec(find(await overlay('primary'), 'DaemonSet'));
+    expect(spec.tolerations).toEqual([{ operator: 'Exists' }]);
+    expect(spec.priorityClassName).toBe('system-node-critical');
+    expect(spec.hostNetwork).toBe(true);
+    expect(container(spec, 'agent').resources.limits).toBeUndefined();
+  });
+
+  it('never runs two agents on one node', async () => {
+    const { updateStrategy } = find(await overlay('primary'), 'DaemonSet')['spec'] as { updateStrategy: unknown };
+    expect(updateStrategy).toEqual({ type: 'RollingUpdate', rollingUpdate: { maxUnavailable: 1, maxSurge: 0 } });
+  });
+
+  it('is probed on the loopback only', async () => {
+    const { startupProbe, livenessProbe, readinessProbe } = container(
+      podSpec(find(await overlay('primary'), 'DaemonSet')),
+      'agent',
+    );
+    for (const probe of [startupProbe, livenessProbe, readinessProbe]) expect(probe?.httpGet.host).toBe('127.0.0.1');
+    expect(livenessProbe?.httpGet.path).toBe('/livez');
+    expect(readinessProbe?.httpGet.path).toBe('/readyz');
+  });
+
+  it.each(['primary', 'secondary', 'restricted'])(
+    'of %s mounts each host path where the node has it, and every mount has its volume',
+    async (name) => {
+      const spec = podSpec(find(await overlay(name), 'DaemonSet'));
+      const used = new Set<string>();
+      for (const { volumeMounts } of [...spec.initContainers, ...spec.containers]) {
+        for (const mount of volumeMounts) {
+          const volume = spec.volumes.find((one) => one.name === mount.name);
+          if (volume === undefined) throw new Error(`no volume ${mount.name}`);
+          if (volume.hostPath !== undefined) expect(mount.mountPath).toBe(volume.hostPath.path);
+          used.add(mount.name);
+        }
+      }
+      expect([...used].sort()).toEqual(spec.volumes.map((volume) => volume.name).sort());
+    },
+  );
+
+  it('sees namespaces made after it started', async () => {
+    const { volumeMounts } = container(podSpec(find(await overlay('primary'), 'DaemonSet')), 'agent');
+    expect(volumeMounts).toContainEqual({
+      name: 'netns',
+      mountPath: '/run/netns',
+      readOnly: true,
+      mountPropagation: 'HostToContainer',
+    });
+  });
+
+  it('gives the agent options that it takes', async () => {
+    for (const name of ['primary', 'secondary', 'restricted']) {
+      const data = configMapData(await overlay(name));
+      const options = resolveAgentOptions({
+        flags: { config: '/etc/virtio-user-cni/agent.yaml' },
+        environment: { VIRTIO_USER_NODE_NAME: 'node1' },
+        readFile: () => data['agent.yaml'] ?? '',
+      });
+      expect(options.runDir).toBe('/run/virtio-user');
+      expect(options.metricsAddress).toEqual({ host: '127.0.0.1', port: 9473 });
+      expect(options.backendDirs).toEqual(['/run/virtio-user/vhost', '/run/openvswitch']);
+    }
+  });
+
+  it('installs a configuration that the plugin takes, in the version that every runtime takes', async () => {
+    const data = configMapData(await overlay('primary'));
+    const { args } = container(podSpec(find(await overlay('primary'), 'DaemonSet')), 'install');
+    expect(args).toContain('--conf=/etc/virtio-user-cni/10-virtio-user.conflist');
+    const list = JSON.parse(data['10-virtio-user.conflist'] ?? '') as { cniVersion: string; plugins: unknown[] };
+    expect(list.cniVersion).toBe('1.0.0');
+    for (const plugin of list.plugins) expect(netconfSchema.safeParse(plugin).error).toBeUndefined();
+  });
+
+  it('installs no configuration where Multus calls the plugin', async () => {
+    const manifests = await overlay('secondary');
+    const spec = podSpec(find(manifests, 'DaemonSet'));
+    expect(Object.keys(configMapData(manifests))).toEqual(['agent.yaml']);
+    expect(JSON.stringify(spec)).not.toContain('/etc/cni/net.d');
+  });
+
+  it('has the seccomp profile on the node before the agent asks for it', async () => {
+    const manifests = await overlay('restricted');
+    const spec = podSpec(find(manifests, 'DaemonSet'));
+    expect(spec.initContainers.map(({ name }) => name).sort()).toEqual(['install', 'seccomp-profile']);
+    const { securityContext } = container(spec, 'agent');
+    expect(securityContext.seccompProfile).toEqual({ type: 'Localhost', localhostProfile: 'virtio-user.json' });
+    const profile = JSON.parse(configMapData(manifests)['virtio-user.json'] ?? '') as { defaultAction: string };
+    expect(profile.defaultAction).toBe('SCMP_ACT_ERRNO');
+  });
+});
+
+describe('uninstalling', () => {
+  it('removes what the primary overlay installs, from the same places', async () => {
+    const installer = container(
+      podSpec(find(await kustomize(join(deploy, 'overlays/primary')), 'DaemonSet')),
+      'install',
+    );
+    const remover = container(podSpec(find(await kustomize(join(deploy, 'uninstall')), 'DaemonSet')), 'uninstall');
+    const value = (args: readonly string[] | undefined, flag: string): string | undefined =>
+      args?.find((one) => one.startsWith(`--${flag}=`))?.slice(flag.length + 3);
+    for (const flag of ['cni-bin-dir', 'cni-conf-dir'])
+      expect(value(remover.args, flag)).toBe(value(installer.args, flag));
+    expect(value(installer.args, 'conf')?.split('/').at(-1)).toBe(value(remover.args, 'conf-name'));
+    expect(remover.args).not.toContain('--force');
+  });
+});
+
+describe('the examples for Multus', () => {
+  it('hold configurations that the plugin takes, and pods that ask for what they declare', async () => {
+    const manifests = await kustomize(join(deploy, 'examples/secondary'));
+    const networks = manifests.filter(({ kind }) => kind === 'NetworkAttachmentDefinition');
+    expect(networks.map(({ metadata }) => metadata.name).sort()).toEqual(['dpdk-manual', 'dpdk-net', 'dpdk-vlan100']);
+    const capabilities = new Map<string, readonly string[]>();
+    for (const network of networks) {
+      const { config } = network['spec'] as { config: string };
+      const netconf = JSON.parse(config) as { cniVersion: string; name: string; capabilities?: object };
+      expect(netconfSchema.safeParse(netconf).error).toBeUndefined();
+      expect(netconf.cniVersion).toBe('1.0.0');
+      expect(netconf.name).toBe(network.metadata.name);
+      capabilities.set(netconf.name, Object.keys(netconf.capabilities ?? {}));
+    }
+    for (const pod of manifests.filter(({ kind }) => kind === 'Pod')) {
+      const wanted = pod.metadata.annotations?.['k8s.v1.cni.cncf.io/networks'] ?? '';
+      const selections = (
+        wanted.trim().startsWith('[') ? parse(wanted) : wanted.split(',').map((name) => ({ name: name.trim() }))
+      ) as Record<string, unknown>[];
+      for (const { name, interface: _interface, ...asked } of selections) {
+        expect(capabilities.get(String(name))).toEqual(expect.arrayContaining(Object.keys(asked)));
+      }
+    }
+  });
+});

@@ -36,7 +36,8 @@ export interface PortStatistics {
   readonly txBytes: number;
 }
 
-const prompt = 'testpmd> ';
+/** At the end of what it says; a port that comes or goes is announced behind it at any time. */
+const prompt = /testpmd> (\s*Port \d+: link state change event\s*)*$/;
 const outputLimit = 1 << 20;
 
 export class Testpmd {
@@ -162,7 +163,7 @@ export class Testpmd {
         timeoutMs,
       );
       this.#onOutput = () => {
-        if (this.#output.endsWith(prompt)) finish(null);
+        if (prompt.test(this.#output)) finish(null);
         else if (this.#exit !== null) finish(new Error(`testpmd ended (${this.#exit}):\n${this.log}`));
       };
       this.#onOutput();

@@ -40,6 +40,14 @@ static_assert(sizeof(HeadState) == 8);
 
 inline constexpr uint16_t kNoTail = 0xffff;
 
+// A chain as it was submitted. The device calls it `wire`: with IN_ORDER a split ring takes its descriptors in ring
+// order (virtio 1.2, 2.7.5.1), whatever buffers they describe.
+struct Submission {
+  uint16_t wire;
+  uint16_t head;
+};
+static_assert(sizeof(Submission) == 4);
+
 struct alignas(64) QueueState {
   // avail.idx as published; packed: slot and wrap counter (bit 15) behind what is published.
   uint16_t availIdx;
@@ -59,6 +67,8 @@ struct alignas(64) QueueState {
   // of the last one.
   uint16_t batchLeft;
   uint32_t batchLen;
+  // Split ring with IN_ORDER: the descriptor that the next chain begins with.
+  uint16_t descriptorNext;
 };
 
 // Where the arrays of one queue lie in the state mapping, in bytes from its start.
@@ -76,8 +86,8 @@ struct QueueStateLayout {
     layout.queue = base;
     layout.heads = layout.queue + sizeof(QueueState);
     layout.next = layout.heads + sizeof(HeadState) * size;
-    layout.order = layout.next + 2 * uint64_t{size};
-    layout.tailNext = layout.order + 2 * uint64_t{size};
+    layout.order = (layout.next + 2 * uint64_t{size} + 3) / 4 * 4;
+    layout.tailNext = layout.order + sizeof(Submission) * size;
     layout.tailRefs = layout.tailNext + 2 * uint64_t{tails};
     layout.end = (layout.tailRefs + 2 * uint64_t{tails} + 63) / 64 * 64;
     return layout;
@@ -88,14 +98,14 @@ struct QueueStateView {
   QueueState* queue = nullptr;
   HeadState* heads = nullptr;
   uint16_t* next = nullptr;
-  // Heads in the order of their submission: a ring of `size` entries; with IN_ORDER only.
-  uint16_t* order = nullptr;
+  // Chains in the order of their submission: a ring of `size` entries; with IN_ORDER only.
+  Submission* order = nullptr;
   uint16_t* tailNext = nullptr;
   uint16_t* tailRefs = nullptr;
 
   static QueueStateView over(uint8_t* state, const QueueStateLayout& layout) noexcept {
     return {reinterpret_cast<QueueState*>(state + layout.queue),  reinterpret_cast<HeadState*>(state + layout.heads),
-            reinterpret_cast<uint16_t*>(state + layout.next),     reinterpret_cast<uint16_t*>(state + layout.order),
+            reinterpret_cast<uint16_t*>(state + layout.next),     reinterpret_cast<Submission*>(state + layout.order),
             reinterpret_cast<uint16_t*>(state + layout.tailNext), reinterpret_cast<uint16_t*>(state + layout.tailRefs)};
   }
 };

@@ -68,10 +68,8 @@ QueuePair::Assembled QueuePair::assemble() noexcept {
     ++rxTaken_;
     if (frame_.want == 0 && !beginFrame(used)) return Assembled::kNothing;
     if (used.len > used.posted) spoil(Drop::kRxTooLong);
-    if (state_ != PairState::kRunning) return Assembled::kNothing;
     frame_.bytes += used.len > used.posted ? used.posted : used.len;
     if (frame_.bytes > kMaxFrameBytes || frame_.have >= kMaxFrameBuffers) spoil(Drop::kRxTooLong);
-    if (state_ != PairState::kRunning) return Assembled::kNothing;
     if (frame_.bad) {
       repost(used.head);
     } else {
@@ -113,11 +111,9 @@ bool QueuePair::beginFrame(const UsedHead& used) noexcept {
 // From now on the frame is only consumed; what was kept of it goes back at once.
 void QueuePair::spoil(Drop reason) noexcept {
   if (frame_.bad) return;
-  // Buffers go back in the order in which they came (IN_ORDER); this may find the TAP gone.
-  if (rx_.inOrder()) flushCoalesced();
   frame_.bad = true;
   frame_.verdict = reason;
-  for (uint16_t i = 0; i < frame_.have && state_ == PairState::kRunning; ++i) repost(frame_.heads[i]);
+  for (uint16_t i = 0; i < frame_.have; ++i) repost(frame_.heads[i]);
 }
 
 void QueuePair::strike() noexcept {

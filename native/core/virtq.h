@@ -42,7 +42,6 @@ class Virtq {
   void initFreeList() noexcept { books().initFreeList(); }
   uint16_t freeCount() const noexcept { return books().freeCount(); }
   uint16_t outstanding() const noexcept { return books().outstanding(); }
-  bool inOrder() const noexcept { return books().inOrder(); }
   const char* broken() const noexcept { return books().broken(); }
   uint16_t peekFree() const noexcept { return books().peekFree(); }
   uint16_t allocate() noexcept { return books().allocate(); }

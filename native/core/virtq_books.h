@@ -37,10 +37,9 @@ class VirtqBooks {
   VirtqBooks(uint32_t size, const QueueStateView& state, const VirtqFeatures& features) noexcept
       : state_(state), size_(size), eventIdx_(features.eventIdx), inOrder_(features.inOrder) {}
 
-  // First use of zeroed state: every descriptor is free, in the order 0, 1, 2, … In order this is also the order for
-  // good, round and round, as virtio 1.2 2.7.5.1 asks of the driver.
+  // First use of zeroed state: everything is free, in the order 0, 1, 2, …
   void initFreeList() noexcept {
-    for (uint32_t i = 0; i < size_; ++i) state_.next[i] = static_cast<uint16_t>(i + 1 == size_ ? 0 : i + 1);
+    for (uint32_t i = 0; i < size_; ++i) state_.next[i] = static_cast<uint16_t>(i + 1);
     state_.queue->freeHead = 0;
     state_.queue->freeCount = static_cast<uint16_t>(size_);
   }
@@ -48,7 +47,6 @@ class VirtqBooks {
   uint16_t freeCount() const noexcept { return state_.queue->freeCount; }
   uint16_t outstanding() const noexcept { return state_.queue->outstanding; }
   uint32_t size() const noexcept { return size_; }
-  bool inOrder() const noexcept { return inOrder_; }
   const char* broken() const noexcept { return broken_; }
   const HeadState& headState(uint16_t head) const noexcept { return state_.heads[head]; }
 
@@ -65,7 +63,6 @@ class VirtqBooks {
   void release(uint16_t head, uint16_t chain) noexcept {
     QueueState& queue = *state_.queue;
     queue.freeCount = static_cast<uint16_t>(queue.freeCount + chain);
-    if (inOrder_) return;
     uint16_t last = head;
     for (uint16_t i = 1; i < chain; ++i) last = state_.next[last];
     state_.next[last] = queue.freeHead;
@@ -77,12 +74,13 @@ class VirtqBooks {
   }
 
  protected:
-  void record(uint16_t head, uint16_t chain, uint32_t bytes, uint16_t tail) noexcept {
+  // `wire`: what the device will call the chain.
+  void record(uint16_t wire, uint16_t head, uint16_t chain, uint32_t bytes, uint16_t tail) noexcept {
     QueueState& queue = *state_.queue;
     state_.heads[head] = HeadState{bytes, chain, tail};
     ++queue.outstanding;
     if (!inOrder_) return;
-    state_.order[queue.orderNext] = head;
+    state_.order[queue.orderNext] = Submission{wire, head};
     queue.orderNext = static_cast<uint16_t>(queue.orderNext + 1U == size_ ? 0 : queue.orderNext + 1);
   }
 
@@ -93,15 +91,14 @@ class VirtqBooks {
       markBroken("used id is not a descriptor of the ring");
       return 0;
     }
-    if (state_.heads[id].chain == 0) {
-      markBroken("used id is not outstanding");
-      return 0;
-    }
-    return inOrder_ ? batchUpTo(id, limit) : uint16_t{1};
+    if (inOrder_) return batchUpTo(id, limit);
+    if (state_.heads[id].chain != 0) return 1;
+    markBroken("used id is not outstanding");
+    return 0;
   }
   // Takes the first of `batch` chains; the others follow by takeOfBatch().
   void takeFirst(uint16_t batch, uint16_t id, uint32_t len, UsedHead& used) noexcept {
-    if (batch == 1) {
+    if (!inOrder_) {
       hand(id, len, used);
       return;
     }
@@ -112,7 +109,7 @@ class VirtqBooks {
   bool batchPending() const noexcept { return state_.queue->batchLeft != 0; }
   void takeOfBatch(UsedHead& used) noexcept {
     QueueState& queue = *state_.queue;
-    const uint16_t head = state_.order[oldest()];
+    const uint16_t head = state_.order[oldest()].head;
     --queue.batchLeft;
     // Skipped elements mean: used completely.
     hand(head, queue.batchLeft == 0 ? queue.batchLen : state_.heads[head].bytes, used);
@@ -140,11 +137,15 @@ class VirtqBooks {
   }
   uint16_t batchUpTo(uint32_t id, uint32_t limit) noexcept {
     uint32_t at = oldest();
-    for (uint32_t count = 1; count <= limit; ++count) {
-      if (state_.order[at] == id) return static_cast<uint16_t>(count);
+    for (uint32_t count = 1; count <= state_.queue->outstanding; ++count) {
+      if (state_.order[at].wire == id) {
+        if (count <= limit) return static_cast<uint16_t>(count);
+        markBroken("used id is out of order");
+        return 0;
+      }
       at = at + 1 == size_ ? 0 : at + 1;
     }
-    markBroken("used id is out of order");
+    markBroken("used id is not outstanding");
     return 0;
   }
 };

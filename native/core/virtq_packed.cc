@@ -72,7 +72,7 @@ uint16_t PackedVirtq::deviceUsed() const noexcept {
   uint32_t left = published();
   uint32_t order = oldest();
   const auto passOldest = [&]() noexcept {
-    const uint16_t head = state_.order[order];
+    const uint16_t head = state_.order[order].head;
     order = order + 1 == size_ ? 0 : order + 1;
     at.advance(state_.heads[head].chain, size_);
     --left;

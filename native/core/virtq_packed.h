@@ -42,7 +42,7 @@ class PackedVirtq : public VirtqBooks {
     if ((flags & kDescNext) != 0) state_.next[index] = next;
   }
   void submit(uint16_t head, uint16_t chain, uint32_t bytes, uint16_t tail) noexcept {
-    record(head, chain, bytes, tail);
+    record(head, head, chain, bytes, tail);
     ++unpublished_;
     kickSlots_ += chainSlots_;
     chainSlots_ = 0;

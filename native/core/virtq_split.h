@@ -20,24 +20,35 @@ class SplitVirtq : public VirtqBooks {
         mask_(static_cast<uint16_t>(ring.size - 1)),
         availNext_(state.queue->availIdx),
         kickChecked_(state.queue->availIdx),
-        usedSeen_(state.queue->lastUsed) {}
+        usedSeen_(state.queue->lastUsed),
+        descriptorNext_(state.queue->descriptorNext) {}
 
   uint16_t lastUsed() const noexcept { return state_.queue->lastUsed; }
   uint16_t availIdx() const noexcept { return state_.queue->availIdx; }
 
   // Fills a descriptor of a chain; those of one chain one after another, then submit().
   void describe(uint16_t index, uint64_t label, uint32_t len, uint16_t flags, uint16_t next) noexcept {
-    ring_.desc[index] = VringDesc{label, len, flags, next};
     if ((flags & kDescNext) != 0) state_.next[index] = next;
+    if (inOrder_) {
+      describeInOrder(label, len, flags);
+    } else {
+      ring_.desc[index] = VringDesc{label, len, flags, next};
+    }
   }
   // Queues a described chain for publish(). Records it first: what is published is always known to the state.
   void submit(uint16_t head, uint16_t chain, uint32_t bytes, uint16_t tail) noexcept {
-    record(head, chain, bytes, tail);
-    ring_.availRing[availNext_ & mask_] = head;
+    const uint16_t wire = inOrder_ ? state_.queue->descriptorNext : head;
+    record(wire, head, chain, bytes, tail);
+    if (inOrder_) state_.queue->descriptorNext = descriptorNext_;
+    ring_.availRing[availNext_ & mask_] = wire;
     ++availNext_;
   }
-  // Submits a receive buffer again. Its descriptor has never changed; only the avail ring names it anew.
-  void repost(uint16_t head, uint64_t /*label*/, uint32_t len) noexcept { submit(head, 1, len, kNoTail); }
+  // Submits a receive buffer again. Unless in order its descriptor has never changed; only the avail ring names it
+  // anew.
+  void repost(uint16_t head, uint64_t label, uint32_t len) noexcept {
+    if (inOrder_) describeInOrder(label, len, kDescWrite);
+    submit(head, 1, len, kNoTail);
+  }
   uint16_t unpublished() const noexcept { return static_cast<uint16_t>(availNext_ - state_.queue->availIdx); }
   // Release store of avail.idx: descriptors and ring entries are visible before it (virtio 1.2, 2.7.13.3).
   void publish() noexcept {
@@ -64,6 +75,13 @@ class SplitVirtq : public VirtqBooks {
   uint16_t deviceUsed() const noexcept { return loadAcquire(ring_.usedIdx); }
 
  private:
+  // Descriptors are free in the order in which they were used, so there is always one where the last chain ended.
+  void describeInOrder(uint64_t label, uint32_t len, uint16_t flags) noexcept {
+    const uint16_t at = descriptorNext_;
+    descriptorNext_ = static_cast<uint16_t>(at + 1) & mask_;
+    ring_.desc[at] = VringDesc{label, len, flags, (flags & kDescNext) != 0 ? descriptorNext_ : uint16_t{0}};
+  }
+
   Vring ring_;
   uint16_t mask_ = 0;
   // avail.idx to be: submitted, not yet published.
@@ -71,6 +89,8 @@ class SplitVirtq : public VirtqBooks {
   uint16_t kickChecked_ = 0;
   // used.idx as last read: saves touching the line that the backend writes.
   uint16_t usedSeen_ = 0;
+  // In order: the descriptor to fill next; that of the next chain is in the state.
+  uint16_t descriptorNext_ = 0;
 };
 
 }  // namespace vu

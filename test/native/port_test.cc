@@ -414,7 +414,11 @@ TEST_P(RingStory, S57_QuiesceUnderLoadLosesNothingThatIsNotCounted) {
   std::thread pod([&] {
     const Bytes frame = plainFrame(300, 1);
     while (!stop.load()) {
-      if (::send(bench.pods[0].get(), frame.data(), frame.size(), MSG_NOSIGNAL) > 0) sent.fetch_add(1);
+      if (::send(bench.pods[0].get(), frame.data(), frame.size(), MSG_NOSIGNAL) > 0) {
+        sent.fetch_add(1);
+      } else {
+        std::this_thread::yield();
+      }
     }
   });
   uint64_t received = 0;

@@ -9,8 +9,8 @@ namespace {
 
 constexpr uint32_t kSize = 1024;
 
-BenchOptions largeRing() {
-  BenchOptions options;
+BenchOptions largeRing(const RingCase& ring = {}) {
+  BenchOptions options = benchOptions(ring);
   options.session.queueSize = kSize;
   return options;
 }
@@ -30,16 +30,20 @@ void burst(Bench& bench, uint32_t buffers) {
   for (uint32_t i = 0; i < buffers; ++i) ASSERT_FALSE(bench.receive().empty());
 }
 
-TEST(RxWindow, FewBuffersArePostedBeforeAnythingCame) {
-  Bench bench(largeRing());
+class EveryRxWindow : public ::testing::TestWithParam<RingCase> {};
+
+INSTANTIATE_TEST_SUITE_P(Rings, EveryRxWindow, ::testing::ValuesIn(ringCases(true)), ringCaseName);
+
+TEST_P(EveryRxWindow, FewBuffersArePostedBeforeAnythingCame) {
+  Bench bench(largeRing(GetParam()));
   EXPECT_EQ(bench.rx().available(), kRxWindowMin);
   bench.start();
   EXPECT_EQ(bench.rx().available(), kRxWindowMin);
   bench.expectLawful();
 }
 
-TEST(RxWindow, BurstsThatUseAQuarterDoubleItUntilEverythingIsPosted) {
-  Bench bench(largeRing());
+TEST_P(EveryRxWindow, BurstsThatUseAQuarterDoubleItUntilEverythingIsPosted) {
+  Bench bench(largeRing(GetParam()));
   bench.start();
   for (uint32_t window = kRxWindowMin; window < kSize; window *= 2) {
     burst(bench, window / 4);
@@ -50,8 +54,8 @@ TEST(RxWindow, BurstsThatUseAQuarterDoubleItUntilEverythingIsPosted) {
   bench.expectLawful();
 }
 
-TEST(RxWindow, ATrickleTouchesNoMoreMemoryThanTheWindow) {
-  Bench bench(largeRing());
+TEST_P(EveryRxWindow, ATrickleTouchesNoMoreMemoryThanTheWindow) {
+  Bench bench(largeRing(GetParam()));
   bench.start();
   for (uint32_t i = 0; i < 3 * kSize; ++i) burst(bench, 1);
   EXPECT_EQ(bench.rx().available(), kRxWindowMin);

@@ -59,7 +59,7 @@ describe('listen', () => {
     }
   });
 
-  it('replaces the file of a dead listener', async () => {
+  it('[F3] replaces the file of a dead listener', async () => {
     await deadSocket('vhost.sock');
     expect(statSync(join(directory, 'vhost.sock')).isSocket()).toBe(true);
     const server = new TestListener(native, directory);
@@ -68,7 +68,7 @@ describe('listen', () => {
     server.listener.close();
   });
 
-  it('refuses a path where somebody answers, and leaves him alone', async () => {
+  it('[F3] refuses a path where somebody answers, and leaves him alone', async () => {
     const server = net.createServer().listen(join(directory, 'vhost.sock'));
     await once(server, 'listening');
     const { ino } = statSync(join(directory, 'vhost.sock'));
@@ -77,7 +77,7 @@ describe('listen', () => {
     server.close();
   });
 
-  it('refuses a path whose owner is too busy to answer', () => {
+  it('[F3] refuses a path whose owner is too busy to answer', () => {
     const path = { baseDirectory: directory, relativePath: 'busy.sock' };
     const busy = native.listenUnix(
       { path, mode: 0o600, groupId: null, backlog: 0 },
@@ -199,7 +199,7 @@ describe('both ways', () => {
 });
 
 describe('connect', () => {
-  it('names what is there instead of a listener', async () => {
+  it('[5] names what is there instead of a listener', async () => {
     writeFileSync(join(directory, 'file'), '');
     await run('mkfifo', [join(directory, 'fifo')]);
     await deadSocket('dead.sock');

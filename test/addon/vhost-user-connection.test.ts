@@ -140,7 +140,7 @@ describe('over a real socket', () => {
     }
   });
 
-  it('(F8) sees a backend die while it waits, long before the deadline', async () => {
+  it('[F8] sees a backend die while it waits, long before the deadline', async () => {
     const { next } = openSource(true);
     const backend = backendConnects({
       ...dpdkOffer,
@@ -177,7 +177,7 @@ describe('over a real socket', () => {
     await device.shutDown();
   });
 
-  it('[80] [39] server mode serves the second connection when the first has ended', async () => {
+  it('[39] server mode serves the second connection when the first has ended', async () => {
     const { next } = openSource(true);
     const device = newDevice();
     const [first, second] = [backendConnects(dpdkOffer), backendConnects(dpdkOffer)];

@@ -51,7 +51,7 @@ describe('an established TCP connection', () => {
     });
   }, 90_000);
 
-  it('[69] survives SIGKILL of the switch with no operator action', async () => {
+  it('[69] [F11] survives SIGKILL of the switch with no operator action', async () => {
     await survives(async () => {
       await world.ovs.killSwitch();
       await world.ovs.startSwitch();

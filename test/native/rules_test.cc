@@ -1,6 +1,8 @@
 // Rules of the conformance list that belong to no single story: eventfds, signals, header size, full counters.
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/un.h>
 
 #include <fstream>
 #include <random>
@@ -85,6 +87,59 @@ TEST(Rules, S23_HeaderHasTwelveBytesWithMergingVersion1OrPackedRingsElseTen) {
   }
   EXPECT_GT(seen[0], 0);
   EXPECT_GT(seen[1], 0);
+}
+
+// Descriptors are counted per process: while it lasts nothing else of this test may open one.
+class NoDescriptorsLeft {
+ public:
+  NoDescriptorsLeft() {
+    ::getrlimit(RLIMIT_NOFILE, &before_);
+    const int next = ::dup(0);
+    ::close(next);
+    const rlimit none{static_cast<rlim_t>(next), before_.rlim_max};
+    ::setrlimit(RLIMIT_NOFILE, &none);
+  }
+  ~NoDescriptorsLeft() { ::setrlimit(RLIMIT_NOFILE, &before_); }
+
+ private:
+  rlimit before_{};
+};
+
+TEST(Rules, F49_WithoutDescriptorsAPeerIsTurnedAwayAndListeningGoesOn) {
+  char directory[] = "/tmp/vu-rules-XXXXXX";
+  ASSERT_NE(::mkdtemp(directory), nullptr);
+  auto reactor = Reactor::start();
+  ASSERT_TRUE(reactor.ok());
+  const UnixPath path{directory, "vhost.sock"};
+  auto bound = listenUnix(path, 0600, std::nullopt, 4);
+  ASSERT_TRUE(bound.ok());
+  Signal faults;
+  Signal connections;
+  auto listener =
+      ListenSocket::open(reactor.value(), std::move(bound).value(),
+                         {[&](UniqueFd, PeerCredentials) { connections.raise(); }, [&](Fault) { faults.raise(); }});
+  ASSERT_TRUE(listener.ok());
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::snprintf(address.sun_path, sizeof address.sun_path, "%s/vhost.sock", directory);
+  const UniqueFd turnedAway(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const UniqueFd served(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const auto connect = [&](const UniqueFd& fd) {
+    return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+  };
+  {
+    const NoDescriptorsLeft none;
+    ASSERT_EQ(connect(turnedAway), 0);
+    EXPECT_TRUE(faults.wait());
+    uint8_t byte = 0;
+    EXPECT_EQ(::recv(turnedAway.get(), &byte, 1, 0), 0) << "not closed";
+    EXPECT_EQ(connections.count(), 0);
+  }
+  ASSERT_EQ(connect(served), 0);
+  EXPECT_TRUE(connections.wait());
+  listener.value()->close();
+  reactor.value()->stop();
+  EXPECT_EQ(::rmdir(directory), 0);
 }
 
 class Kick : public ::testing::TestWithParam<RingCase> {};

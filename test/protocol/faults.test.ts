@@ -60,7 +60,7 @@ async function failing(options: ScriptedOptions, whenStalled: ((connection: Conn
 
 describe('a backend that dies', () => {
   it.each(moments)(
-    '[9] [43] (F4–F10) at %s (%d) ends the handshake as DISCONNECTED, with nothing left',
+    '[9] [43] [F4] [F5] [F6] [F7] [F8] [F9] [F10] at %s (%d) ends the handshake as DISCONNECTED, with nothing left',
     async (name, nth) => {
       const { error, device, disconnects } = await failing({
         ...dpdkOffer,
@@ -72,7 +72,7 @@ describe('a backend that dies', () => {
     },
   );
 
-  it('(F8) is an end of file or a reset, not a deadline', async () => {
+  it('[F8] is an end of file or a reset, not a deadline', async () => {
     const { device } = deviceWorld();
     const { frontend, backend, socket } = connectScripted({
       ...dpdkOffer,
@@ -100,7 +100,7 @@ describe('a backend that dies', () => {
     expect((await failureOf(frontend.setOwner())).code).toBe('DISCONNECTED');
   });
 
-  it.each([4, 11, 12, 15])('(F14) %d bytes into a reply has broken the protocol', async (cut) => {
+  it.each([4, 11, 12, 15])('[F14] %d bytes into a reply has broken the protocol', async (cut) => {
     const bytes = encodeMessage(1, replyFlags, u64(dpdkOffer.features)).subarray(0, cut);
     const { error } = await failing({
       ...dpdkOffer,
@@ -111,7 +111,7 @@ describe('a backend that dies', () => {
 });
 
 describe('a backend that is silent', () => {
-  it.each(replied)('[35] (F13) at %s (%d) runs into the deadline', async (name, nth) => {
+  it.each(replied)('[35] [F13] at %s (%d) runs into the deadline', async (name, nth) => {
     const { error, disconnects } = await failing(
       { ...dpdkOffer, misbehave: misbehaveAt(name, nth, { kind: 'silent' }) },
       ({ timers, frontend }) => {
@@ -126,7 +126,7 @@ describe('a backend that is silent', () => {
 });
 
 describe('a backend that refuses', () => {
-  it.each(acked.filter(([name]) => name !== 'NET_SET_MTU'))('(F19–F22) %s (%d) is named', async (name, nth) => {
+  it.each(acked.filter(([name]) => name !== 'NET_SET_MTU'))('[F19] [F20] [F21] %s (%d) is named', async (name, nth) => {
     const { error, device } = await failing({ ...dpdkOffer, misbehave: misbehaveAt(name, nth, { kind: 'nack' }) });
     expect(error).toMatchObject({ code: 'BACKEND_REFUSED', details: { request: name } });
     expect(device.state.kind).toBe('failed');
@@ -142,7 +142,7 @@ describe('a backend that refuses', () => {
     await device.bringUp(connectScripted(dpdkOffer).frontend);
   });
 
-  it('[26] (F23) FEATURES_OK fails the device', async () => {
+  it('[26] [F23] FEATURES_OK fails the device', async () => {
     const { error, connection } = await failing({ ...dpdkOffer, status: 0x03 });
     expect(error.code).toBe('BACKEND_REFUSED');
     expect(connection.backend.trace.at(-1)).toBe('GET_STATUS');
@@ -174,7 +174,7 @@ describe('a backend that breaks the protocol', () => {
     ['4 GiB announced', header(1, replyFlags, 0xffffffff)],
     ['text', Buffer.from('HTTP/1.1 400 Bad Request\r\n\r\n')],
     ['two replies', Buffer.concat([good, good])],
-  ])('[33] (F15, F16) with %s is cut off, its header kept for the log', async (_what, bytes) => {
+  ])('[33] [F15] [F16] with %s is cut off, its header kept for the log', async (_what, bytes) => {
     const { error, connection } = await failing({
       ...dpdkOffer,
       misbehave: misbehaveAt('GET_FEATURES', 1, { kind: 'bytes', bytes }),
@@ -186,7 +186,7 @@ describe('a backend that breaks the protocol', () => {
     expect(connection.socket.isOpen).toBe(false);
   });
 
-  it('(F17) with unsolicited data in a running connection is cut off', async () => {
+  it('[F17] with unsolicited data in a running connection is cut off', async () => {
     const { device } = deviceWorld();
     const { backend, frontend, socket } = connectScripted(dpdkOffer);
     const ended = new Promise<Error>((resolve) => {
@@ -202,7 +202,7 @@ describe('a backend that breaks the protocol', () => {
     expect(await device.shutDown()).toHaveLength(1);
   });
 
-  it('[36] (F18) with descriptors in a reply is cut off, and every descriptor closed', async () => {
+  it('[36] [F18] with descriptors in a reply is cut off, and every descriptor closed', async () => {
     const { ledger } = deviceWorld();
     const fds = [ledger.make(), ledger.make()];
     const { frontend } = connectScripted(

@@ -109,7 +109,7 @@ describe('handshake', () => {
     expect(frontend.abilities.maxQueuePairs).toBe(128);
   });
 
-  it('[16] [17] [19] [20] [24] breaks no rule on random offers, and ends ready or parked', async () => {
+  it('[16] [17] [19] [20] [24] [28] breaks no rule on random offers, and ends ready or parked', async () => {
     const random = seededRandom(39);
     let ready = 0;
     for (let round = 0; round < 150; round += 1) {
@@ -182,7 +182,7 @@ describe('a backend that comes back', () => {
       ['MRG_RXBUF', 'EVENT_IDX'],
     ],
     ['with more', rich, []],
-  ])('[78] %s is brought up again with the same labels', async (_what, offer, degradedBy) => {
+  ])('[76] [78] [79] [F26] [F27] %s is brought up again with the same labels', async (_what, offer, degradedBy) => {
     const { device, ledger } = deviceWorld();
     const first = connectScripted(dpdkOffer, ledger);
     const before = await device.bringUp(first.frontend);
@@ -192,7 +192,7 @@ describe('a backend that comes back', () => {
     const after = await device.bringUp(second.frontend);
     expect([second.backend.violations, second.backend.running]).toEqual([[], true]);
     expect(after.degradedBy).toEqual(degradedBy);
-    // [76] growth is ignored, [79] labels are the same.
+    // Growth is ignored, labels are the same.
     expect(after.ackedFeatures & ~before.ackedFeatures).toBe(0n);
     expect(after.session.rings).toEqual(before.session.rings);
   });

@@ -101,7 +101,7 @@ describe('server mode', () => {
     expect([backend.violations, backend.running]).toEqual([[], true]);
   });
 
-  describe('[80] (F43) a second connection', () => {
+  describe('[80] [F43] a second connection', () => {
     async function twoConnected() {
       const world = sourceWorld(true);
       open(world);
@@ -238,7 +238,7 @@ describe('client mode', () => {
     expect(world.source.situation).toBe(`connected to ${path}`);
   });
 
-  it('(F1) backs off from 100 ms to 1 s while there is no socket', () => {
+  it('[F1] backs off from 100 ms to 1 s while there is no socket', () => {
     const world = sourceWorld(false);
     open(world);
     const delays: number[] = [];
@@ -260,7 +260,7 @@ describe('client mode', () => {
     expect(world.timers.pending[0]).toBeCloseTo(expected, 3);
   });
 
-  it.each(['EACCES', 'ENOTSOCK', 'ELOOP', 'EXDEV'])('(F2) retries %s after 30 s and says why', (errno) => {
+  it.each(['EACCES', 'ENOTSOCK', 'ELOOP', 'EXDEV'])('[F2] retries %s after 30 s and says why', (errno) => {
     const world = sourceWorld(false);
     world.binding.failures.set(path, errno);
     open(world);

@@ -241,7 +241,7 @@ describe('backend.path', () => {
     expect(failure(() => at('/run/openvswitch/{podName}', { args: '' })).message).toContain('{podName} is ""');
   });
 
-  it('may have 107 bytes, not 108', () => {
+  it('[4] may have 107 bytes, not 108', () => {
     const longest = `/run/openvswitch/${'ü'.repeat(45)}`;
     expect(Buffer.byteLength(longest)).toBe(107);
     expect(at(longest)).toBe(longest);

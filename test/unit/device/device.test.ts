@@ -126,7 +126,7 @@ describe('bringUp', () => {
     ['lacks FEATURES_OK', 0x03],
     ['has NEEDS_RESET', 0x4b],
     ['has FAILED', 0x8b],
-  ])('[26] fails when the status read back %s', async (_what, status) => {
+  ])('[26] [F23] [F24] fails when the status read back %s', async (_what, status) => {
     const { device, ledger } = world();
     const error = await failureOf(device.bringUp(new FakeFrontend({ features: rich, status })));
     expect(error.code).toBe('BACKEND_REFUSED');
@@ -153,7 +153,7 @@ describe('bringUp', () => {
     ['ENOMEM', 'memfd', 'RESOURCE_EXHAUSTED'],
     ['EMFILE', 'memfd', 'RESOURCE_EXHAUSTED'],
     ['EPERM', 'memfd', 'SYSCALL_FAILED'],
-  ] as const)('unwinds when memory fails with %s (%s) as %s', async (errno, memory, code) => {
+  ] as const)('[F49] [F50] unwinds when memory fails with %s (%s) as %s', async (errno, memory, code) => {
     const { device, sessions } = world({ memory });
     sessions.failWith = nativeFault(errno, 'memfd_create');
     const frontend = new FakeFrontend({ features: rich });
@@ -203,7 +203,7 @@ describe('bringUp', () => {
 });
 
 describe('a later connection', () => {
-  it('gets new memory and base 0', async () => {
+  it('[77] gets new memory and base 0', async () => {
     const { device, sessions } = world();
     const first = await device.bringUp(new FakeFrontend({ features: rich }));
     await device.shutDown();
@@ -214,7 +214,7 @@ describe('a later connection', () => {
     expect(frontend.calls).toContain('setVringBase 0 0');
   });
 
-  it('reports what it lacks, and takes it back when the full offer returns', async () => {
+  it('[F25] reports what it lacks, and takes it back when the full offer returns', async () => {
     const { device } = world();
     await device.bringUp(new FakeFrontend({ features: rich }));
     await device.shutDown();
@@ -226,7 +226,7 @@ describe('a later connection', () => {
     expect([full.degradedBy, full.offloads.softwareGso]).toEqual([[], false]);
   });
 
-  it('[76] is measured by the first that reached DRIVER_OK, not by one that failed', async () => {
+  it('[76] [F26] is measured by the first that reached DRIVER_OK, not by one that failed', async () => {
     const { device } = world();
     await failureOf(device.bringUp(new FakeFrontend({ features: featureMask(30, 32), failAt: 12 })));
     const ready = await device.bringUp(new FakeFrontend({ features: rich }));
@@ -234,7 +234,7 @@ describe('a later connection', () => {
     expect(ready.degradedBy).toEqual([]);
   });
 
-  it('[75] parks on loss of VERSION_1 with nothing set, and resumes with the full offer', async () => {
+  it('[75] [F25] parks on loss of VERSION_1 with nothing set, and resumes with the full offer', async () => {
     const { device } = world();
     await device.bringUp(new FakeFrontend({ features: rich }));
     await device.shutDown();
@@ -257,7 +257,7 @@ describe('shutDown', () => {
     expect([device.state.kind, device.status, ledger.open, frontend.closed > 0]).toEqual(['idle', 0, 0, true]);
   });
 
-  it.each([0, 1, 2, 3])('[46] ends locally when the backend is gone at its step %d', async (step) => {
+  it.each([0, 1, 2, 3])('[46] [F12] ends locally when the backend is gone at its step %d', async (step) => {
     const { device, ledger } = world();
     const frontend = new FakeFrontend({ features: rich, failAt: handshake.length + step });
     await device.bringUp(frontend);
@@ -272,7 +272,7 @@ describe('shutDown', () => {
     [1000 + 1025, 1000, 2],
     [999, 1000, 2],
     [70000, 1000, 2],
-  ])('reports a base of %d where %d is expected as %d anomalies', async (base, expectedBase, count) => {
+  ])('[46] [F30] reports a base of %d where %d is expected as %d anomalies', async (base, expectedBase, count) => {
     const { device, sessions } = world();
     sessions.expectedBase = expectedBase;
     await device.bringUp(new FakeFrontend({ features: rich, base }));
@@ -296,7 +296,7 @@ describe('shutDown', () => {
     [0x800f, 0x8010, 2],
     [0x0011, 0x8010, 2],
     [0x8400, 0x8010, 2],
-  ])('reports a packed base of %d where %d is expected as %d anomalies', async (base, expectedBase, count) => {
+  ])('[46] [F30] reports a packed base of %d where %d is expected as %d anomalies', async (base, expectedBase, count) => {
     const { device, sessions } = world({ packedVq: true });
     sessions.expectedBase = expectedBase;
     await device.bringUp(new FakeFrontend({ features: rich | featureMask(34), base }));

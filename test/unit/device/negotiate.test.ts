@@ -144,7 +144,7 @@ describe('negotiate on a later connection', () => {
     expect(result.degradedBy).toEqual(['RING_PACKED', 'IN_ORDER']);
   });
 
-  it('[78] goes on with fewer pairs and says so', () => {
+  it('[78] [F28] goes on with fewer pairs and says so', () => {
     const result = later(rich, 2);
     expect([result.queuePairs, result.degradedBy]).toEqual([2, ['MQ']]);
   });
@@ -160,7 +160,7 @@ describe('negotiate on a later connection', () => {
     expect(negotiate(offer, options, first)).toEqual({ kind: 'refused', missing: ['VERSION_1'] });
   });
 
-  it('[76] ignores growth: never more than the first connection had', () => {
+  it('[76] [F26] ignores growth: never more than the first connection had', () => {
     const poor = agree({ features: featureMask(0, 32), maxQueuePairs: 1 }, options);
     const grown = agree({ features: rich, maxQueuePairs: 128 }, options, poor);
     expect(grown).toEqual(poor);

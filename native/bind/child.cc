@@ -61,6 +61,9 @@ std::optional<ChildSpec> toSpec(napi_env env, napi_value object) {
   const auto input = textProperty(env, object, "input");
   if (!input) return std::nullopt;
   spec.input = *input;
+  const auto holdInput = boolProperty(env, object, "holdInput");
+  if (!holdInput) return std::nullopt;
+  spec.holdInput = *holdInput;
   const auto timeoutMs = uint32Property(env, object, "timeoutMs");
   if (!timeoutMs) return std::nullopt;
   spec.timeoutMs = *timeoutMs;
@@ -104,6 +107,7 @@ Napi::Value runChildJs(const Napi::CallbackInfo& info) {
   child.Set("ended", deferred->Promise());
   child.Set("kill", Napi::Function::New(
                         env, [control](const Napi::CallbackInfo&) { control->kill(); }, "kill"));
+  child.Set("feed", Napi::Function::New(env, [control](const Napi::CallbackInfo&) { control->feed(); }, "feed"));
   return child;
 }
 

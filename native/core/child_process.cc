@@ -122,11 +122,12 @@ Result<ChildResult> superviseChild(const ChildSpec& spec, const ChildControl& co
     out.reset();
     err.reset();
   };
-  if (spec.input.empty()) in.reset();
+  bool held = spec.holdInput;
+  if (spec.input.empty() && !held) in.reset();
   while (!ended || ((out || err) && !judged)) {
     std::array<pollfd, 5> watched{{{ended ? -1 : process.get(), POLLIN, 0},
                                    {judged ? -1 : control.wakeFd(), POLLIN, 0},
-                                   {in.get(), POLLOUT, 0},
+                                   {held ? -1 : in.get(), POLLOUT, 0},
                                    {out.get(), POLLIN, 0},
                                    {err.get(), POLLIN, 0}}};
     const int64_t untilMs = ended ? drainUntilMs : judged ? deadlineMs + kDrainMs : deadlineMs;
@@ -136,6 +137,15 @@ Result<ChildResult> superviseChild(const ChildSpec& spec, const ChildControl& co
     if (::poll(watched.data(), watched.size(), leftMs < 0 ? 1000 : static_cast<int>(leftMs)) < 0 && errno != EINTR)
       break;
     if (control.killed() && !judged) end(ChildEnd::kKilled);
+    if (watched[1].revents != 0) {
+      uint64_t count = 0;
+      [[maybe_unused]] const ssize_t got = ::read(control.wakeFd(), &count, sizeof count);
+    }
+    if (held && control.fed()) {
+      held = false;
+      if (spec.input.empty()) in.reset();
+      continue;
+    }
     if (in && watched[2].revents != 0) {
       const ssize_t count = ::write(in.get(), spec.input.data() + written, spec.input.size() - written);
       if (count > 0) written += static_cast<size_t>(count);
@@ -172,13 +182,17 @@ Result<std::shared_ptr<ChildControl>> ChildControl::create() noexcept {
   return control;
 }
 
-void ChildControl::kill() noexcept {
+void ChildControl::raise(std::atomic<bool>& flag) noexcept {
   const std::lock_guard lock(mutex_);
   if (!wake_) return;
-  killed_.store(true);
+  flag.store(true);
   const uint64_t one = 1;
   [[maybe_unused]] const ssize_t written = ::write(wake_.get(), &one, sizeof one);
 }
+
+void ChildControl::kill() noexcept { raise(killed_); }
+
+void ChildControl::feed() noexcept { raise(fed_); }
 
 void ChildControl::finish() noexcept {
   const std::lock_guard lock(mutex_);

@@ -22,6 +22,8 @@ struct ChildSpec {
   // NAME=value; nothing is inherited.
   std::vector<std::string> environment;
   std::string input;
+  // stdin is given only after ChildControl::feed(): the program starts up meanwhile, and can do nothing yet.
+  bool holdInput = false;
   uint32_t timeoutMs = 0;
   // stdout and stderr together; more ends the child.
   size_t outputLimitBytes = 0;
@@ -43,16 +45,22 @@ class ChildControl {
   static Result<std::shared_ptr<ChildControl>> create() noexcept;
   // From any thread, at any time. Idempotent; nothing after finish().
   void kill() noexcept;
+  // Gives a held input. Idempotent.
+  void feed() noexcept;
   // The child has been reaped: lets the descriptor go, however long somebody still holds this object.
   void finish() noexcept;
   // THREAD: the one that runs the child.
   int wakeFd() const noexcept { return wake_.get(); }
   bool killed() const noexcept { return killed_.load(); }
+  bool fed() const noexcept { return fed_.load(); }
 
  private:
+  void raise(std::atomic<bool>& flag) noexcept;
+
   std::mutex mutex_;
   UniqueFd wake_;
   std::atomic<bool> killed_{false};
+  std::atomic<bool> fed_{false};
 };
 
 // Blocks the calling thread until the child has been reaped. A fault: it could not be started.

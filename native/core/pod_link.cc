@@ -7,6 +7,8 @@
 
 #include <cstring>
 
+#include "link_removal.h"
+
 namespace vu {
 namespace {
 
@@ -170,8 +172,8 @@ std::optional<LinkFault> deleteLink(const std::string& name, uint32_t ifindex, b
   const auto link = netlink.value().link(name);
   if (!link) return at(netlink.value(), link.fault(), name);
   if (!link.value() || link.value()->ifindex != ifindex) return std::nullopt;
-  const Result<void> done = netlink.value().deleteLink(ifindex);
-  if (!done && done.fault().errnum != ENODEV) return at(netlink.value(), done.fault(), name);
+  const Result<void> done = removeLink(std::move(netlink).value(), ifindex);
+  if (!done && done.fault().errnum != ENODEV) return at(done.fault(), name);
   *deleted = done.ok();
   return std::nullopt;
 }

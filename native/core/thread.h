@@ -50,6 +50,11 @@ class Thread {
     if (std::exchange(joinable_, false)) pthread_join(id_, nullptr);
   }
 
+  // Nobody waits for its end: it must own everything that it uses.
+  void detach() noexcept {
+    if (std::exchange(joinable_, false)) pthread_detach(id_);
+  }
+
  private:
   static void* run(void* raw) noexcept {
     const std::unique_ptr<std::function<void()>> body(static_cast<std::function<void()>*>(raw));

@@ -88,9 +88,9 @@ class Climb {
   async run(): Promise<Attached> {
     const { backend } = this.#spec;
     this.#proceed();
-    await this.#store.write(this.#record);
-    this.#proceed();
-    const [{ live, ifindex }, ipam] = await this.#together(this.#device(), this.#address());
+    // The plugin starts up while the record is written; it is told what to do when that is on disk.
+    const recorded = this.#store.write(this.#record).then(() => this.#proceed());
+    const [{ live, ifindex }, ipam] = await this.#together(this.#device(recorded), this.#address(recorded));
     this.#proceed();
     const ready = this.#ready(ifindex, ipam);
     const link = this.#setUpLink(ifindex, ipam).then(() => live.setAddresses(ipam.ips.map(({ address }) => address)));
@@ -124,17 +124,18 @@ class Climb {
     }
   }
 
-  async #address(): Promise<IpamResult> {
+  async #address(recorded: Promise<void>): Promise<IpamResult> {
     const { ipam } = this.#dependencies;
     const call = ipamCall(this.#spec);
     if (call === null) return noAddresses;
     // An ADD that fails gives back itself what it may have taken.
-    const result = await ipam.add(call, this.#signal);
+    const result = await ipam.add(call, this.#signal, recorded);
     this.#rollback.push('address', () => ipam.del(call, undoSignal()));
     return result;
   }
 
-  async #device(): Promise<{ readonly live: LiveAttachment; readonly ifindex: number }> {
+  async #device(recorded: Promise<void>): Promise<{ readonly live: LiveAttachment; readonly ifindex: number }> {
+    await recorded;
     const { binding } = this.#dependencies;
     const { ifName } = this.#spec.key;
     const tap = await binding

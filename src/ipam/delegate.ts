@@ -50,9 +50,10 @@ export class DelegatedIpam implements Ipam {
     this.#timeoutsMs = { ...defaultTimeoutsMs, ...options.timeoutsMs };
   }
 
-  async add(call: IpamCall, signal: AbortSignal): Promise<IpamResult> {
+  async add(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<IpamResult> {
     const plugin = await this.#catalog.find(call.type, call.cniPath);
-    const outcome = await this.#run(plugin, 'ADD', call, {}, signal, this.#timeoutsMs.ADD);
+    const outcome = await this.#run(plugin, 'ADD', call, {}, signal, this.#timeoutsMs.ADD, permission);
+    await permission; // without it the plugin was never told anything, and there is nothing to undo
     try {
       const stdout = this.#succeeded(call.type, 'ADD', outcome);
       const parsed = parseIpamResult(parseRecord(stdout));
@@ -111,6 +112,7 @@ export class DelegatedIpam implements Ipam {
     extra: Readonly<Record<string, unknown>>,
     signal: AbortSignal,
     timeoutMs: number,
+    permission?: Promise<unknown>,
   ): Promise<PluginOutcome> {
     const environment: Record<string, string> = {
       CNI_COMMAND: verb,
@@ -122,7 +124,14 @@ export class DelegatedIpam implements Ipam {
     };
     const stdin = stdinFor(call.netconf, plugin.versions, extra);
     for (let attempt = 1; ; attempt++) {
-      const outcome = await runPlugin({ path: plugin.path, environment, stdin, timeoutMs, signal });
+      const outcome = await runPlugin({
+        path: plugin.path,
+        environment,
+        stdin,
+        timeoutMs,
+        signal,
+        ...(permission === undefined ? {} : { permission }),
+      });
       if (outcome.kind !== 'unstartable' || outcome.errno !== 'ETXTBSY' || attempt > busyRetries) return outcome;
       await new Promise((resolve) => setTimeout(resolve, busyRetryMs));
     }

@@ -26,6 +26,8 @@ export interface PluginRun {
   readonly stdin: string;
   readonly timeoutMs: number;
   readonly signal: AbortSignal;
+  /** stdin is held back until it resolves, the plugin killed when it rejects. */
+  readonly permission?: Promise<unknown>;
 }
 
 /** Never rejects. */
@@ -36,11 +38,16 @@ export async function runPlugin(run: PluginRun): Promise<PluginOutcome> {
       path: run.path,
       environment: Object.entries(run.environment).map(([name, value]) => `${name}=${value}`),
       input: run.stdin,
+      holdInput: run.permission !== undefined,
       timeoutMs: run.timeoutMs,
       outputLimitBytes,
     });
     const onAbort = (): void => child.kill();
     run.signal.addEventListener('abort', onAbort, { once: true });
+    run.permission?.then(
+      () => child.feed(),
+      () => child.kill(),
+    );
     try {
       return pluginOutcome(await child.ended);
     } finally {

@@ -50,7 +50,11 @@ export interface IpamCall {
 
 /** @throws VirtioUserError IPAM_FAILED (missing, failed, hung, garbage), CANCELLED */
 export interface Ipam {
-  add(call: IpamCall, signal: AbortSignal): Promise<IpamResult>;
+  /**
+   * @param permission the plugin is started at once, and told what to do when this resolves; when it rejects nothing has
+   *   happened
+   */
+  add(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<IpamResult>;
   /** Idempotent: a lease that is not there is success. */
   del(call: IpamCall, signal: AbortSignal): Promise<void>;
   check(call: IpamCall, prevResult: unknown, signal: AbortSignal): Promise<void>;

@@ -282,6 +282,8 @@ export interface ChildSpec {
   readonly environment: readonly string[];
   /** All of stdin. */
   readonly input: string;
+  /** stdin is given only after `feed`: the program starts up meanwhile, and can do nothing yet. */
+  readonly holdInput: boolean;
   readonly timeoutMs: number;
   /** stdout and stderr together; more ends the child. */
   readonly outputLimitBytes: number;
@@ -301,6 +303,8 @@ export interface Child {
   readonly ended: Promise<ChildOutcome>;
   /** SIGKILL for the whole group. Idempotent. */
   kill(): void;
+  /** Gives the held stdin. Idempotent. */
+  feed(): void;
 }
 
 export interface NativeBinding {

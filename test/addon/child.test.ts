@@ -13,6 +13,7 @@ function script(text: string, timeoutMs = 10_000): Child {
     environment: ['GREETING=hello'],
     input: text,
     timeoutMs,
+    holdInput: false,
     outputLimitBytes: 1 << 16,
   });
 }
@@ -34,9 +35,30 @@ describe('a child process', () => {
       environment: [],
       input: 'x'.repeat(1 << 20),
       timeoutMs: 10_000,
+      holdInput: false,
       outputLimitBytes: 1024,
     }).ended;
     expect(outcome.kind).toBe('exited');
+  });
+
+  it('whose stdin is held waits for it, and can be ended while it waits', async () => {
+    const start = (): Child =>
+      binding.runChild({
+        path: '/bin/cat',
+        environment: [],
+        input: 'now',
+        holdInput: true,
+        timeoutMs: 10_000,
+        outputLimitBytes: 1024,
+      });
+    const fed = start();
+    const first = await Promise.race([fed.ended, new Promise((resolve) => setTimeout(resolve, 100, 'waiting'))]);
+    expect(first).toBe('waiting');
+    fed.feed();
+    expect(await fed.ended).toMatchObject({ kind: 'exited', code: 0, stdout: 'now' });
+    const killed = start();
+    killed.kill();
+    expect(await killed.ended).toMatchObject({ kind: 'killed', stdout: '' });
   });
 
   it('dying by a signal says which', async () => {
@@ -69,7 +91,8 @@ describe('a child process', () => {
 
   it('that cannot be started rejects with the reason', async () => {
     const start = (path: string): Promise<ChildOutcome> =>
-      binding.runChild({ path, environment: [], input: '', timeoutMs: 1000, outputLimitBytes: 1024 }).ended;
+      binding.runChild({ path, environment: [], input: '', holdInput: false, timeoutMs: 1000, outputLimitBytes: 1024 })
+        .ended;
     await expect(start('/nonexistent/plugin')).rejects.toMatchObject({ code: 'ENOENT' });
     await expect(start('/etc/passwd')).rejects.toMatchObject({ code: 'EACCES' });
   });

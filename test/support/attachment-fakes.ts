@@ -415,7 +415,8 @@ export class FakeIpam implements Ipam {
     this.#gate = gate;
   }
 
-  add(call: IpamCall, signal: AbortSignal): Promise<IpamResult> {
+  async add(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<IpamResult> {
+    await permission;
     return this.#gate.pass('ipam.add', async () => {
       this.#called('ADD');
       if (this.hangs) {

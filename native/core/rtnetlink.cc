@@ -131,51 +131,61 @@ std::optional<MacAddress> parseMac(const std::string& text) noexcept {
   return mac;
 }
 
-// A request under construction, in a buffer of its own.
+// A request under construction, in a buffer of its own. Written by offset: pointers to parts of a buffer that other
+// parts are written through are more than a compiler's bounds checks can follow.
 class Rtnetlink::Message {
  public:
   template <class Body>
   Message(uint16_t type, uint16_t flags, const Body& body) noexcept {
-    header()->nlmsg_type = type;
-    header()->nlmsg_flags = static_cast<uint16_t>(NLM_F_REQUEST | flags);
-    header()->nlmsg_len = NLMSG_SPACE(sizeof body);
-    std::memcpy(NLMSG_DATA(header()), &body, sizeof body);
+    header_.nlmsg_type = type;
+    header_.nlmsg_flags = static_cast<uint16_t>(NLM_F_REQUEST | flags);
+    put(&body, sizeof body);
   }
 
-  nlmsghdr* header() noexcept { return reinterpret_cast<nlmsghdr*>(buffer_.data()); }
+  bool acknowledged() const noexcept { return (header_.nlmsg_flags & NLM_F_ACK) != 0; }
+  void acknowledge() noexcept { header_.nlmsg_flags |= NLM_F_ACK; }
 
   void attribute(unsigned short type, const void* data, size_t length) noexcept {
-    rtattr* made = append(type, length);
-    if (made != nullptr && length > 0) std::memcpy(RTA_DATA(made), data, length);
+    begin(type, length);
+    put(data, length);
   }
   void attribute(unsigned short type, uint32_t value) noexcept { attribute(type, &value, sizeof value); }
 
   // Attributes added by `fill` go inside.
   void nested(unsigned short type, const std::function<void()>& fill) noexcept {
-    rtattr* outer = append(type, 0);
-    if (outer == nullptr) return;
-    const size_t begin = static_cast<size_t>(reinterpret_cast<char*>(outer) - buffer_.data());
+    const size_t outer = size_;
+    begin(type, 0);
     fill();
-    outer->rta_len = static_cast<unsigned short>(header()->nlmsg_len - begin);
+    if (!fits_) return;
+    const rtattr made{static_cast<unsigned short>(size_ - outer), type};
+    std::memcpy(buffer_.data() + outer, &made, sizeof made);
   }
 
-  bool fits() const noexcept { return fits_; }
+  // The finished request; empty when it does not fit.
+  std::optional<std::pair<const char*, size_t>> finish(uint32_t sequence) noexcept {
+    if (!fits_) return std::nullopt;
+    header_.nlmsg_seq = sequence;
+    header_.nlmsg_len = static_cast<uint32_t>(size_);
+    std::memcpy(buffer_.data(), &header_, sizeof header_);
+    return std::pair<const char*, size_t>(buffer_.data(), size_);
+  }
 
  private:
-  rtattr* append(unsigned short type, size_t length) noexcept {
-    const size_t at = NLMSG_ALIGN(header()->nlmsg_len);
-    if (at + RTA_SPACE(length) > buffer_.size()) {
-      fits_ = false;
-      return nullptr;
-    }
-    auto* made = reinterpret_cast<rtattr*>(buffer_.data() + at);
-    made->rta_type = type;
-    made->rta_len = static_cast<unsigned short>(RTA_LENGTH(length));
-    header()->nlmsg_len = static_cast<uint32_t>(at + RTA_SPACE(length));
-    return made;
+  void begin(unsigned short type, size_t length) noexcept {
+    const rtattr made{static_cast<unsigned short>(RTA_LENGTH(length)), type};
+    put(&made, sizeof made);
+  }
+  // Appends, padded with zeros to the alignment that headers and attributes share (4).
+  void put(const void* data, size_t length) noexcept {
+    fits_ = fits_ && length <= buffer_.size() && size_ + NLMSG_ALIGN(length) <= buffer_.size();
+    if (!fits_) return;
+    std::memcpy(buffer_.data() + size_, data, length);
+    size_ += NLMSG_ALIGN(length);
   }
 
+  nlmsghdr header_{};
   alignas(nlmsghdr) std::array<char, kMessageBytes> buffer_{};
+  size_t size_ = NLMSG_HDRLEN;
   bool fits_ = true;
 };
 
@@ -198,10 +208,11 @@ Result<Rtnetlink> Rtnetlink::open() noexcept {
 
 Result<void> Rtnetlink::query(Message& message, const char* operation,
                               const std::function<void(const void*)>& each) noexcept {
-  if (!message.fits()) return Fault{EMSGSIZE, operation};
   explanation_.clear();
-  message.header()->nlmsg_seq = sequence_++;
-  if (::send(fd_.get(), message.header(), message.header()->nlmsg_len, 0) < 0) return lastFault(operation);
+  const uint32_t sequence = sequence_++;
+  const auto request = message.finish(sequence);
+  if (!request) return Fault{EMSGSIZE, operation};
+  if (::send(fd_.get(), request->first, request->second, 0) < 0) return lastFault(operation);
   alignas(nlmsghdr) static thread_local std::array<char, kReceiveBytes> buffer;
   bool interrupted = false;
   for (;;) {
@@ -218,7 +229,7 @@ Result<void> Rtnetlink::query(Message& message, const char* operation,
     auto left = static_cast<unsigned>(received);
     for (auto* header = reinterpret_cast<nlmsghdr*>(buffer.data()); NLMSG_OK(header, left);
          header = NLMSG_NEXT(header, left)) {
-      if (header->nlmsg_seq != message.header()->nlmsg_seq) continue;
+      if (header->nlmsg_seq != sequence) continue;
       if ((header->nlmsg_flags & NLM_F_DUMP_INTR) != 0) interrupted = true;
       if (header->nlmsg_type == NLMSG_DONE) {
         int error = 0;
@@ -234,7 +245,7 @@ Result<void> Rtnetlink::query(Message& message, const char* operation,
         return Fault{-error, operation};
       }
       each(header);
-      if ((header->nlmsg_flags & NLM_F_MULTI) == 0 && (message.header()->nlmsg_flags & NLM_F_ACK) == 0) return {};
+      if ((header->nlmsg_flags & NLM_F_MULTI) == 0 && !message.acknowledged()) return {};
     }
   }
 }
@@ -251,7 +262,7 @@ Result<void> Rtnetlink::dump(Message& message, const char* operation, const std:
 }
 
 Result<void> Rtnetlink::execute(Message& message, const char* operation) noexcept {
-  message.header()->nlmsg_flags |= NLM_F_ACK;
+  message.acknowledge();
   return query(message, operation, [](const void*) {});
 }
 

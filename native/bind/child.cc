@@ -107,7 +107,8 @@ Napi::Value runChildJs(const Napi::CallbackInfo& info) {
   child.Set("ended", deferred->Promise());
   child.Set("kill", Napi::Function::New(
                         env, [control](const Napi::CallbackInfo&) { control->kill(); }, "kill"));
-  child.Set("feed", Napi::Function::New(env, [control](const Napi::CallbackInfo&) { control->feed(); }, "feed"));
+  child.Set("feed", Napi::Function::New(
+                        env, [control](const Napi::CallbackInfo&) { control->feed(); }, "feed"));
   return child;
 }
 

@@ -10,7 +10,11 @@ import { runInNewContext } from 'node:vm';
 /** Quiet time after the last call before the heap is trimmed, milliseconds. */
 const quietMs = 2_000;
 
-type Collect = (options: { readonly type: 'major'; readonly execution: 'async'; readonly flavor: 'last-resort' }) => Promise<void>;
+type Collect = (options: {
+  readonly type: 'major';
+  readonly execution: 'async';
+  readonly flavor: 'last-resort';
+}) => Promise<void>;
 
 /** Call once, before anything allocates much. */
 export function boundYoungGeneration(): void {

@@ -48,7 +48,9 @@ export class KubernetesApi {
     const target = { group, version, plural, name: this.#nodeName, fieldManager, force: true };
     const apply = setHeaderOptions('Content-Type', PatchStrategy.ServerSideApply);
     const owner =
-      nodeUid === null ? {} : { ownerReferences: [{ apiVersion: 'v1', kind: 'Node', name: this.#nodeName, uid: nodeUid }] };
+      nodeUid === null
+        ? {}
+        : { ownerReferences: [{ apiVersion: 'v1', kind: 'Node', name: this.#nodeName, uid: nodeUid }] };
     const identity = { apiVersion: `${group}/${version}`, kind, metadata: { name: this.#nodeName } };
     try {
       await this.#objects.patchClusterCustomObjectStatus({ ...target, body: { ...identity, status } }, apply);
@@ -96,7 +98,8 @@ export class KubernetesApi {
     };
     try {
       const lease = await this.#leases.readNamespacedLease({ name, namespace });
-      await this.#leases.replaceNamespacedLease({ name, namespace, fieldManager, body: { ...lease, spec: { ...lease.spec, ...spec } } });
+      lease.spec = Object.assign(lease.spec ?? {}, spec);
+      await this.#leases.replaceNamespacedLease({ name, namespace, fieldManager, body: lease });
     } catch (error) {
       if (apiFailure(error).status !== 404) throw error;
       await this.#leases.createNamespacedLease({

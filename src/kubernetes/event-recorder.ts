@@ -80,7 +80,13 @@ export class EventRecorder {
     this.#enqueue(() => this.#create(subject, reason, note, type, series));
   }
 
-  #create(subject: EventSubject, reason: EventReason, note: string, type: 'Normal' | 'Warning', series: Series): Promise<void> {
+  #create(
+    subject: EventSubject,
+    reason: EventReason,
+    note: string,
+    type: 'Normal' | 'Warning',
+    series: Series,
+  ): Promise<void> {
     const namespace = subject.kind === 'Pod' ? subject.namespace : 'default';
     return this.#api.createEvent({
       namespace,
@@ -99,7 +105,13 @@ export class EventRecorder {
     });
   }
 
-  async #repeat(subject: EventSubject, reason: EventReason, note: string, type: 'Normal' | 'Warning', series: Series): Promise<void> {
+  async #repeat(
+    subject: EventSubject,
+    reason: EventReason,
+    note: string,
+    type: 'Normal' | 'Warning',
+    series: Series,
+  ): Promise<void> {
     const namespace = subject.kind === 'Pod' ? subject.namespace : 'default';
     try {
       await this.#api.repeatEvent(namespace, series.name, Math.max(2, series.count));

@@ -84,7 +84,12 @@ export function nodeStatus(view: NodeView, previous: NodeStatus | null, now: Dat
       reason: attachment.reason ?? '',
     })),
     conditions: [
-      condition('Ready', view.ready, ['AgentReady', 'AgentNotReady'], view.ready ? 'pods can be attached' : view.readyReason),
+      condition(
+        'Ready',
+        view.ready,
+        ['AgentReady', 'AgentNotReady'],
+        view.ready ? 'pods can be attached' : view.readyReason,
+      ),
       condition(
         'BackendConnected',
         unhealthy.length === 0,

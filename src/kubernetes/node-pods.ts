@@ -48,7 +48,14 @@ export class NodePods {
       this.#recovered();
       return pods;
     };
-    this.#informer = new ListWatch<Pod>('/api/v1/pods', new SafeWatch(config, idleMs), list, false, undefined, fieldSelector);
+    this.#informer = new ListWatch<Pod>(
+      '/api/v1/pods',
+      new SafeWatch(config, idleMs),
+      list,
+      false,
+      undefined,
+      fieldSelector,
+    );
     this.#informer.on('change', () => this.#recovered());
     this.#informer.on('error', (error: unknown) => this.#failed(error));
   }

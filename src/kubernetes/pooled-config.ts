@@ -19,7 +19,7 @@ export class PooledKubeConfig extends KubeConfig {
   override async applySecurityAuthentication(context: Context): Promise<void> {
     await super.applySecurityAuthentication(context);
     await context.getDispatcher()?.close();
-    context.setDispatcher((await this.#agent()) as unknown as NonNullable<ReturnType<Context['getDispatcher']>>);
+    context.setDispatcher(await this.#agent());
     context.setSignal(AbortSignal.timeout(callTimeoutMs)); // Watch does not look at it
   }
 
@@ -29,7 +29,7 @@ export class PooledKubeConfig extends KubeConfig {
     await this.applyToHTTPSOptions(options);
     const { ca, cert, key, servername, rejectUnauthorized } = options;
     const hash = createHash('sha256')
-      .update(JSON.stringify([ca, cert, key].map((part) => (part === undefined ? '' : String(part)))))
+      .update(JSON.stringify([ca, cert, key]))
       .digest('hex');
     if (this.#kept?.hash === hash) return this.#kept.agent;
     void this.#kept?.agent.close();

@@ -76,13 +76,19 @@ export class StatusPublisher {
       const failure = apiFailure(error);
       if (!failure.retryable && failure.reason !== this.#refusedReason) {
         this.#refusedReason = failure.reason;
-        this.#options.log.error({ status: failure.status, reason: failure.reason }, 'the API server refuses the node object');
+        this.#options.log.error(
+          { status: failure.status, reason: failure.reason },
+          'the API server refuses the node object',
+        );
       }
     } finally {
       this.#writing = false;
     }
     if (this.#stopped) return;
     if (this.#failures === 0) this.touch();
-    else this.#schedule(Math.min(this.#options.refreshMs, 1_000 * 2 ** Math.min(this.#failures, 8)) * (0.8 + Math.random() * 0.4));
+    else
+      this.#schedule(
+        Math.min(this.#options.refreshMs, 1_000 * 2 ** Math.min(this.#failures, 8)) * (0.8 + Math.random() * 0.4),
+      );
   }
 }

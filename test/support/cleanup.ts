@@ -1,8 +1,8 @@
 /** Undo stack of a test, demo or benchmark: last in, first out, also on failure and on signals. */
 export class Cleanup {
-  readonly #undos: { readonly what: string; readonly undo: () => Promise<unknown> | unknown }[] = [];
+  readonly #undos: { readonly what: string; readonly undo: () => unknown }[] = [];
 
-  add(what: string, undo: () => Promise<unknown> | unknown): void {
+  add(what: string, undo: () => unknown): void {
     this.#undos.push({ what, undo });
   }
 

@@ -154,7 +154,7 @@ export class ControlPlane {
   }
 
   async stop(): Promise<void> {
-    await Promise.all([...this.#others, this.#api, this.#etcd].map((daemon) => daemon?.stop('SIGKILL')));
+    await Promise.all([...this.#others, this.#api, this.#etcd].map(async (daemon) => daemon?.stop('SIGKILL')));
   }
 
   /** Path of a kubeconfig for `admin`, a component or a node. */

@@ -6,7 +6,9 @@ const heap = fileURLToPath(new URL('../../../src/agent/heap.ts', import.meta.url
 
 /** Runs a program in a process of its own: V8 flags are the whole process's. */
 function run(program: string): number[] {
-  const child = spawnSync(process.execPath, ['--no-warnings', '--input-type=module', '-e', program], { encoding: 'utf8' });
+  const child = spawnSync(process.execPath, ['--no-warnings', '--input-type=module', '-e', program], {
+    encoding: 'utf8',
+  });
   expect(child.stderr).toBe('');
   return child.stdout.trim().split(' ').map(Number);
 }

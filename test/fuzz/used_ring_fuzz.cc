@@ -1,10 +1,12 @@
 // The fuzzer is the device: it completes buffers, lies in the used rings and flips any byte of the shared memory while
 // a queue pair runs on it. Whatever it does, the pair neither leaves its memory nor loops, and its books balance.
 //
-//   clang++ -fsanitize=fuzzer,address,undefined; the first byte chooses the options, the rest is a list of operations.
+//   clang++ -fsanitize=fuzzer,address,undefined; the first two bytes choose the options, the rest is a list of
+//   operations.
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -33,18 +35,87 @@ class Input {
 };
 
 // An honest device would do this; the fuzzer decides when and with what values.
-struct Device {
-  Vring ring;
-  uint16_t lastAvail = 0;
-  uint16_t used = 0;
+class Device {
+ public:
+  Device(const Session& session, uint32_t ring)
+      : session_(session),
+        packed_(session.packed()),
+        split_(Vring::over(session.base(), session.layout(ring), kSize)),
+        ring_(PackedRing::over(session.base(), session.layout(ring), kSize)) {}
 
-  bool pop(uint16_t& head) {
-    if (loadAcquire(ring.availIdx) == lastAvail) return false;
-    head = static_cast<uint16_t>(ring.availRing[lastAvail++ & (kSize - 1)] & (kSize - 1));
+  // Takes a chain: its name, and its first buffer of `bytes` or nullptr where the fuzzer has rewritten the descriptor.
+  bool pop(uint16_t& head, uint8_t*& buffer, uint64_t bytes) {
+    uint64_t label = 0;
+    if (packed_) {
+      const uint32_t first = avail_ % kSize;
+      const bool wrap = avail_ / kSize % 2 == 0;
+      const uint16_t flags = loadAcquire(&ring_.desc[first].flags);
+      if (((flags & kPackedAvail) != 0) != wrap || ((flags & kPackedUsed) != 0) == wrap) return false;
+      label = ring_.desc[first].addr;
+      uint32_t last = first;
+      uint16_t slots = 1;
+      while (slots < kSize && (ring_.desc[last].flags & kDescNext) != 0) {
+        last = (last + 1) % kSize;
+        ++slots;
+      }
+      head = ring_.desc[last].id % kSize;
+      slots_[head] = slots;
+      avail_ += slots;
+    } else {
+      if (loadAcquire(split_.availIdx) == static_cast<uint16_t>(avail_)) return false;
+      head = static_cast<uint16_t>(split_.availRing[avail_++ % kSize] % kSize);
+      label = split_.desc[head].addr;
+    }
+    buffer = session_.addresses().host(label, bytes);
     return true;
   }
-  void push(uint32_t id, uint32_t len) { ring.usedRing[used++ & (kSize - 1)] = VringUsedElem{id, len}; }
-  void publish() { storeRelease(ring.usedIdx, used); }
+  void push(uint32_t id, uint32_t len) {
+    if (!packed_) {
+      split_.usedRing[used_++ % kSize] = VringUsedElem{id, len};
+      return;
+    }
+    PackedDesc& desc = ring_.desc[used_ % kSize];
+    desc.id = static_cast<uint16_t>(id);
+    desc.len = len;
+    unpublished_[count_++ % kSize] = used_;
+    used_ += slots_[id % kSize];
+  }
+  // What a batch leaves out: the place moves on, nothing is written.
+  void skip(uint16_t head) { used_ += packed_ ? slots_[head] : 1; }
+  void publish() {
+    if (!packed_) {
+      storeRelease(split_.usedIdx, static_cast<uint16_t>(used_));
+      return;
+    }
+    for (uint32_t i = 0; i < count_ && i < kSize; ++i) {
+      const uint64_t place = unpublished_[i];
+      storeRelease(&ring_.desc[place % kSize].flags,
+                   place / kSize % 2 == 0 ? uint16_t{kPackedAvail | kPackedUsed} : uint16_t{0});
+    }
+    count_ = 0;
+  }
+  // The word by which a driver sees that something was used.
+  void scribble(uint8_t slot, uint16_t value) {
+    storeRelease(packed_ ? &ring_.desc[slot % kSize].flags : split_.usedIdx, value);
+  }
+
+ private:
+  const Session& session_;
+  bool packed_;
+  Vring split_;
+  PackedRing ring_;
+  uint64_t avail_ = 0;
+  uint64_t used_ = 0;
+  // Packed: slots of the chain of each id, and places whose flags publish() has to write.
+  std::array<uint16_t, kSize> slots_ = filled();
+  std::array<uint64_t, kSize> unpublished_{};
+  uint32_t count_ = 0;
+
+  static std::array<uint16_t, kSize> filled() {
+    std::array<uint16_t, kSize> ones;
+    ones.fill(1);
+    return ones;
+  }
 };
 
 // Where the last TCP frame ended, so that the next one may follow it.
@@ -116,12 +187,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 2) return 0;
   Input input(data, size);
   const uint8_t choice = input.byte();
+  const uint8_t rings = input.byte();
   SessionOptions options;
   options.queueSize = kSize;
   options.rxBufferBytes = 2048;
   options.features = kFeatureVersion1 | ((choice & 1) != 0 ? kFeatureMrgRxbuf : 0) |
                      ((choice & 2) != 0 ? kFeatureEventIdx : 0) | ((choice & 4) != 0 ? kFeatureCsum : 0) |
-                     ((choice & 8) != 0 ? kFeatureHostTso4 : 0);
+                     ((choice & 8) != 0 ? kFeatureHostTso4 : 0) | ((rings & 1) != 0 ? kFeatureRingPacked : 0) |
+                     ((rings & 2) != 0 ? kFeatureInOrder : 0);
   StartOptions start;
   start.softwareGso = (choice & 16) != 0;
   start.softwareChecksum = (choice & 32) != 0;
@@ -144,16 +217,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   pair.attach(&context);
   pair.start(session, shared, start);
 
-  Device rx{Vring::over(session->base(), session->layout(0), kSize)};
-  Device tx{Vring::over(session->base(), session->layout(1), kSize)};
+  Device rx(*session, 0);
+  Device tx(*session, 1);
   Flow received;
   Flow sent;
   static uint8_t frame[70'000];
-  const uint64_t rings = session->rxOffset(0);
+  const uint64_t ringBytes = session->rxOffset(0);
   while (!input.empty()) {
-    switch (input.byte() % 11) {
+    switch (input.byte() % 12) {
       case 0: {
-        const uint64_t offset = input.word() % rings;
+        const uint64_t offset = input.word() % ringBytes;
         session->base()[offset] = input.byte();
         break;
       }
@@ -162,15 +235,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         uint16_t head = 0;
         const uint16_t len = input.word();
         const uint8_t copied = input.byte();
-        if (!rx.pop(head)) break;
-        uint8_t* buffer = session->base() + session->rxOffset(0) + uint64_t{session->rxStride()} * head;
+        uint8_t* buffer = nullptr;
+        if (!rx.pop(head, buffer, 256)) break;
+        if (buffer == nullptr) break;
         for (uint8_t i = 0; i < copied; ++i) buffer[i] = input.byte();
         rx.push(head, len);
         break;
       }
       case 2: {
         uint16_t head = 0;
-        if (tx.pop(head)) tx.push(head, 0);
+        uint8_t* buffer = nullptr;
+        if (tx.pop(head, buffer, 1)) tx.push(head, 0);
         break;
       }
       case 3:
@@ -192,20 +267,36 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         tx.push(input.dword(), input.dword());
         break;
       case 7:
-        storeRelease((input.byte() & 1) != 0 ? rx.ring.usedIdx : tx.ring.usedIdx, input.word());
+        ((input.byte() & 1) != 0 ? rx : tx).scribble(input.byte(), input.word());
         break;
       case 8: {
         uint16_t head = 0;
-        if (!rx.pop(head)) break;
+        uint8_t* buffer = nullptr;
+        if (!rx.pop(head, buffer, 2048)) break;
         const std::vector<uint8_t> tcp = almostTcp(input, received, 1900, false);
-        std::memcpy(session->base() + session->rxOffset(0) + uint64_t{session->rxStride()} * head, tcp.data(),
-                    tcp.size());
+        if (buffer != nullptr) std::memcpy(buffer, tcp.data(), tcp.size());
         rx.push(head, static_cast<uint32_t>(tcp.size()));
         break;
       }
       case 9: {
         const std::vector<uint8_t> tcp = almostTcp(input, sent, 65'000, true);
         (void)!::send(pod.get(), tcp.data(), tcp.size(), MSG_NOSIGNAL);
+        break;
+      }
+      case 10: {
+        // A batch: one used element for up to four chains, at the place of the first.
+        uint16_t heads[4];
+        uint32_t count = 0;
+        uint8_t* buffer = nullptr;
+        const uint8_t what = input.byte();
+        Device& device = (what & 1) != 0 ? rx : tx;
+        while (count < (what >> 1) % 4 + 1U && device.pop(heads[count], buffer, 12)) {
+          if ((what & 1) != 0 && buffer != nullptr) std::memset(buffer, 0, 12), buffer[10] = 1;
+          ++count;
+        }
+        if (count == 0) break;
+        device.push(heads[count - 1], input.word());
+        for (uint32_t i = 0; i + 1 < count; ++i) device.skip(heads[i]);
         break;
       }
       default:

@@ -46,16 +46,20 @@ export async function detach(
   const { ovs, ipam, log } = dependencies;
   const ifindex = record.phase === 'creating' ? null : record.ifindex;
   const deleting: AttachmentRecord = { ...common(record), phase: 'deleting', ifindex };
-  await Promise.all([
+  const announced = Promise.all([
     record.phase === 'deleting' ? null : announceRemoval(deleting, store, dependencies),
     live?.stopTraffic(),
   ]);
+  // The plugin starts up meanwhile; it is told what to do when the record says so and no packet moves any more.
   const call = ipamCall(record.spec);
+  const address = call === null ? Promise.resolve() : ipam.del(call, signal, announced);
+  address.catch(() => undefined); // judged below
+  await announced;
   const steps: readonly (readonly [DetachStep, Promise<unknown>])[] = [
     ['connection', live?.close() ?? Promise.resolve()],
     ['OVS port', record.spec.ovs === null ? Promise.resolve() : ovs.remove(record.id, signal)],
     ['interface', removeLink(record, store, dependencies)],
-    ['address', call === null ? Promise.resolve() : ipam.del(call, signal)],
+    ['address', address],
   ];
   const outcomes = await Promise.allSettled(steps.map(([, work]) => work));
   const failures = outcomes.flatMap((outcome, index): DetachFailure[] => {
@@ -90,6 +94,11 @@ export async function removeUnrecorded(
     if (request.ipam === null) return;
     const { containerId, ifName } = key;
     await ipam.del({ ...request.ipam, containerId, netnsPath, ifName, cniArgs, cniPath }, signal);
+  } catch (error) {
+    // A plugin that does not exist has given no lease. Failing here would keep a pod whose ADD failed for the same
+    // reason from ever being tried again.
+    if (!(error instanceof VirtioUserError) || error.details['missing'] !== true) throw error;
+    log.warn({ id, error }, 'DEL of an unknown attachment: there is no such IPAM plugin');
   } finally {
     await port;
   }

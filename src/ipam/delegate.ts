@@ -73,9 +73,11 @@ export class DelegatedIpam implements Ipam {
     }
   }
 
-  async del(call: IpamCall, signal: AbortSignal): Promise<void> {
+  async del(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<void> {
     const plugin = await this.#catalog.find(call.type, call.cniPath);
-    this.#succeeded(call.type, 'DEL', await this.#run(plugin, 'DEL', call, {}, signal, this.#timeoutsMs.DEL));
+    const outcome = await this.#run(plugin, 'DEL', call, {}, signal, this.#timeoutsMs.DEL, permission);
+    await permission;
+    this.#succeeded(call.type, 'DEL', outcome);
   }
 
   async check(call: IpamCall, prevResult: unknown, signal: AbortSignal): Promise<void> {

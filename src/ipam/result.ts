@@ -56,7 +56,7 @@ export interface Ipam {
    */
   add(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<IpamResult>;
   /** Idempotent: a lease that is not there is success. */
-  del(call: IpamCall, signal: AbortSignal): Promise<void>;
+  del(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<void>;
   check(call: IpamCall, prevResult: unknown, signal: AbortSignal): Promise<void>;
   /** A plugin that does not know GC or STATUS (older than CNI 1.1.0) counts as success. */
   gc(call: Pick<IpamCall, 'type' | 'netconf' | 'cniPath'>, signal: AbortSignal): Promise<void>;

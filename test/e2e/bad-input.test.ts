@@ -240,3 +240,16 @@ describe('a full disk', () => {
     }
   }, 60_000);
 });
+
+describe('a DEL after an ADD that could never work', () => {
+  it('succeeds, so that the pod is tried again', async () => {
+    const netns = await world.netns();
+    const call = { containerId: newContainerId(), netnsPath: netns.path };
+    const netconf = world.netconf({ ipam: { type: 'no-such-ipam' } });
+    await unnoticed(async () => {
+      expect((await world.agent.runtime.call('ADD', netconf, call)).ok).toBe(false);
+      await world.agent.runtime.del(netconf, call);
+    });
+    await netns.delete();
+  });
+});

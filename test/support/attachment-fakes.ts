@@ -441,7 +441,8 @@ export class FakeIpam implements Ipam {
     });
   }
 
-  del(call: IpamCall): Promise<void> {
+  async del(call: IpamCall, _signal?: AbortSignal, permission?: Promise<unknown>): Promise<void> {
+    await permission;
     return this.#gate.pass('ipam.del', () => {
       this.#called('DEL');
       this.leases.delete(`${call.containerId}/${call.ifName}`);

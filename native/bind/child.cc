@@ -1,11 +1,7 @@
 #include "child.h"
 
-#include <pthread.h>
-#include <signal.h>
-
-#include <thread>
-
 #include "../core/child_process.h"
+#include "../core/thread.h"
 #include "convert.h"
 #include "environment.h"
 
@@ -86,11 +82,8 @@ Napi::Value runChildJs(const Napi::CallbackInfo& info) {
   const auto deferred = std::make_shared<Napi::Promise::Deferred>(Napi::Promise::Deferred::New(env));
   const std::shared_ptr<EventPort> events = Environment::of(env).events;
   events->hold(env);
-  // THREAD: of its own, for as long as the child runs. Signals belong to the main thread.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::thread([spec = std::move(*spec), control, deferred, events]() noexcept {
+  // THREAD: of its own, for as long as the child runs.
+  Result<Thread> thread = Thread::start("vu-child", [spec = std::move(*spec), control, deferred, events]() noexcept {
     auto result = std::make_shared<Result<ChildResult>>(runChild(spec, *control));
     const std::string path = spec.path;
     events->post([result, deferred, events, path](Napi::Env inner) {
@@ -101,8 +94,13 @@ Napi::Value runChildJs(const Napi::CallbackInfo& info) {
         deferred->Reject(faultError(inner, result->fault(), path.c_str()));
       }
     });
-  }).detach();
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  });
+  if (!thread) {
+    events->letGo(env);
+    throwFault(env, thread.fault());
+    return env.Undefined();
+  }
+  thread.value().detach();
   Napi::Object child = Napi::Object::New(env);
   child.Set("ended", deferred->Promise());
   child.Set("kill", Napi::Function::New(

@@ -7,9 +7,19 @@ import { KubernetesApi } from '../../src/kubernetes/api.ts';
 import { nodeStatus } from '../../src/kubernetes/node-object.ts';
 import { PooledKubeConfig } from '../../src/kubernetes/pooled-config.ts';
 import { Cleanup } from '../support/cleanup.ts';
-import { until } from '../support/process.ts';
+import { run, until } from '../support/process.ts';
 import { ApiServer } from './support/api-server.ts';
-import { deploy, helmTemplate, kustomize, namespace } from './support/manifests.ts';
+import {
+  chart,
+  deploy,
+  find,
+  helm,
+  helmTemplate,
+  kubectl,
+  kustomize,
+  type Manifest,
+  namespace,
+} from './support/manifests.ts';
 
 const account = `system:serviceaccount:${namespace}:virtio-user-agent`;
 
@@ -174,6 +184,64 @@ describe('a Kubernetes API server', () => {
     }
   }, 60_000);
 
+  it('needs each of its rules', async () => {
+    const manifests = await kustomize(deploy);
+    const attempts: Readonly<Record<string, (turn: number) => Promise<unknown>>> = {
+      pods: () => run(kubectl, [`--kubeconfig=${server.kubeconfig(token)}`, 'get', 'pods', '--all-namespaces']),
+      virtiousernodes: (turn) => client(`fresh-${turn}`).applyNode(sample, null),
+      'virtiousernodes/status': () => client('node1').applyNode(sample, null),
+      events: (turn) =>
+        client('node1').createEvent({
+          namespace: 'default',
+          name: `node1.rule.${turn}`,
+          type: 'Normal',
+          reason: 'AttachmentReady',
+          action: 'Attach',
+          note: 'x',
+          regarding: { apiVersion: 'v1', kind: 'Node', name: 'node1' },
+        }),
+      leases: () => client('node1').renewLease(namespace, 40),
+    };
+    let turn = 0;
+    const works = (attempt: (turn: number) => Promise<unknown>): Promise<boolean> =>
+      attempt(++turn).then(
+        () => true,
+        () => false,
+      );
+    const rulesSeen: string[] = [];
+    for (const kind of ['ClusterRole', 'Role']) {
+      const role = find(manifests, kind);
+      const rules = role['rules'] as { resources: string[] }[];
+      for (const rule of rules) {
+        const [resource = ''] = rule.resources;
+        const attempt = attempts[resource];
+        if (attempt === undefined) throw new Error(`nothing needs ${resource}`);
+        expect({ resource, works: await works(attempt) }).toEqual({ resource, works: true });
+        await server.apply([{ ...role, rules: rules.filter((other) => other !== rule) }]);
+        await until(`${resource} to be refused`, async () => !(await works(attempt)), 10_000, 100);
+        await server.apply([role]);
+        await until(`${resource} to be allowed again`, () => works(attempt), 10_000, 100);
+        rulesSeen.push(resource);
+      }
+    }
+    expect(rulesSeen.sort()).toEqual(Object.keys(attempts).sort());
+  }, 90_000);
+
+  it('admits the pod in its own namespace, and in no namespace below privileged', async () => {
+    const { template } = find(await kustomize(deploy), 'DaemonSet')['spec'] as { template: object };
+    const pod = (name: string): Manifest => ({
+      apiVersion: 'v1',
+      kind: 'Pod',
+      ...template,
+      metadata: { name: 'try', namespace: name },
+    });
+    await server.apply([pod(namespace)], '--dry-run=server');
+    const labels = { 'pod-security.kubernetes.io/enforce': 'baseline' };
+    await server.apply([{ apiVersion: 'v1', kind: 'Namespace', metadata: { name: 'narrow', labels } }]);
+    await server.kubectl('create', 'serviceaccount', 'virtio-user-agent', '-n', 'narrow');
+    await expect(server.apply([pod('narrow')], '--dry-run=server')).rejects.toThrow(/violates PodSecurity "baseline/);
+  }, 30_000);
+
   it("refuses an agent another node's object in the restricted profile, and not its own", async () => {
     await client('node2').applyNode(sample, null); // not yet
     const restricted = await kustomize(join(deploy, 'overlays/restricted'));
@@ -206,4 +274,56 @@ describe('a Kubernetes API server', () => {
       '{"metadata":{"labels":{"by":"admin"}}}',
     );
   }, 60_000);
+
+  it('takes the chart as a release: installed, upgraded, uninstalled without a rest', async () => {
+    const helmRun = (...args: string[]): Promise<string> =>
+      run(helm, [...args, '--namespace', namespace, `--kubeconfig=${server.kubeconfig()}`]);
+    const kinds = 'daemonset,configmap,serviceaccount,role,rolebinding,lease';
+    const mine = (): Promise<string> =>
+      server.kubectl(
+        'get',
+        `${kinds},clusterrole,clusterrolebinding`,
+        '-A',
+        '-l',
+        'app.kubernetes.io/name=virtio-user-cni',
+        '-o',
+        'name',
+      );
+    const old = (await kustomize(deploy)).filter(
+      ({ kind }) => kind !== 'Namespace' && kind !== 'CustomResourceDefinition',
+    );
+    for (const { kind, metadata } of old) {
+      await server.kubectl(
+        'delete',
+        kind,
+        metadata.name,
+        ...(metadata.namespace === undefined ? [] : ['-n', metadata.namespace]),
+      );
+    }
+    await helmRun('install', 'virtio-user-cni', chart);
+    expect((await mine()).trim().split('\n').sort()).toEqual([
+      'clusterrole.rbac.authorization.k8s.io/virtio-user-agent',
+      'clusterrolebinding.rbac.authorization.k8s.io/virtio-user-agent',
+      'configmap/virtio-user-agent',
+      'daemonset.apps/virtio-user-agent',
+      'role.rbac.authorization.k8s.io/virtio-user-agent',
+      'rolebinding.rbac.authorization.k8s.io/virtio-user-agent',
+      'serviceaccount/virtio-user-agent',
+    ]);
+    const checksum = (): Promise<string> =>
+      server.kubectl(
+        'get',
+        'daemonset',
+        '-n',
+        namespace,
+        '-o',
+        'jsonpath={.items[0].spec.template.metadata.annotations.checksum/config}',
+      );
+    const before = await checksum();
+    await helmRun('upgrade', 'virtio-user-cni', chart, '--set', 'agent.hold-ms=5000');
+    expect(await checksum()).not.toBe(before);
+    await helmRun('uninstall', 'virtio-user-cni');
+    expect(await mine()).toBe('');
+    expect(await server.kubectl('get', 'virtiousernodes', '-o', 'name')).toContain('node1');
+  }, 90_000);
 });

@@ -1,6 +1,7 @@
 /** The manual against the program: every option, key, metric, error and event has its line, and no line is left over. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from '@jest/globals';
 import { agentOptionHelp } from '../../src/agent/options.ts';
 import { cniError } from '../../src/cni/error.ts';
@@ -10,7 +11,8 @@ import { errorCodes, VirtioUserError } from '../../src/errors.ts';
 import { eventReasons } from '../../src/kubernetes/event-recorder.ts';
 import { nodeStatus } from '../../src/kubernetes/node-object.ts';
 import { Metrics } from '../../src/telemetry/metrics.ts';
-import { root } from './support/manifests.ts';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
 
 const manual = (name: string): string => readFileSync(join(root, 'docs', name), 'utf8');
 

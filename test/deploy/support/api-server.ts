@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Cleanup } from '../../support/cleanup.ts';
 import { Daemon, type Finished, run, runAny, until } from '../../support/process.ts';
-import { kubectl, type Manifest, root } from './manifests.ts';
+import { kubectl, type Manifest, tool } from './manifests.ts';
 
 const port = 26_443;
 const etcdPort = 26_379;
@@ -37,7 +37,7 @@ export class ApiServer {
     cleanup.add('etcd', () => etcd.stop('SIGKILL'));
     const api = new Daemon(
       'kube-apiserver',
-      process.env['KUBE_APISERVER'] ?? join(root, 'build/cluster/bin/kube-apiserver'),
+      tool('KUBE_APISERVER', 'kube-apiserver'),
       [
         `--etcd-servers=http://127.0.0.1:${etcdPort}`,
         ...['--bind-address=127.0.0.1', `--secure-port=${port}`, '--endpoint-reconciler-type=none'],

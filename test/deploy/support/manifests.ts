@@ -1,5 +1,5 @@
 /** What kubectl and helm make of deploy/, as objects. */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseAllDocuments } from 'yaml';
@@ -10,8 +10,15 @@ export const deploy = join(root, 'deploy');
 export const chart = join(deploy, 'helm/virtio-user-cni');
 export const namespace = 'virtio-user-system';
 
-export const kubectl = process.env['KUBECTL'] ?? join(root, 'build/cluster/bin/kubectl');
-export const helm = process.env['HELM'] ?? join(root, 'build/cluster/bin/helm');
+/** From the environment, or as built. */
+export function tool(variable: string, name: string): string {
+  const path = process.env[variable] ?? join(root, 'build/cluster/bin', name);
+  if (!existsSync(path)) throw new Error(`${path} is missing: run scripts/build-cluster.sh, or set ${variable}`);
+  return path;
+}
+
+export const kubectl = tool('KUBECTL', 'kubectl');
+export const helm = tool('HELM', 'helm');
 
 /** helm built from its module takes itself for a client of Kubernetes 1.20. */
 const kubeVersion = ['--kube-version', '1.34.0'];

@@ -8,6 +8,7 @@ import {
   chmodSync,
   copyFileSync,
   cpSync,
+  existsSync,
   mkdirSync,
   readFileSync,
   realpathSync,
@@ -22,7 +23,9 @@ if (target === undefined) throw new Error('usage: image-root.ts DIRECTORY');
 const system = join(target, 'system');
 const product = join(target, 'product');
 
-const output = (command: string, ...args: string[]): string => execFileSync(command, args, { encoding: 'utf8' });
+/** What it prints; what it complains of is in the error that is thrown. */
+const output = (command: string, ...args: string[]): string =>
+  execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
 
 function directory(path: string, mode = 0o755): void {
   mkdirSync(path, { recursive: true });
@@ -77,21 +80,16 @@ for (const path of objects) {
   const real = realpathSync(path);
   directory(join(system, dirname(real)));
   copyFileSync(real, join(system, real));
-  const name = join(system, realpathSync(dirname(path)), basename(path));
-  if (basename(path) !== basename(real) && !name.endsWith(real)) {
-    try {
-      symlinkSync(basename(real), name);
-    } catch (error) {
-      if (!String(error).includes('EEXIST')) throw error;
-    }
-  }
+  // libstdc++.so.6 → libstdc++.so.6.0.30
+  if (basename(path) !== basename(real)) link(basename(real), join(system, dirname(real), basename(path)));
   packages.add(packageOf(path, real));
 }
 // The loader's name is part of every dynamic binary.
-try {
-  symlinkSync('../lib/x86_64-linux-gnu/ld-linux-x86-64.so.2', join(system, 'usr/lib64/ld-linux-x86-64.so.2'));
-} catch (error) {
-  if (!String(error).includes('EEXIST')) throw error;
+link('../lib/x86_64-linux-gnu/ld-linux-x86-64.so.2', join(system, 'usr/lib64/ld-linux-x86-64.so.2'));
+
+/** One that is there already stays: an object may be found under several names. */
+function link(to: string, path: string): void {
+  if (!existsSync(path)) symlinkSync(to, path);
 }
 
 /** dpkg knows files by the path of before the merge of /usr. */

@@ -148,6 +148,7 @@ class QueuePair {
 
   // Receive in software (rx_software.cc): consecutive TCP segments are written as one frame.
   void coalesce() noexcept;
+  void writeCoalesced(const CoalescedFrame& frame) noexcept;
   void flushCoalesced() noexcept;
   void abandonCoalesced() noexcept;
 
@@ -247,13 +248,11 @@ uint64_t monotonicNs() noexcept;
 
 struct PumpScratch {
   std::array<iovec, QueuePair::kMaxFrameBuffers> parts;
-  // A run of segments within one burst, and the buffers that hold it.
-  TcpSegment segment;
-  Coalescer run;
-  std::array<uint16_t, Coalescer::kMaxSegments> runHeads;
-  uint32_t runBytes = 0;
-  // The first frame of the run as it came: what is written when nothing follows.
-  iovec runFirst{};
+  // Runs of segments within one burst, and every buffer of the burst in the order in which they came.
+  FlowTable flows;
+  std::array<uint32_t, QueuePair::kMaxFrameBuffers> cookies;
+  std::array<uint16_t, size_t{QueuePair::kBurst} * QueuePair::kMaxFrameBuffers> returned;
+  uint32_t returnedCount = 0;
 };
 
 }  // namespace vu

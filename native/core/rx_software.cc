@@ -1,57 +1,49 @@
 // Receive for a backend that delivers TCP in MTU-sized frames: merged before the write, so that one system call and one
-// pass through the pod's stack move up to 64 KiB.
+// pass through the pod's stack move up to 64 KiB. Several flows side by side; order is kept within a flow.
+//
+// The buffers of a burst go back together at its end, in the order in which they came: IN_ORDER asks for that, and a
+// merged frame may hold the first and the last of them.
 #include "queue_pair.h"
 
 namespace vu {
 
-// Takes the frame just assembled: it joins the run, begins one, or is written after it. Order is kept.
+// Takes the frame just assembled: it joins a run, begins one, or is written behind what it must not overtake.
 void QueuePair::coalesce() noexcept {
   PumpScratch& scratch = *pump_->scratch;
-  Coalescer& run = scratch.run;
-  const uint16_t head = frame_.heads[0];
-  uint8_t* const buffer = rxBuffer(head);
-  const uint32_t bytes = frame_.bytes;
-  if (frame_.have != 1 || !parseSegment(VnetHdr::read(buffer, headerBytes_), buffer + headerBytes_,
-                                        bytes - headerBytes_, scratch.segment)) {
-    flushCoalesced();
-    if (state_ == PairState::kRunning) deliver();
+  for (uint16_t i = 0; i < frame_.have; ++i) {
+    scratch.parts[i] = iovec{rxBuffer(frame_.heads[i]), frame_.lens[i]};
+    scratch.cookies[i] = frame_.heads[i];
+    scratch.returned[scratch.returnedCount++] = frame_.heads[i];
+  }
+  scratch.flows.add(scratch.parts.data(), scratch.cookies.data(), frame_.have, headerBytes_,
+                    [this](const CoalescedFrame& frame) noexcept { writeCoalesced(frame); });
+}
+
+void QueuePair::writeCoalesced(const CoalescedFrame& frame) noexcept {
+  if (state_ != PairState::kRunning) {
+    counters_.drop(Drop::kRxLost, frame.frames);
     return;
   }
-  uint8_t* const frame = buffer + headerBytes_;
-  if (run.empty() || !run.append(scratch.segment, frame)) {
-    flushCoalesced();
-    if (state_ != PairState::kRunning) return;
-    run.begin(scratch.segment, frame);
-    scratch.runFirst = iovec{buffer, bytes};
-    scratch.runBytes = 0;
-  }
-  scratch.runHeads[run.segments() - 1] = head;
-  scratch.runBytes += bytes - headerBytes_;
-  if (run.closed()) flushCoalesced();
+  writeTap(frame.parts, frame.partCount, frame.bytes, frame.frames);
+  if (frame.frames == 1) return;
+  counters_.event(Event::kGroFrames);
+  counters_.event(Event::kGroMerged, frame.frames);
 }
 
 void QueuePair::flushCoalesced() noexcept {
   PumpScratch& scratch = *pump_->scratch;
-  Coalescer& run = scratch.run;
-  if (run.empty()) return;
-  const uint32_t segments = run.segments();
-  if (segments == 1) {
-    writeTap(&scratch.runFirst, 1, scratch.runBytes, 1);
-  } else {
-    uint32_t count = 0;
-    const iovec* parts = run.finish(headerBytes_, count);
-    writeTap(parts, count, scratch.runBytes, segments);
-    counters_.event(Event::kGroFrames);
-    counters_.event(Event::kGroMerged, segments);
-  }
-  run.clear();
-  for (uint32_t i = 0; i < segments && state_ == PairState::kRunning; ++i) repost(scratch.runHeads[i]);
+  scratch.flows.flush(headerBytes_, [this](const CoalescedFrame& frame) noexcept { writeCoalesced(frame); });
+  const uint32_t count = scratch.returnedCount;
+  scratch.returnedCount = 0;
+  for (uint32_t i = 0; i < count && state_ == PairState::kRunning; ++i) repost(scratch.returned[i]);
 }
 
 // The pair stopped within a burst: the pump's work space is another pair's next.
 void QueuePair::abandonCoalesced() noexcept {
-  counters_.drop(Drop::kRxLost, pump_->scratch->run.segments());
-  pump_->scratch->run.clear();
+  PumpScratch& scratch = *pump_->scratch;
+  counters_.drop(Drop::kRxLost, scratch.flows.pending());
+  scratch.flows.clear();
+  scratch.returnedCount = 0;
 }
 
 }  // namespace vu

@@ -17,7 +17,7 @@ build() { # directory, compiler, cmake options…
       ninja -C "$directory" -j "$jobs"
   } >"$directory/build.log" 2>&1 || { tail -n 40 "$directory/build.log" >&2; exit 1; }
 }
-run() { timeout --kill-after=5 120 "$@" --gtest_brief=1; }
+run() { timeout --kill-after=5 300 "$@" --gtest_brief=1; }
 
 say plain
 build native-test g++

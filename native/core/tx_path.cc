@@ -54,21 +54,23 @@ bool QueuePair::backendTakes(uint8_t flags, uint8_t gsoType) const noexcept {
 
 // Takes back what the backend has sent. Returns the number of chains.
 uint32_t QueuePair::reap() noexcept {
-  uint32_t chains = 0;
-  UsedHead used;
-  for (;;) {
-    switch (tx_.take(used)) {
-      case Virtq::Take::kNone:
-        return chains;
-      case Virtq::Take::kBroken:
-        fail(tx_.broken());
-        return chains;
-      case Virtq::Take::kTaken:
-        tx_.release(used.head, used.chain);
-        if (used.tail != kNoTail) dropTail(used.tail);
-        ++chains;
+  return tx_.with([this](auto& queue) noexcept {
+    uint32_t chains = 0;
+    UsedHead used;
+    for (;;) {
+      switch (queue.take(used)) {
+        case Virtq::Take::kNone:
+          return chains;
+        case Virtq::Take::kBroken:
+          fail(queue.broken());
+          return chains;
+        case Virtq::Take::kTaken:
+          queue.release(used.head, used.chain);
+          if (used.tail != kNoTail) dropTail(used.tail);
+          ++chains;
+      }
     }
-  }
+  });
 }
 
 bool QueuePair::haveTxRoom() noexcept { return tx_.freeCount() >= 2 && txState_.queue->freeTailCount != 0; }
@@ -157,18 +159,20 @@ bool QueuePair::readFailed() noexcept {
 // `head` is the next free descriptor and the frame lies in its buffer and, where it is longer, in `tail`, the next free
 // one.
 void QueuePair::submitFrame(uint16_t head, uint16_t tail, uint32_t bytes) noexcept {
-  tx_.allocate();
   const uint64_t headLabel = headLabel_ + uint64_t{kTxHeadBytes} * head;
-  if (bytes <= kTxHeadBytes) {
-    tx_.describe(head, headLabel, bytes, 0, 0);
-    tx_.submit(head, 1, bytes, kNoTail);
-  } else {
-    const uint16_t second = tx_.allocate();
-    takeTail();
-    tx_.describe(head, headLabel, kTxHeadBytes, kDescNext, second);
-    tx_.describe(second, tailLabel_ + uint64_t{kTxTailBytes} * tail, bytes - kTxHeadBytes, 0, 0);
-    tx_.submit(head, 2, bytes, tail);
-  }
+  tx_.with([=, this](auto& queue) noexcept {
+    queue.allocate();
+    if (bytes <= kTxHeadBytes) {
+      queue.describe(head, headLabel, bytes, 0, 0);
+      queue.submit(head, 1, bytes, kNoTail);
+    } else {
+      const uint16_t second = queue.allocate();
+      takeTail();
+      queue.describe(head, headLabel, kTxHeadBytes, kDescNext, second);
+      queue.describe(second, tailLabel_ + uint64_t{kTxTailBytes} * tail, bytes - kTxHeadBytes, 0, 0);
+      queue.submit(head, 2, bytes, tail);
+    }
+  });
   counters_.txFrames.add(1);
   counters_.txBytes.add(bytes - headerBytes_);
 }

@@ -1,4 +1,5 @@
-// A virtqueue of either kind, as a queue pair uses it. Inlined: one branch that never changes, no virtual call.
+// A virtqueue of either kind, as a queue pair uses it. Inlined: one branch that never changes, no virtual call; with()
+// asks it once for several steps.
 #pragma once
 
 #include <variant>
@@ -17,10 +18,6 @@ class Virtq {
     return action(*std::get_if<PackedVirtq>(&self.queue_));
   }
   template <typename Action>
-  auto with(Action&& action) noexcept {
-    return on(*this, action);
-  }
-  template <typename Action>
   auto with(Action&& action) const noexcept {
     return on(*this, action);
   }
@@ -32,6 +29,11 @@ class Virtq {
   }
 
  public:
+  template <typename Action>
+  auto with(Action&& action) noexcept {
+    return on(*this, action);
+  }
+
   using Take = VirtqBooks::Take;
 
   Virtq() noexcept = default;

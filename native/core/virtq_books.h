@@ -79,7 +79,9 @@ class VirtqBooks {
     QueueState& queue = *state_.queue;
     state_.heads[head] = HeadState{bytes, chain, tail};
     ++queue.outstanding;
-    if (!inOrder_) return;
+    if (!inOrder_) [[likely]] {
+      return;
+    }
     state_.order[queue.orderNext] = Submission{wire, head};
     queue.orderNext = static_cast<uint16_t>(queue.orderNext + 1U == size_ ? 0 : queue.orderNext + 1);
   }
@@ -91,14 +93,16 @@ class VirtqBooks {
       markBroken("used id is not a descriptor of the ring");
       return 0;
     }
-    if (inOrder_) return batchUpTo(id, limit);
+    if (inOrder_) [[unlikely]] {
+      return batchUpTo(id, limit);
+    }
     if (state_.heads[id].chain != 0) return 1;
     markBroken("used id is not outstanding");
     return 0;
   }
   // Takes the first of `batch` chains; the others follow by takeOfBatch().
   void takeFirst(uint16_t batch, uint16_t id, uint32_t len, UsedHead& used) noexcept {
-    if (!inOrder_) {
+    if (!inOrder_) [[likely]] {
       hand(id, len, used);
       return;
     }

@@ -14,7 +14,7 @@ bool SplitVirtq::shouldKick() noexcept {
 SplitVirtq::Take SplitVirtq::take(UsedHead& used) noexcept {
   if (broken_ != nullptr) return Take::kBroken;
   QueueState& queue = *state_.queue;
-  if (inOrder_ && batchPending()) {
+  if (inOrder_ && batchPending()) [[unlikely]] {
     takeOfBatch(used);
     ++queue.lastUsed;
     return Take::kTaken;

@@ -29,7 +29,7 @@ class SplitVirtq : public VirtqBooks {
   // Fills a descriptor of a chain; those of one chain one after another, then submit().
   void describe(uint16_t index, uint64_t label, uint32_t len, uint16_t flags, uint16_t next) noexcept {
     if ((flags & kDescNext) != 0) state_.next[index] = next;
-    if (inOrder_) {
+    if (inOrder_) [[unlikely]] {
       describeInOrder(label, len, flags);
     } else {
       ring_.desc[index] = VringDesc{label, len, flags, next};

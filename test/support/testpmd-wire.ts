@@ -8,7 +8,7 @@ import type { Cleanup } from './cleanup.ts';
 import { Connections, Pod, ringFrames, type Running } from './pod.ts';
 import { until } from './process.ts';
 import type { Load, Reflected } from './reflect.ts';
-import { Testpmd } from './testpmd.ts';
+import { Testpmd, type TestpmdOptions } from './testpmd.ts';
 
 export interface WireOptions {
   readonly pairs: number;
@@ -38,7 +38,7 @@ const difference = (now: readonly bigint[], then: readonly bigint[]): bigint[] =
   now.map((n, i) => n - (then[i] ?? 0n));
 
 export class TestpmdWire {
-  readonly testpmd: Testpmd;
+  testpmd: Testpmd;
   readonly #directory: string;
   readonly #pods: readonly [Pod, Pod];
   readonly #options: WireOptions;
@@ -82,20 +82,14 @@ export class TestpmdWire {
     const log = join(directory, 'reflector.log');
     const reflector = pods[1].netns.daemon('reflector', log, ...node, 'serve', String(port));
     cleanup.add('reflector', () => reflector.stop('SIGKILL'));
-    const testpmd = await Testpmd.start(
-      {
-        ports: [0, 1].map((side) => ({
-          path: join(directory, `${side}.sock`),
-          queues: options.pairs,
-          client: options.server,
-          tso: options.tso,
-        })),
-        forward: 'io',
-      },
-      cleanup,
-    );
+    const testpmd = await Testpmd.start(testpmdOptions(directory, options), cleanup);
     await until('the reflector', () => readFileSync(log, 'utf8').includes('listening'));
     return new TestpmdWire(directory, pods, testpmd, options, binding);
+  }
+
+  /** Another testpmd in the place of one that was killed. */
+  async restart(cleanup: Cleanup): Promise<void> {
+    this.testpmd = await Testpmd.start(testpmdOptions(this.#directory, this.#options), cleanup);
   }
 
   /** Connects both pods. `ended` disconnects them, in order, and fails on an anomaly. */
@@ -155,4 +149,9 @@ export class TestpmdWire {
   #ours(): bigint[] {
     return this.#pods.map((pod) => ringFrames(pod.counters())).flatMap(({ sent, received }) => [sent, received]);
   }
+}
+
+function testpmdOptions(directory: string, { pairs, server, tso }: WireOptions): TestpmdOptions {
+  const ports = [0, 1].map((side) => ({ path: join(directory, `${side}.sock`), queues: pairs, client: server, tso }));
+  return { ports, forward: 'io' };
 }

@@ -131,6 +131,8 @@ TEST(Rules, F49_WithoutDescriptorsAPeerIsTurnedAwayAndListeningGoesOn) {
     const NoDescriptorsLeft none;
     ASSERT_EQ(connect(turnedAway), 0);
     EXPECT_TRUE(faults.wait());
+    const timeval limit{5, 0};
+    ASSERT_EQ(::setsockopt(turnedAway.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit), 0);
     uint8_t byte = 0;
     EXPECT_EQ(::recv(turnedAway.get(), &byte, 1, 0), 0) << "not closed";
     EXPECT_EQ(connections.count(), 0);

@@ -24,13 +24,15 @@ function say(text: string): void {
   process.stdout.write(`${((performance.now() - startedMs) / 1000).toFixed(0).padStart(5)} s  ${text}\n`);
 }
 
-const dataplane = quick ? { rounds: 1, tcpSeconds: 1, shortSeconds: 1 } : { rounds: 7, tcpSeconds: 4, shortSeconds: 3 };
+const dataplane = quick
+  ? { rounds: 1, tcpSeconds: 1, shortSeconds: 1, tcpOnly: false }
+  : { rounds: 7, tcpSeconds: 3, shortSeconds: 2, tcpOnly: false };
 
 const parts: Readonly<Record<string, (directory: string) => Promise<unknown>>> = {
   executable: (directory) => benchExecutable(directory, quick ? 20 : 300),
   verbs: (directory) => benchVerbs(directory, quick ? 3 : 30, quick ? 1 : 5, say),
   'dataplane-tso': (directory) => benchDataplane(true, directory, dataplane, say),
-  dataplane: (directory) => benchDataplane(false, directory, dataplane, say),
+  dataplane: (directory) => benchDataplane(false, directory, { ...dataplane, tcpOnly: true }, say),
   scale: (directory) => benchScale(directory, quick ? 3 : 20, say),
 };
 

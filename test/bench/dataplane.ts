@@ -13,6 +13,8 @@ export interface DataplaneOptions {
   readonly rounds: number;
   readonly tcpSeconds: number;
   readonly shortSeconds: number;
+  /** Small packets and latency do not depend on segmentation offloads. */
+  readonly tcpOnly: boolean;
 }
 
 export type Table = Readonly<Record<string, Readonly<Record<string, Summary>>>>;
@@ -31,6 +33,7 @@ async function measureRound(path: Path, options: DataplaneOptions, samples: Samp
   if (path.switchDrops !== null) {
     samples.add(path.row, 'TCP 4 streams, frames dropped by the switch', (await path.switchDrops()) - dropsBetween);
   }
+  if (options.tcpOnly) return;
   samples.add(path.row, 'UDP 64 B, kpps received', await smallUdp(path, options.shortSeconds));
   const { p50Us, p99Us } = await pingPong(path, options.shortSeconds);
   samples.add(path.row, 'ping-pong p50, us', p50Us);

@@ -18,7 +18,8 @@ export async function benchExecutable(directory: string, rounds: number): Promis
   const timer = join(directory, 'spawn_time');
   writeFileSync(`${nothing}.c`, 'int main(void) { return 0; }\n');
   await run('musl-gcc', ['-Os', '-static', '-o', nothing, `${nothing}.c`]);
-  await run('gcc', ['-O2', '-o', timer, fileURLToPath(new URL('./spawn_time.c', import.meta.url))]);
+  // Static too: a child's peak resident size counts what it shares with its parent before exec.
+  await run('musl-gcc', ['-O2', '-static', '-o', timer, fileURLToPath(new URL('./spawn_time.c', import.meta.url))]);
   const lines = (await run(timer, [String(rounds), executablePath, nothing])).trim().split('\n');
   const values = (which: string, column: number): number[] =>
     lines.filter((line) => line.startsWith(which)).map((line) => Number(line.split(' ')[column]));

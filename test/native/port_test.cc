@@ -275,6 +275,31 @@ TEST_P(RingStory, NewSessionAfterADeadOneCarriesTraffic) {
   EXPECT_EQ(bench.port->counters().drop(Drop::kTxLost), 4U);
 }
 
+// A backend that comes back without packed rings, or with them: new memory each time, so the kind may change.
+TEST_P(RingStory, SessionOfTheOtherKindCarriesOn) {
+  Bench bench(usual());
+  for (uint8_t round = 0; round < 4; ++round) {
+    bench.start();
+    for (uint8_t i = 0; i < 100; ++i) {
+      const Bytes frame = plainFrame(i % 2 == 0 ? 100 : 5000, i);
+      bench.send(frame);
+      Chain chain;
+      ASSERT_TRUE(bench.await(chain));
+      EXPECT_EQ(gather(chain), frame);
+      bench.tx().push(chain.head, 0);
+      bench.tx().publish();
+      bench.deliver(plainFrame(200, i), 1);
+      EXPECT_EQ(bench.receive().size(), 226U);
+    }
+    bench.quiesce();
+    bench.expectNoLeak();
+    bench.expectLawful();
+    bench.options_.session.features ^= kFeatureRingPacked;
+    bench.newSession();
+  }
+  EXPECT_EQ(bench.port->counters().drop(Drop::kTxLost), 0U);
+}
+
 TEST(Port, SessionOfOnePortIsRefusedToAnother) {
   Bench bench;
   Bench other;

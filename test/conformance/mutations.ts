@@ -13,6 +13,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { Cleanup } from '../support/cleanup.ts';
 import { readGoogle, readJest, type RunTest } from './results.ts';
 
 interface Mutation {
@@ -30,23 +31,33 @@ type Verdict = 'killed' | 'survived' | 'invalid' | 'not run';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const testSeconds = 120;
+const cleanup = new Cleanup();
+cleanup.onSignals();
+/** Process groups under way. */
+const running = new Set<number>();
+cleanup.add('children', () => {
+  for (const pid of running) process.kill(-pid, 'SIGKILL');
+});
 
 async function run(command: string, args: readonly string[], cwd: string, seconds: number, env = process.env) {
   const child = spawn(command, args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
   let output = '';
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk: Buffer) => (output += chunk.toString()));
-  const timer = setTimeout(() => {
-    // The group: a broken program's children must not outlive it.
-    if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
-  }, seconds * 1000);
+  const { pid } = child;
+  if (pid === undefined) throw new Error(`${command} does not start`);
+  running.add(pid);
+  // The group: a broken program's children must not outlive it.
+  const timer = setTimeout(() => process.kill(-pid, 'SIGKILL'), seconds * 1000);
   const [code] = (await once(child, 'close')) as [number | null];
   clearTimeout(timer);
+  running.delete(pid);
   return { code, output: output.slice(-2000) };
 }
 
 /** A copy of what is under version control, as it is in the working tree. */
 function copyTree(lane: string): string {
   const copy = mkdtempSync(join(tmpdir(), `vu-mutations-${lane}-`));
+  cleanup.add(copy, () => rmSync(copy, { recursive: true }));
   const files = execFileSync('git', ['ls-files', '-z', 'src', 'native', 'test', 'package.json', 'tsconfig.json'], {
     cwd: root,
     encoding: 'utf8',
@@ -93,18 +104,21 @@ function filterOf({ rule, test }: Mutation): string {
   return `*.${lead}_*:*_${lead}_*`;
 }
 
-async function buildNative(tree: string): Promise<boolean> {
+/** @returns what the compiler said, or null when it built */
+async function buildNative(tree: string): Promise<string | null> {
   const cmake = ['-S', 'test/native', '-B', 'build/native-test', '-G', 'Ninja', '-DCMAKE_CXX_COMPILER=g++'];
-  if (!existsSync(join(tree, 'build/native-test/build.ninja')) && (await run('cmake', cmake, tree, 60)).code !== 0) {
-    return false;
+  if (!existsSync(join(tree, 'build/native-test/build.ninja'))) {
+    const { code, output } = await run('cmake', cmake, tree, 60);
+    if (code !== 0) return output;
   }
   const ninja = ['-C', 'build/native-test', '-j', process.env['JOBS'] ?? '2', 'native_tests'];
-  return (await run('ninja', ninja, tree, 600)).code === 0;
+  const { code, output } = await run('ninja', ninja, tree, 900);
+  return code === 0 ? null : output;
 }
 
-/** null: did not build. A crash is a failure of all that it was to run. */
+/** null: the mutated tree did not build. A crash is a failure of all that it was to run. */
 async function runNative(tree: string, mutation: Mutation): Promise<RunTest[] | null> {
-  if (!(await buildNative(tree))) return null;
+  if ((await buildNative(tree)) !== null) return null;
   const output = join(tree, 'mutation-result.json');
   rmSync(output, { force: true });
   const filter = filterOf(mutation);
@@ -139,6 +153,10 @@ async function judge(tree: string, mutation: Mutation): Promise<readonly [Verdic
 
 /** Without a mutation everything that is to fail passes: else a failure would prove nothing. */
 async function checkBaseline(tree: string, mutations: readonly Mutation[]): Promise<void> {
+  if (!mutations.every(isTypeScript)) {
+    const said = await buildNative(tree);
+    if (said !== null) throw new Error(`without a mutation the native tests do not build:\n${said}`);
+  }
   const distinct = new Map(
     mutations.map((mutation) => [isTypeScript(mutation) ? mutation.test : filterOf(mutation), mutation]),
   );
@@ -155,19 +173,15 @@ async function runLane(lane: string, mutations: readonly Mutation[], endMs: numb
   if (mutations.length === 0) return [];
   const tree = copyTree(lane);
   const verdicts: Verdict[] = [];
-  try {
-    await checkBaseline(tree, mutations);
-    for (const mutation of mutations) {
-      const started = performance.now();
-      const [verdict, why] = started > endMs ? (['not run', 'out of time'] as const) : await judge(tree, mutation);
-      verdicts.push(verdict);
-      const seconds = ((performance.now() - started) / 1000).toFixed(0).padStart(3);
-      process.stdout.write(
-        `${`[${mutation.rule}]`.padEnd(6)} ${verdict.padEnd(8)} ${seconds} s  ${mutation.file}: ${why}\n`,
-      );
-    }
-  } finally {
-    rmSync(tree, { recursive: true });
+  await checkBaseline(tree, mutations);
+  for (const mutation of mutations) {
+    const started = performance.now();
+    const [verdict, why] = started > endMs ? (['not run', 'out of time'] as const) : await judge(tree, mutation);
+    verdicts.push(verdict);
+    const seconds = ((performance.now() - started) / 1000).toFixed(0).padStart(3);
+    process.stdout.write(
+      `${`[${mutation.rule}]`.padEnd(6)} ${verdict.padEnd(8)} ${seconds} s  ${mutation.file}: ${why}\n`,
+    );
   }
   return verdicts;
 }
@@ -181,12 +195,16 @@ const turned = (lane: readonly Mutation[]): Mutation[] => {
   const first = values.seconds === undefined || lane.length === 0 ? 0 : (day * 7) % lane.length;
   return [...lane.slice(first), ...lane.slice(0, first)];
 };
-const lanes = await Promise.all([
+const lanes = await Promise.allSettled([
   runLane('ts', turned(wanted.filter(isTypeScript)), endMs),
   runLane('native', turned(wanted.filter((mutation) => !isTypeScript(mutation))), endMs),
 ]);
-const count = (verdict: Verdict): number => lanes.flat().filter((one) => one === verdict).length;
+for (const failure of await cleanup.run()) process.stderr.write(`clean-up: ${failure}\n`);
+const broken = lanes.filter((lane) => lane.status === 'rejected');
+for (const { reason } of broken) process.stderr.write(`${String(reason)}\n`);
+const verdicts = lanes.flatMap((lane) => (lane.status === 'fulfilled' ? lane.value : []));
+const count = (verdict: Verdict): number => verdicts.filter((one) => one === verdict).length;
 process.stdout.write(
   `${count('killed')} killed, ${count('survived')} survived, ${count('invalid')} invalid, ${count('not run')} not run\n`,
 );
-process.exitCode = count('survived') + count('invalid') === 0 ? 0 : 1;
+process.exitCode = broken.length + count('survived') + count('invalid') === 0 ? 0 : 1;

@@ -182,7 +182,8 @@ void Pump::sleep(uint64_t nowNs) noexcept {
     poll(static_cast<int>((nextLookNs_ - nowNs + 999'999) / 1'000'000));
     wakeups_.add(1);
   }
-  if (runList_.empty()) look(monotonicNs());
+  // Also when events came: a port whose call was lost must not wait for a moment without traffic on the others.
+  look(monotonicNs());
 }
 
 void Pump::look(uint64_t nowNs) noexcept {

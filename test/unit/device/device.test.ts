@@ -283,8 +283,8 @@ describe('shutDown', () => {
     const { device, sessions } = world({ packedVq: true });
     const frontend = new FakeFrontend({ features: rich | featureMask(34) });
     await device.bringUp(frontend);
-    expect(frontend.calls).toContain(`setVringBase 0 ${0x80008000}`);
-    expect(frontend.calls).toContain(`setVringBase 1 ${0x80008000}`);
+    expect(frontend.calls).toContain(`setVringBase 0 ${String(0x80008000)}`);
+    expect(frontend.calls).toContain(`setVringBase 1 ${String(0x80008000)}`);
     expect(sessions.made[0]?.features).toBe(0x520009983n);
   });
 
@@ -296,12 +296,15 @@ describe('shutDown', () => {
     [0x800f, 0x8010, 2],
     [0x0011, 0x8010, 2],
     [0x8400, 0x8010, 2],
-  ])('[46] [F30] reports a packed base of %d where %d is expected as %d anomalies', async (base, expectedBase, count) => {
-    const { device, sessions } = world({ packedVq: true });
-    sessions.expectedBase = expectedBase;
-    await device.bringUp(new FakeFrontend({ features: rich | featureMask(34), base }));
-    expect(await device.shutDown()).toHaveLength(count);
-  });
+  ])(
+    '[46] [F30] reports a packed base of %d where %d is expected as %d anomalies',
+    async (base, expectedBase, count) => {
+      const { device, sessions } = world({ packedVq: true });
+      sessions.expectedBase = expectedBase;
+      await device.bringUp(new FakeFrontend({ features: rich | featureMask(34), base }));
+      expect(await device.shutDown()).toHaveLength(count);
+    },
+  );
 
   it('reports memory that cannot be freed', async () => {
     const { device, sessions } = world();

@@ -10,6 +10,7 @@ import { apiFailure } from '../../src/kubernetes/failure.ts';
 import { type NodeStatus, nodeStatus, type NodeView } from '../../src/kubernetes/node-object.ts';
 import { NodePods, whyKeepPod } from '../../src/kubernetes/node-pods.ts';
 import { PooledKubeConfig } from '../../src/kubernetes/pooled-config.ts';
+import { Agent } from '../support/agent.ts';
 import { attachmentView } from '../support/attachment-view.ts';
 import { Cleanup } from '../support/cleanup.ts';
 import { until } from '../support/process.ts';
@@ -360,21 +361,53 @@ describe('the session of an agent', () => {
   it('publishes, records, renews and knows the pods; after its end nothing is connected', async () => {
     const { name, uid } = await createPod();
     let state = 'running';
+    const backend = async (): Promise<string> =>
+      (await plane.tryKubectl('get', 'virtiousernode', nodeName, '-o', 'jsonpath={.status.backend}')).stdout;
     const credentials = { kind: 'kubeconfig', path: kubeconfig() } as const;
     const session = new KubernetesSession({ credentials, nodeName, view: () => view(state), log });
     const subject = { kind: 'Pod', namespace: 'default', name, uid } as const;
     session.record({ subject, reason: 'AttachmentReady', note: 'attached', type: 'Normal' });
-    await until('the status', async () => (await nodeObject()).status.backend === 'Connected', 20_000, 100);
+    await until('the status', async () => (await backend()) === 'Connected', 20_000, 100);
     await until('the pods', () => session.whyKeepPod(subject)?.endsWith('is there') === true);
     state = 'held';
     session.touch();
-    await until('the news', async () => (await nodeObject()).status.backend === 'Disconnected', 5_000, 100);
+    await until('the news', async () => (await backend()) === 'Disconnected', 5_000, 100);
     await until('the event', async () =>
       (await plane.kubectl('events', '--for', `pod/${name}`)).includes('AttachmentReady'),
     );
     await session.close();
     await until('the connections to be gone', () => proxy.connections === 0);
     expect(log.lines.filter(({ level }) => level !== 'info')).toEqual([]);
+  });
+});
+
+describe('the agent as a process', () => {
+  it('is ready without the API server, and seen in the cluster when that comes', async () => {
+    process.env['KUBECONFIG'] = kubeconfig();
+    cleanup.add('environment', () => delete process.env['KUBECONFIG']);
+    await plane.kubectl('delete', 'virtiousernode', nodeName, '--ignore-not-found');
+    await proxy.refuse();
+    const extraArgs = ['--kubernetes=on', `--node-name=${nodeName}`];
+    const agent = await Agent.start(join(directory, 'agent'), { extraArgs }, cleanup);
+    await until('the failure', () => agent.log.includes('the node object is not written yet'));
+    expect((await agent.get('/readyz'))?.ok).toBe(true);
+    await proxy.accept();
+    await until(
+      'the object',
+      async () => (await plane.tryKubectl('get', 'virtiousernode', nodeName)).code === 0,
+      60_000,
+    );
+    const { status } = await nodeObject();
+    expect(status.conditions.map((condition) => `${condition.type}=${condition.status}`)).toEqual([
+      'Ready=True',
+      'BackendConnected=True',
+      'StateRestored=True',
+      'Degraded=False',
+    ]);
+    const startedMs = performance.now();
+    await agent.stop();
+    expect(performance.now() - startedMs).toBeLessThan(5_000);
+    expect(agent.log).toContain('"stopped"');
   });
 });
 

@@ -21,6 +21,7 @@ import type { Logger } from '../telemetry/log.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { featureNames } from '../virtio/feature.ts';
 import { Agent } from './agent.ts';
+import { Cluster, findCredentials } from './cluster.ts';
 import { DeleteQueue } from './delete-queue.ts';
 import { type Directories, prepareDirectories } from './directories.ts';
 import { Health } from './health.ts';
@@ -37,18 +38,24 @@ const queuedDeleteTimeoutMs = 30_000;
 
 export interface ComposedAgent {
   readonly agent: Agent;
+  /** To be opened when the agent is ready. */
+  readonly cluster: Cluster;
   /** Lets the lock go, after everything else. */
   readonly release: () => void;
 }
 
-/** @throws VirtioUserError CONFLICT_SOCKET when another agent runs on this state directory */
+/**
+ * @throws VirtioUserError CONFLICT_SOCKET when another agent runs on this state directory; CONFIG_INVALID without the
+ * credentials that --kubernetes=on needs
+ */
 export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent {
+  const credentials = findCredentials(options.kubernetes, process.env);
   const directories = prepareDirectories(options);
   const binding = loadNative();
   const lock = takeLock(binding, join(options.stateDir, 'agent.lock'));
   const ovsdbPath = options.ovsdb.slice('unix:'.length);
   const ovs = new VhostPorts(new OvsdbClient({ socketPath: ovsdbPath }));
-  const attachments = new AttachmentManager({
+  const attachments: AttachmentManager = new AttachmentManager({
     binding,
     pumps: createPumps(binding, options),
     ipam: new DelegatedIpam({ binDirs: [options.cniBinDir] }),
@@ -57,6 +64,7 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
     createSource: (backend) => createSource(backend, binding, options, directories, log),
     clock: realClock,
     log,
+    whyKeepPod: (pod) => cluster.whyKeepPod(pod),
     options: {
       nodeName: options.nodeName,
       stateDir: options.stateDir,
@@ -140,7 +148,19 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
     log,
   });
   const health = new Health({ checks: agent.checks, metrics: () => metrics.render(), log });
-  return { agent, release: () => lock.close() };
+  const cluster = new Cluster({
+    credentials,
+    nodeName: options.nodeName,
+    view: () => ({
+      agentVersion: version,
+      ready: health.failing.length === 0,
+      readyReason: health.failing.join(', '),
+      attachments: attachments.list(),
+      corruptRecords: attachments.setAside,
+    }),
+    log,
+  });
+  return { agent, cluster, release: () => lock.close() };
 }
 
 function takeLock(binding: NativeBinding, path: string): NativeFd {

@@ -138,7 +138,7 @@ export function resolveAgentOptions(sources: OptionSources): AgentOptions {
   };
   const runDir = pick('runDir', { runDir: '' });
   const settled = { runDir };
-  const options: AgentOptions = {
+  return {
     runDir,
     socket: pick('socket', settled),
     stateDir: pick('stateDir', settled),
@@ -155,12 +155,6 @@ export function resolveAgentOptions(sources: OptionSources): AgentOptions {
     holdMs: pick('holdMs', settled),
     softwareOffloads: pick('softwareOffloads', settled),
   };
-  if (options.kubernetes === 'on') {
-    throw new VirtioUserError('CONFIG_INVALID', '--kubernetes=on: the Kubernetes API is not in this version', {
-      remedy: 'use --kubernetes=auto or --kubernetes=off: pods get their interfaces without it',
-    });
-  }
-  return options;
 }
 
 function parsed<K extends keyof AgentOptions>(name: K, raw: RawValue, source: string): AgentOptions[K] {

@@ -27,17 +27,18 @@ export async function runAgent(options: AgentOptions): Promise<0 | typeof exitFa
   log.info({ version, nodeVersion: process.versions.node, pid: process.pid, options }, 'starting');
   warnOfLimits(log);
   try {
-    const { agent, release } = composeAgent(options, log);
+    const { agent, cluster, release } = composeAgent(options, log);
     try {
       const started = agent.start();
       // Also while starting: a restore that hangs must not hold up a shut-down.
-      await Promise.race([started, asked]);
+      await Promise.race([started.then(() => void cluster.open()), asked]);
       log.info({ signal: await asked }, 'stopping');
       await agent.stop();
     } catch (error) {
       await agent.stop();
       throw error;
     } finally {
+      await cluster.close();
       release();
       // Whatever still holds the event loop after everything was closed must not hold up a restart.
       setTimeout(() => process.exit(), exitLimitMs).unref();

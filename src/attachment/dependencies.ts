@@ -5,7 +5,7 @@ import type { Ipam } from '../ipam/result.ts';
 import type { NativeBinding, Pump } from '../native/binding.ts';
 import type { OvsPorts } from '../ovs/ports.ts';
 import type { Logger } from '../telemetry/log.ts';
-import type { BackendSpec } from './spec.ts';
+import type { BackendSpec, PodIdentity } from './spec.ts';
 import type { StoreFiles } from './store.ts';
 
 export interface Clock {
@@ -45,6 +45,8 @@ export interface AttachmentDependencies {
   readonly clock: Clock;
   readonly log: Logger;
   readonly options: LifeCycleOptions;
+  /** Why nothing of this pod may be removed on suspicion, or null; never asked on DEL. Default: nothing keeps it. */
+  readonly whyKeepPod?: (pod: PodIdentity) => string | null;
   /** Where records are written; default: the disk. */
   readonly files?: StoreFiles;
 }

@@ -186,6 +186,11 @@ export class AttachmentManager implements Attachments {
     return this.#store.list().map((record) => viewOf(record, this.#live.get(record.id) ?? null));
   }
 
+  /** Records that could not be read and lie aside, until somebody has looked at them. */
+  get setAside(): number {
+    return this.#store.setAside;
+  }
+
   reconnect(id: string): void {
     const live = this.#live.get(id);
     if (live === undefined) throw new VirtioUserError('ATTACHMENT_UNKNOWN', `reconnect: no attachment ${id} runs here`);
@@ -202,6 +207,7 @@ export class AttachmentManager implements Attachments {
         isBusy: (id) => this.#busy.has(id),
         isSetAside: (id) => this.#store.isSetAside(id),
         presence: (record) => netnsPresence(binding, record, options.bootId),
+        whyKeep: ({ spec }) => (spec.pod === null ? null : (this.#dependencies.whyKeepPod?.(spec.pod) ?? null)),
         letGo: (record) => this.#letGo(record),
         removeRecord: (record, reason) => this.#finish(record, 'reconcile', reason),
         taggedPorts: () => ovs.list(options.nodeName, signal),

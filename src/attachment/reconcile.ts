@@ -49,6 +49,8 @@ export interface ReconcileWorld {
   /** Known though there is no usable record. */
   readonly isSetAside: (id: string) => boolean;
   readonly presence: (record: AttachmentRecord) => 'alive' | 'gone' | 'unknown';
+  /** Why an orphan must stay though its namespace is gone (its pod lives, or nobody can say), or null. */
+  readonly whyKeep: (record: AttachmentRecord) => string | null;
   /** The first sight of a dead namespace: nothing may hold on to it. */
   readonly letGo: (record: AttachmentRecord) => Promise<void>;
   /** @returns false when it is not complete yet */
@@ -83,7 +85,7 @@ class Pass {
   }
 
   async records(): Promise<void> {
-    const { records, isBusy, presence, letGo } = this.#world;
+    const { records, isBusy, presence, letGo, whyKeep } = this.#world;
     for (const record of records()) {
       if (isBusy(record.id)) continue;
       if (record.phase !== 'ready') {
@@ -94,7 +96,10 @@ class Pass {
       if (state === 'unknown') this.#unknown.push(`namespace ${record.spec.netnsPath}`);
       if (state !== 'gone') continue;
       await letGo(record);
-      if (this.#struck(`record ${record.id}`)) await this.#remove(record, 'its namespace is gone and no DEL came');
+      if (!this.#struck(`record ${record.id}`)) continue;
+      const kept = whyKeep(record);
+      if (kept === null) await this.#remove(record, 'its namespace is gone and no DEL came');
+      else this.#unknown.push(`record ${record.id}: ${kept}`);
     }
   }
 

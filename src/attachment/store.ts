@@ -82,6 +82,10 @@ export class RecordStore {
     return this.#setAside.has(id);
   }
 
+  get setAside(): number {
+    return this.#setAside.size;
+  }
+
   /** @throws STATE_WRITE; the old record, if any, is still the one on disk */
   async write(record: AttachmentRecord): Promise<void> {
     const path = join(this.#directory, `${record.id}.json`);

@@ -44,7 +44,9 @@ export class KubernetesApi {
   }
 
   /** Creates the node's object when it is missing, then applies the whole status that we own. */
-  async applyNode(status: NodeStatus, nodeUid: string | null): Promise<void> {
+  async applyNode({ unhealthy, ...rest }: NodeStatus, nodeUid: string | null): Promise<void> {
+    // An empty list is no change only when it is left out.
+    const status = unhealthy.length === 0 ? rest : { ...rest, unhealthy };
     const target = { group, version, plural, name: this.#nodeName, fieldManager, force: true };
     const apply = setHeaderOptions('Content-Type', PatchStrategy.ServerSideApply);
     const owner =

@@ -1,6 +1,7 @@
 /**
  * Events on pods and on the node. Repetitions of one event are counted in a series instead of written anew, every
- * subject has a budget, and a slow or absent API server costs a bounded queue, never a caller.
+ * subject and reason has a budget, and a slow or absent API server costs a bounded queue, never a caller: what it cannot
+ * take now is tried again until it is too old to matter.
  */
 import type { Logger } from '../telemetry/log.ts';
 import type { EventRecord } from './api.ts';
@@ -21,7 +22,15 @@ export interface EventSubject {
   /** Of a pod; a node's events live in `default`. */
   readonly namespace: string;
   readonly name: string;
+  /** Empty: not known. */
   readonly uid: string;
+}
+
+export interface News {
+  readonly subject: EventSubject;
+  readonly reason: EventReason;
+  readonly note: string;
+  readonly type: 'Normal' | 'Warning';
 }
 
 export interface EventApi {
@@ -29,15 +38,28 @@ export interface EventApi {
   repeatEvent(namespace: string, name: string, count: number): Promise<void>;
 }
 
-/** One write per subject and reason in this time; what comes in between is counted and told with the next one. */
+/** One write per subject and reason in this time; the last of what comes in between is told at its end. */
 const quietMs = 60_000;
 const queueLimit = 500;
 const seriesLimit = 2_000;
+/** Older news is dropped when the API server comes back. */
+const tooOldMs = 600_000;
+const retryMs = [1_000, 30_000] as const;
+const noteBytes = 1_000;
 
 interface Series {
   name: string;
+  note: string;
   count: number;
   writtenAtMs: number;
+  /** The newest that waits for the end of the quiet time, and how many it stands for. */
+  waiting: { readonly news: News; readonly more: number } | null;
+  timer: NodeJS.Timeout | null;
+}
+
+interface Write {
+  readonly bornMs: number;
+  readonly run: () => Promise<void>;
 }
 
 export class EventRecorder {
@@ -45,9 +67,12 @@ export class EventRecorder {
   readonly #log: Logger;
   readonly #now: () => number;
   readonly #series = new Map<string, Series>();
-  readonly #queue: (() => Promise<void>)[] = [];
+  readonly #queue: Write[] = [];
   #draining = false;
   #dropped = 0;
+  #failures = 0;
+  #stopped = false;
+  #wake: () => void = () => undefined;
 
   constructor(api: EventApi, log: Logger, now: () => number = Date.now) {
     this.#api = api;
@@ -55,96 +80,160 @@ export class EventRecorder {
     this.#now = now;
   }
 
-  /** Events lost because the API server did not keep up. */
+  /** Events lost because the API server refused them or did not keep up. */
   get dropped(): number {
     return this.#dropped;
   }
 
-  record(subject: EventSubject, reason: EventReason, note: string, type: 'Normal' | 'Warning' = 'Normal'): void {
+  record(news: News): void {
+    if (this.#stopped) return;
+    const { subject, reason } = news;
     const key = `${subject.kind}/${subject.namespace}/${subject.name}/${subject.uid}/${reason}`;
     const now = this.#now();
     const known = this.#series.get(key);
-    if (known !== undefined) {
-      known.count += 1;
-      if (now - known.writtenAtMs < quietMs) return;
-      known.writtenAtMs = now;
-      this.#enqueue(() => this.#repeat(subject, reason, note, type, known));
+    if (known === undefined) {
+      this.#makeRoom();
+      const series = { name: '', note: '', count: 0, writtenAtMs: now, waiting: null, timer: null };
+      this.#series.set(key, series);
+      this.#write(series, news, 0);
       return;
     }
-    if (this.#series.size >= seriesLimit) {
-      const oldest = this.#series.keys().next();
-      if (oldest.done !== true) this.#series.delete(oldest.value);
+    const more = known.waiting === null ? 0 : known.waiting.more + 1;
+    const leftMs = known.writtenAtMs + quietMs - now;
+    if (leftMs <= 0) {
+      this.#write(known, news, more);
+      return;
     }
-    const series = { name: eventName(subject, now), count: 1, writtenAtMs: now };
-    this.#series.set(key, series);
-    this.#enqueue(() => this.#create(subject, reason, note, type, series));
+    known.waiting = { news, more };
+    known.timer ??= setTimeout(() => {
+      if (known.waiting !== null) this.#write(known, known.waiting.news, known.waiting.more);
+    }, leftMs).unref();
   }
 
-  #create(
-    subject: EventSubject,
-    reason: EventReason,
-    note: string,
-    type: 'Normal' | 'Warning',
-    series: Series,
-  ): Promise<void> {
-    const namespace = subject.kind === 'Pod' ? subject.namespace : 'default';
-    return this.#api.createEvent({
-      namespace,
-      name: series.name,
-      type,
-      reason,
-      action: 'Attach',
-      note: note.slice(0, 1000),
-      regarding: {
-        apiVersion: 'v1',
-        kind: subject.kind,
-        name: subject.name,
-        uid: subject.uid,
-        ...(subject.kind === 'Pod' ? { namespace: subject.namespace } : {}),
-      },
-    });
+  stop(): void {
+    this.#stopped = true;
+    for (const series of this.#series.values()) if (series.timer !== null) clearTimeout(series.timer);
+    this.#queue.length = 0;
+    this.#wake();
   }
 
-  async #repeat(
-    subject: EventSubject,
-    reason: EventReason,
-    note: string,
-    type: 'Normal' | 'Warning',
-    series: Series,
-  ): Promise<void> {
-    const namespace = subject.kind === 'Pod' ? subject.namespace : 'default';
+  #makeRoom(): void {
+    if (this.#series.size < seriesLimit) return;
+    const oldest = this.#series.entries().next();
+    if (oldest.done === true) return;
+    const [key, { timer }] = oldest.value;
+    if (timer !== null) clearTimeout(timer);
+    this.#series.delete(key);
+  }
+
+  /** @param more how many came since the last write and are told only by this number */
+  #write(series: Series, news: News, more: number): void {
+    const now = this.#now();
+    if (series.timer !== null) clearTimeout(series.timer);
+    series.timer = null;
+    series.waiting = null;
+    series.writtenAtMs = now;
+    // The note of an event that exists cannot be changed, so only the same note is a repetition.
+    if (series.name !== '' && series.note === news.note) {
+      series.count += more + 1;
+      const { name, count } = series;
+      this.#enqueue(() => this.#repeat(series, news, name, count));
+      return;
+    }
+    series.name = eventName(news.subject, now);
+    series.note = news.note;
+    series.count = 1;
+    const { name } = series;
+    const note = more === 0 ? news.note : `${news.note} (and ${more} more since the last event)`;
+    this.#enqueue(() => this.#create({ ...news, note }, name));
+  }
+
+  async #create({ subject, reason, note, type }: News, name: string): Promise<void> {
     try {
-      await this.#api.repeatEvent(namespace, series.name, Math.max(2, series.count));
+      await this.#api.createEvent({
+        namespace: namespaceOf(subject),
+        name,
+        type,
+        reason,
+        action: 'Attach',
+        note: Buffer.from(note).subarray(0, noteBytes).toString(),
+        regarding: {
+          apiVersion: 'v1',
+          kind: subject.kind,
+          name: subject.name,
+          ...(subject.uid === '' ? {} : { uid: subject.uid }),
+          ...(subject.kind === 'Pod' ? { namespace: subject.namespace } : {}),
+        },
+      });
+    } catch (error) {
+      // An earlier try whose answer was lost: the name is ours alone.
+      if (apiFailure(error).status !== 409) throw error;
+    }
+  }
+
+  async #repeat(series: Series, news: News, name: string, count: number): Promise<void> {
+    try {
+      await this.#api.repeatEvent(namespaceOf(news.subject), name, count);
     } catch (error) {
       if (apiFailure(error).status !== 404) throw error;
-      series.name = eventName(subject, this.#now()); // it expired
-      await this.#create(subject, reason, note, type, series);
+      const fresh = eventName(news.subject, this.#now()); // it expired
+      if (series.name === name) Object.assign(series, { name: fresh, count: 1 });
+      await this.#create(news, fresh);
     }
   }
 
-  #enqueue(write: () => Promise<void>): void {
+  #enqueue(run: () => Promise<void>): void {
     if (this.#queue.length >= queueLimit) {
       this.#dropped += 1;
       return;
     }
-    this.#queue.push(write);
+    this.#queue.push({ bornMs: this.#now(), run });
     if (!this.#draining) void this.#drain();
   }
 
   async #drain(): Promise<void> {
     this.#draining = true;
-    for (let write = this.#queue.shift(); write !== undefined; write = this.#queue.shift()) {
-      try {
-        await write();
-      } catch (error) {
-        this.#dropped += 1;
-        this.#log.warn({ reason: apiFailure(error).reason }, 'event not written');
+    for (let write = this.#queue[0]; write !== undefined; write = this.#queue[0]) {
+      const delayMs = await this.#try(write);
+      if (delayMs === null) {
+        if (this.#queue[0] === write) this.#queue.shift();
+        continue;
       }
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+        setTimeout(resolve, delayMs).unref();
+      });
     }
     this.#draining = false;
   }
+
+  /** @returns milliseconds until the next try, or null: done with it */
+  async #try(write: Write): Promise<number | null> {
+    try {
+      await write.run();
+      this.#failures = 0;
+      return null;
+    } catch (error) {
+      const { reason, retryable, retryAfterMs } = apiFailure(error);
+      if (retryable && this.#now() - write.bornMs < tooOldMs) {
+        if (this.#failures === 0) this.#log.warn({ reason }, 'events wait for the API server');
+        const [first, longest] = retryMs;
+        return Math.max(retryAfterMs ?? 0, Math.min(longest, first * 2 ** Math.min(this.#failures++, 8)));
+      }
+      this.#dropped += 1;
+      this.#log.warn({ reason }, 'event not written');
+      return null;
+    }
+  }
 }
 
+function namespaceOf(subject: EventSubject): string {
+  return subject.kind === 'Pod' ? subject.namespace : 'default';
+}
+
+/** At most 253 characters, as a DNS subdomain. */
 function eventName(subject: EventSubject, now: number): string {
-  return `${subject.name}.${now.toString(16)}${Math.floor(Math.random() * 0xffff).toString(16)}`.slice(-253);
+  const random = Math.floor(Math.random() * 0x1_0000_0000);
+  const base = subject.name.slice(0, 220).replace(/[-.]+$/, '');
+  return `${base}.${now.toString(16)}${random.toString(16).padStart(8, '0')}`;
 }

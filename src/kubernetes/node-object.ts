@@ -57,8 +57,10 @@ function backendSummary(attachments: number, disconnected: number): string {
 }
 
 export function nodeStatus(view: NodeView, previous: NodeStatus | null, now: Date): NodeStatus {
-  const unhealthy = view.attachments.filter((attachment) => attachment.state !== 'running');
-  const degraded = view.attachments.filter((attachment) => attachment.state === 'parked');
+  // Being made or being removed is no illness.
+  const attachments = view.attachments.filter(({ state }) => state !== 'creating' && state !== 'closing');
+  const unhealthy = attachments.filter((attachment) => attachment.state !== 'running');
+  const degraded = attachments.filter((attachment) => attachment.state === 'parked');
   const condition = (
     type: NodeCondition['type'],
     holds: boolean,
@@ -70,7 +72,7 @@ export function nodeStatus(view: NodeView, previous: NodeStatus | null, now: Dat
     const lastTransitionTime = before?.status === status ? before.lastTransitionTime : now.toISOString();
     return { type, status, reason: holds ? reasons[0] : reasons[1], message, lastTransitionTime };
   };
-  const total = view.attachments.length;
+  const total = attachments.length;
   return {
     agentVersion: view.agentVersion,
     backend: backendSummary(total, unhealthy.length),

@@ -13,6 +13,8 @@ export interface PodSummary {
   readonly namespace: string;
   readonly name: string;
   readonly uid: string;
+  /** Of a static pod: what its kubelet calls it by; the API server gave its mirror another uid. Else empty. */
+  readonly staticUid: string;
   /** Succeeded or Failed: its sandbox may go any time. */
   readonly ended: boolean;
 }
@@ -50,7 +52,7 @@ export class NodePods {
     };
     this.#informer = new ListWatch<Pod>(
       '/api/v1/pods',
-      new SafeWatch(config, idleMs),
+      new SafeWatch(config, idleMs, () => this.#recovered()),
       list,
       false,
       undefined,
@@ -78,6 +80,7 @@ export class NodePods {
       namespace: pod.metadata?.namespace ?? '',
       name: pod.metadata?.name ?? '',
       uid: pod.metadata?.uid ?? '',
+      staticUid: pod.metadata?.annotations?.['kubernetes.io/config.hash'] ?? '',
       ended: pod.status?.phase === 'Succeeded' || pod.status?.phase === 'Failed',
     }));
   }
@@ -111,3 +114,20 @@ export class NodePods {
 }
 
 type Pod = Awaited<ReturnType<CoreV1Api['listPodForAllNamespaces']>>['items'][number];
+
+/**
+ * Why nothing of this pod may be removed on suspicion, or null: it is there and has not ended, or nobody can say. What a
+ * kubelet calls a static pod by is not the uid of its mirror.
+ */
+export function whyKeepPod(
+  pods: Pick<NodePods, 'list' | 'trouble'>,
+  pod: { readonly namespace: string; readonly name: string; readonly uid: string },
+): string | null {
+  const known = pods.list();
+  if (known === null) return `the pods of this node are not known: ${pods.trouble ?? 'no list yet'}`;
+  const there = known.some(
+    ({ namespace, name, uid, staticUid, ended }) =>
+      !ended && namespace === pod.namespace && name === pod.name && ['', uid, staticUid].includes(pod.uid),
+  );
+  return there ? `pod ${pod.namespace}/${pod.name} is there` : null;
+}

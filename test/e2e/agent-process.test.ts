@@ -75,7 +75,7 @@ describe('the agent process', () => {
 
   it.each([
     ['--pump-threads=none', 2, '--pump-threads: "none" is not an integer from 1 to 64'],
-    ['--kubernetes=on', 2, 'not in this version'],
+    ['--kubernetes=on', 1, 'no credentials: KUBERNETES_SERVICE_HOST is not set'],
     ['--state-dir=/proc/nowhere', 1, '/proc/nowhere'],
   ])('%s ends it with exit code %d', async (flag, code, told) => {
     const finished = await runAgent(flag);

@@ -518,6 +518,8 @@ export class FakeNode {
   readonly ovs = new FakeOvs(this.gate);
   bootId = 'boot-1';
   holdMs = 1000;
+  /** `namespace/name` → why nothing of that pod may be removed on suspicion. */
+  readonly keptPods = new Map<string, string>();
   sources: FakeSource[] = [];
   ports: FakePort[] = [];
   devices: FakeDevice[] = [];
@@ -667,6 +669,7 @@ export class FakeNode {
       },
       clock: this.clock,
       log: silentLogger,
+      whyKeepPod: ({ namespace, name }) => this.keptPods.get(`${namespace}/${name}`) ?? null,
       options: {
         nodeName,
         stateDir: this.stateDir,

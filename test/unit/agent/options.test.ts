@@ -120,9 +120,8 @@ describe('options of the agent', () => {
     expect(() => resolveAgentOptions({ flags: { config: '/nonexistent/a.yaml' }, environment: {} })).toThrow('ENOENT');
   });
 
-  it('--kubernetes=on says that this version cannot', () => {
-    expect(() => resolve({ flags: { kubernetes: 'on' } })).toThrow('not in this version');
-    expect(resolve({ flags: { kubernetes: 'off' } }).kubernetes).toBe('off');
+  it.each(['on', 'off', 'auto'])('--kubernetes=%s is accepted', (kubernetes) => {
+    expect(resolve({ flags: { kubernetes } }).kubernetes).toBe(kubernetes);
   });
 
   it('each has a flag, a variable and a line of help', () => {

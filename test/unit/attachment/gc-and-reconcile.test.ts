@@ -103,6 +103,26 @@ describe('reconciliation', () => {
     expect(orphans).toMatchObject([{ kind: 'attachment', reason: expect.stringContaining('namespace') }]);
   });
 
+  it('keeps a record whose pod the cluster still knows, and removes it when that is over', async () => {
+    node.kernel.removeNetns(spec(1).netnsPath);
+    node.keptPods.set('ns/pod', 'pod ns/pod is there');
+    for (let pass = 0; pass < 3; pass += 1) {
+      const report = await node.manager.reconcile();
+      expect(report.removed).toEqual([]);
+      expect(report.unknown).toEqual(pass === 0 ? [] : [expect.stringContaining('pod ns/pod is there')]);
+      await node.clock.advance(61_000);
+    }
+    expect(node.ipam.leases.has('container-1/eth0')).toBe(true);
+    node.keptPods.clear();
+    expect((await node.manager.reconcile()).removed).toHaveLength(1);
+  });
+
+  it('a DEL does not ask whether the pod is known', async () => {
+    node.keptPods.set('ns/pod', 'pod ns/pod is there');
+    await node.del(spec(1));
+    expect(containers()).toEqual(['container-2', 'container-3']);
+  });
+
   it('forgets the first strike when the namespace is there again', async () => {
     const { netnsPath } = spec(1);
     renameSync(netnsPath, `${netnsPath}.away`);

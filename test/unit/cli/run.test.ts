@@ -59,7 +59,7 @@ describe('the command line', () => {
     [['attachments', 'show', 'eth0'], '"eth0" is not "vu" and 12 hexadecimal digits'],
     [['features', 'NOT_A_FEATURE'], 'NOT_A_FEATURE'],
     [['agent', '--hold-ms', 'soon'], '--hold-ms: "soon" is not an integer'],
-    [['agent', '--kubernetes', 'on'], 'not in this version'],
+    [['agent', '--kubernetes', 'maybe'], '--kubernetes: "maybe" is not'],
     [['agent', '--hold-ms', '1', '--hold-ms', 'later'], '--hold-ms: "later" is not'],
   ])('%j is a usage error', async (argv, told) => {
     const ran = await run(...argv);

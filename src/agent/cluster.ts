@@ -1,0 +1,107 @@
+/**
+ * The agent's link to the cluster. Light: the client itself is imported only when it is wanted and there are credentials,
+ * after the agent is ready, so that it costs nothing when off and no pod waits for it.
+ */
+import { existsSync } from 'node:fs';
+import type { PodIdentity } from '../attachment/spec.ts';
+import { VirtioUserError } from '../errors.ts';
+import type { News } from '../kubernetes/event-recorder.ts';
+import type { NodeView } from '../kubernetes/node-object.ts';
+import type { Logger } from '../telemetry/log.ts';
+import { listenForNews } from './cluster-news.ts';
+import type { KubernetesSession } from './kubernetes.ts';
+import type { AgentOptions } from './options.ts';
+
+export type Credentials =
+  | { readonly kind: 'kubeconfig'; readonly path: string }
+  /** The pod's service account; its files are read anew whenever they change. */
+  | { readonly kind: 'in-cluster' };
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+const tokenPath = '/var/run/secrets/kubernetes.io/serviceaccount/token';
+/** What happens before the client is loaded: the ready attachments of a full node fit. */
+const newsLimit = 500;
+
+/**
+ * @returns null: no use of the API
+ * @throws VirtioUserError CONFIG_INVALID when it is asked for and there are no credentials
+ */
+export function findCredentials(
+  mode: AgentOptions['kubernetes'],
+  environment: Environment,
+  exists: (path: string) => boolean = existsSync,
+): Credentials | null {
+  if (mode === 'off') return null;
+  const path = environment['KUBECONFIG'] ?? '';
+  if (path !== '') return { kind: 'kubeconfig', path };
+  const address = environment['KUBERNETES_SERVICE_HOST'] ?? '';
+  if (address !== '' && exists(tokenPath)) return { kind: 'in-cluster' };
+  if (mode === 'auto') return null;
+  const missing = address === '' ? 'KUBERNETES_SERVICE_HOST is not set' : `there is no ${tokenPath}`;
+  throw new VirtioUserError('CONFIG_INVALID', `--kubernetes=on: no credentials: ${missing}, nor is KUBECONFIG`, {
+    remedy: 'run the agent with its service account, set KUBECONFIG, or use --kubernetes=auto or --kubernetes=off',
+  });
+}
+
+export interface ClusterParts {
+  readonly credentials: Credentials | null;
+  readonly nodeName: string;
+  readonly view: () => NodeView;
+  readonly log: Logger;
+}
+
+export class Cluster {
+  readonly #parts: ClusterParts;
+  readonly #stopListening: () => void;
+  #early: News[] = [];
+  #session: KubernetesSession | null = null;
+  #closed = false;
+
+  constructor(parts: ClusterParts) {
+    this.#parts = parts;
+    const { credentials, nodeName } = parts;
+    this.#stopListening =
+      credentials === null
+        ? () => undefined
+        : listenForNews({
+            nodeName,
+            tell: (news) => {
+              if (this.#session !== null) this.#session.record(news);
+              else if (this.#early.length < newsLimit) this.#early.push(news);
+            },
+            touch: () => this.#session?.touch(),
+          });
+  }
+
+  /** Loads the client and starts it. Never rejects: the node works without it. */
+  async open(): Promise<void> {
+    const { credentials, nodeName, view, log } = this.#parts;
+    if (credentials === null) return;
+    try {
+      const { KubernetesSession: Session } = await import('./kubernetes.ts');
+      if (this.#closed) return;
+      this.#session = new Session({ credentials, nodeName, view, log });
+      for (const news of this.#early) this.#session.record(news);
+    } catch (error) {
+      this.#stopListening();
+      log.error({ error }, 'no use of the Kubernetes API: its client cannot start');
+    } finally {
+      this.#early = [];
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#stopListening();
+    await this.#session
+      ?.close()
+      .catch((error: unknown) => this.#parts.log.warn({ error }, 'closing the client failed'));
+  }
+
+  /** Why nothing of this pod may be removed on suspicion, or null. */
+  whyKeepPod(pod: PodIdentity): string | null {
+    if (this.#parts.credentials === null) return null;
+    return this.#session === null ? 'the pods of this node are not known yet' : this.#session.whyKeepPod(pod);
+  }
+}

@@ -1,0 +1,140 @@
+import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { ApiException } from '../../../src/kubernetes/client-node.ts';
+import type { NodeStatus, NodeView } from '../../../src/kubernetes/node-object.ts';
+import { StatusPublisher } from '../../../src/kubernetes/status-publisher.ts';
+import { attachmentView } from '../../support/attachment-view.ts';
+import { RecordingLogger } from '../../support/recording-logger.ts';
+
+let written: { readonly atMs: number; readonly status: NodeStatus }[];
+let failing: Error | null;
+let attempts: number;
+let states: string[];
+let log: RecordingLogger;
+let publisher: StatusPublisher;
+
+const view = (): NodeView => ({
+  agentVersion: '1',
+  ready: true,
+  readyReason: '',
+  attachments: states.map((state, index) => attachmentView(index, { state })),
+  corruptRecords: 0,
+});
+
+beforeEach(() => {
+  jest.useFakeTimers({ now: 1_000_000_000 });
+  written = [];
+  failing = null;
+  attempts = 0;
+  states = ['running'];
+  log = new RecordingLogger();
+  publisher = new StatusPublisher({
+    api: {
+      applyNode: (status) => {
+        attempts += 1;
+        if (failing !== null) return Promise.reject(failing);
+        written.push({ atMs: Date.now(), status });
+        return Promise.resolve();
+      },
+    },
+    view,
+    log,
+  });
+});
+afterEach(() => {
+  publisher.stop();
+  jest.useRealTimers();
+});
+
+const pass = (ms: number): Promise<void> => jest.advanceTimersByTimeAsync(ms);
+async function touch(): Promise<void> {
+  publisher.touch();
+  await pass(0);
+}
+const refused = new ApiException(
+  500,
+  'Unknown',
+  JSON.stringify({ message: 'failed to create typed patch object: .status.new: field not declared in schema' }),
+  {},
+);
+
+describe('publishing the state of the node', () => {
+  it('writes at once, then only what changed', async () => {
+    await touch();
+    expect(written).toHaveLength(1);
+    await touch();
+    await pass(60_000);
+    expect(written).toHaveLength(1);
+  });
+
+  it('gathers changes of numbers for ten seconds', async () => {
+    await touch();
+    for (let count = 2; count <= 6; count += 1) {
+      states.push('running');
+      await touch();
+      await pass(1_000);
+    }
+    expect(written).toHaveLength(1);
+    await pass(5_000);
+    expect(written.map(({ status }) => status.attachments)).toEqual([1, 6]);
+  });
+
+  it('tells a flipped condition within a second', async () => {
+    await touch();
+    states = ['held'];
+    await touch();
+    await pass(1_000);
+    expect(written.map(({ status }) => status.backend)).toEqual(['Connected', 'Disconnected']);
+  });
+
+  it('a condition that flaps is written once a second at most', async () => {
+    await touch();
+    for (let flap = 0; flap < 100; flap += 1) {
+      states = [flap % 2 === 0 ? 'held' : 'running'];
+      await touch();
+      await pass(20);
+    }
+    expect(written.length).toBeLessThanOrEqual(3);
+  });
+
+  it('writes the same again after five minutes, however often it is touched', async () => {
+    await touch();
+    for (let second = 0; second < 310; second += 10) {
+      await pass(10_000);
+      await touch();
+    }
+    expect(written).toHaveLength(2);
+    expect(written[1]?.status).toEqual(written[0]?.status);
+  });
+
+  it('tries again with backoff while the server is away, whatever happens meanwhile, and tells once', async () => {
+    failing = new TypeError('fetch failed');
+    for (let second = 0; second < 60; second += 1) {
+      states.push('running');
+      await touch();
+      await pass(1_000);
+    }
+    expect(attempts).toBeGreaterThanOrEqual(5);
+    expect(attempts).toBeLessThanOrEqual(8);
+    expect(log.messages).toEqual(['the node object is not written yet']);
+    failing = null;
+    await pass(36_000);
+    expect(written.map(({ status }) => status.attachments)).toEqual([61]);
+    expect(log.messages.at(-1)).toBe('the node object is written again');
+  });
+
+  it('what no retry mends is logged once and tried every five minutes', async () => {
+    failing = refused;
+    await touch();
+    await pass(3_600_000);
+    expect(attempts).toBeGreaterThanOrEqual(10);
+    expect(attempts).toBeLessThanOrEqual(16);
+    expect(log.messages).toEqual(['the API server refuses the node object']);
+  });
+
+  it('writes nothing after a stop', async () => {
+    publisher.touch();
+    publisher.stop();
+    await pass(600_000);
+    expect(attempts).toBe(0);
+  });
+});

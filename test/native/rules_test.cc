@@ -122,23 +122,32 @@ TEST(Rules, F49_WithoutDescriptorsAPeerIsTurnedAwayAndListeningGoesOn) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   std::snprintf(address.sun_path, sizeof address.sun_path, "%s/vhost.sock", directory);
+  const UniqueFd early(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const UniqueFd turnedAway(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const UniqueFd served(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const auto connect = [&](const UniqueFd& fd) {
     return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
   };
+  // One before: also because UBSan judges the first call on a Watcher through a pipe, which it could not open later.
+  ASSERT_EQ(connect(early), 0);
+  EXPECT_TRUE(connections.wait());
+  const auto closed = [](const UniqueFd& fd) {
+    const timeval limit{5, 0};
+    uint8_t byte = 0;
+    return ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) == 0 &&
+           ::recv(fd.get(), &byte, 1, 0) == 0;
+  };
+  ASSERT_TRUE(closed(early));  // its descriptor here is free again, and counted as such below
+  listener.value()->resume();
   {
     const NoDescriptorsLeft none;
     ASSERT_EQ(connect(turnedAway), 0);
     EXPECT_TRUE(faults.wait());
-    const timeval limit{5, 0};
-    ASSERT_EQ(::setsockopt(turnedAway.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit), 0);
-    uint8_t byte = 0;
-    EXPECT_EQ(::recv(turnedAway.get(), &byte, 1, 0), 0) << "not closed";
-    EXPECT_EQ(connections.count(), 0);
+    EXPECT_TRUE(closed(turnedAway));
+    EXPECT_EQ(connections.count(), 1);
   }
   ASSERT_EQ(connect(served), 0);
-  EXPECT_TRUE(connections.wait());
+  EXPECT_TRUE(connections.wait(2));
   listener.value()->close();
   reactor.value()->stop();
   EXPECT_EQ(::rmdir(directory), 0);

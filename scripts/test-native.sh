@@ -22,16 +22,19 @@ run() { timeout --kill-after=5 300 "$@" --gtest_brief=1; }
 say plain
 build native-test g++
 run build/native-test/native_tests
+run build/native-test/wakeup_test
 run build/native-test/no_alloc_test
 [ "${1:-all}" = plain ] && exit 0
 
 say 'address, undefined'
 build asan g++ -DVU_SANITIZE=address,undefined
 run build/asan/native_tests
+run build/asan/wakeup_test
 
 say thread
 build tsan clang++ -DVU_SANITIZE=thread
 run build/tsan/native_tests
+run build/tsan/wakeup_test
 
 build fuzz clang++ -DVU_FUZZ=ON
 for target in build/fuzz/*_fuzz; do

@@ -3,25 +3,16 @@
 #include <algorithm>
 
 #include "checksum.h"
+#include "frame_fields.h"
 
 namespace vu {
 namespace {
 
-constexpr uint16_t kEthernetBytes = 14;
-constexpr uint8_t kTcp = 6;
-constexpr uint8_t kTcpPsh = 0x08;
 constexpr uint8_t kTcpAck = 0x10;
-constexpr uint16_t kTcpChecksum = 16;
 constexpr uint16_t kDontFragment = 0x4000;
 // IP: its length is a 16-bit field. What is longer is padding at best.
 constexpr size_t kMaxFrameBytes = 0xffff + 22 + 40;
 
-uint16_t be16(const uint8_t* at) noexcept { return static_cast<uint16_t>(at[0] << 8 | at[1]); }
-uint32_t be32(const uint8_t* at) noexcept { return uint32_t{be16(at)} << 16 | be16(at + 2); }
-void putBe16(uint8_t* at, uint32_t value) noexcept {
-  at[0] = static_cast<uint8_t>(value >> 8);
-  at[1] = static_cast<uint8_t>(value);
-}
 bool same(const uint8_t* a, const uint8_t* b, size_t from, size_t to) noexcept {
   return std::memcmp(a + from, b + from, to - from) == 0;
 }
@@ -57,12 +48,8 @@ SegmentKind classifySegment(const VnetHdr& header, const iovec* spans, uint32_t 
   const size_t known = std::min<size_t>(bytes, TcpSegment::kHeaderRoom);
   gather(spans, known, segment.headers.data());
   const uint8_t* const headers = segment.headers.data();
-  uint32_t l3 = kEthernetBytes;
-  uint16_t type = be16(headers + 12);
-  for (int tags = 0; tags < 2 && (type == 0x8100 || type == 0x88a8); ++tags) {
-    type = be16(headers + l3 + 2);
-    l3 += 4;
-  }
+  uint16_t type = 0;
+  const uint32_t l3 = networkOffset(headers, type);
   const uint8_t* const ip = headers + l3;
   segment.ipv6 = type == 0x86dd;
   const uint32_t l4 = l3 + (segment.ipv6 ? 40 : 20);

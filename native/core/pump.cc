@@ -1,7 +1,5 @@
 #include "pump.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
@@ -11,7 +9,6 @@
 namespace vu {
 namespace {
 
-constexpr uint64_t kSecondNs = 1'000'000'000;
 // Rounds of one pair between two looks at epoll while there is work.
 constexpr uint32_t kRoundsPerPoll = 16;
 // A pair that had nothing for so many rounds leaves the run list while others are busy.
@@ -25,9 +22,8 @@ constexpr uint64_t kLookMutedNs = 10'000'000;
 
 }  // namespace
 
-Pump::Pump(std::string name, uint32_t spinUs, UniqueFd epoll, UniqueFd control) noexcept
-    : name_(std::move(name)),
-      spinNs_(uint64_t{spinUs} * 1000),
+Pump::Pump(uint32_t spinUs, UniqueFd epoll, UniqueFd control) noexcept
+    : spinNs_(uint64_t{spinUs} * 1000),
       epoll_(std::move(epoll)),
       control_(std::move(control)),
       scratch_(std::make_unique<PumpScratch>()) {
@@ -44,14 +40,11 @@ Result<std::shared_ptr<Pump>> Pump::create(const std::string& name, uint32_t spi
   event.events = EPOLLIN | EPOLLET;
   event.data.ptr = nullptr;
   if (::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, control.get(), &event) != 0) return lastFault("epoll_ctl");
-  std::shared_ptr<Pump> pump(new Pump(name.substr(0, 15), spinUs, std::move(epoll), std::move(control)));
-  // The thread inherits a full mask: signals are for the main thread, and SIGPIPE from a write is an errno.
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  pump->thread_ = std::thread([raw = pump.get()]() noexcept { raw->run(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  std::shared_ptr<Pump> pump(new Pump(spinUs, std::move(epoll), std::move(control)));
+  // With every signal blocked SIGPIPE from a write is an errno.
+  Result<Thread> thread = Thread::start(name.substr(0, 15).c_str(), [raw = pump.get()]() noexcept { raw->run(); });
+  if (!thread) return thread.fault();
+  pump->thread_ = std::move(thread).value();
   return pump;
 }
 
@@ -77,7 +70,7 @@ void Pump::stop() noexcept {
   stop_.store(true, std::memory_order_release);
   const uint64_t one = 1;
   (void)!::write(control_.get(), &one, sizeof one);
-  if (thread_.joinable()) thread_.join();
+  thread_.join();
 }
 
 void Pump::attach(QueuePair& pair) noexcept {
@@ -101,7 +94,6 @@ void Pump::activate(QueuePair& pair) noexcept {
 }
 
 void Pump::run() noexcept {
-  pthread_setname_np(pthread_self(), name_.c_str());
   while (!stop_.load(std::memory_order_acquire)) {
     if (runList_.empty()) {
       sleep(monotonicNs());
@@ -128,6 +120,7 @@ uint32_t Pump::runRound() noexcept {
   uint32_t total = 0;
   for (size_t i = 0; i < runList_.size();) {
     QueuePair& pair = *runList_[i];
+    pair.signalled = false;
     const uint32_t work = pair.round();
     total += work;
     if (work != 0) {
@@ -160,7 +153,8 @@ uint32_t Pump::runRound() noexcept {
 
 void Pump::park() noexcept {
   std::erase_if(runList_, [](QueuePair* pair) {
-    if (pair->arm()) return false;
+    // The TAP's edge is gone: nobody else will tell of the frame behind it.
+    if (pair->signalled || pair->arm()) return false;
     pair->active = false;
     return true;
   });
@@ -214,6 +208,7 @@ void Pump::poll(int timeoutMs) noexcept {
       pair.countCall();
       pair.woken = true;
     }
+    pair.signalled = true;
     activate(pair);
   }
   // Last: commands may free what the events above point at.

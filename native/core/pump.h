@@ -7,18 +7,19 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "queue_pair.h"
 #include "result.h"
+#include "thread.h"
 #include "unique_fd.h"
 
 namespace vu {
 
 class Pump {
  public:
-  // `name` is cut to 15 bytes. `spinUs`: adaptive spin after the last work, 0 never spins.
+  // `name` is cut to 15 bytes. `spinUs`: adaptive spin after the last work, 0 never spins. Errors: EMFILE, EAGAIN (no
+  // more threads), …
   static Result<std::shared_ptr<Pump>> create(const std::string& name, uint32_t spinUs) noexcept;
   ~Pump();
   Pump(const Pump&) = delete;
@@ -40,7 +41,7 @@ class Pump {
   uint64_t fruitlessSpinNs() const noexcept { return spunNs_.get(); }
 
  private:
-  Pump(std::string name, uint32_t spinUs, UniqueFd epoll, UniqueFd control) noexcept;
+  Pump(uint32_t spinUs, UniqueFd epoll, UniqueFd control) noexcept;
   void run() noexcept;
   uint32_t runRound() noexcept;
   void park() noexcept;
@@ -52,7 +53,6 @@ class Pump {
   void endSpin(uint64_t nowNs) noexcept;
   void runCommands() noexcept;
 
-  const std::string name_;
   const uint64_t spinNs_;
   UniqueFd epoll_;
   UniqueFd control_;
@@ -75,7 +75,7 @@ class Pump {
   uint64_t budgetSpentNs_ = 0;
   Counter wakeups_;
   Counter spunNs_;
-  std::thread thread_;
+  Thread thread_;
 };
 
 }  // namespace vu

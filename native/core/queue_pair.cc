@@ -6,7 +6,6 @@
 namespace vu {
 namespace {
 
-constexpr uint64_t kSecondNs = 1'000'000'000;
 // More calls without work in one second than any honest backend sends.
 constexpr uint32_t kCallStorm = 4096;
 

@@ -68,6 +68,8 @@ enum class PairState : uint8_t { kHeld, kRunning, kDiscarding, kFailed };
 class QueuePair {
  public:
   static constexpr uint32_t kBurst = 64;
+  // Small frames of the pod that are published together.
+  static constexpr uint16_t kPublishBatch = 8;
   static constexpr uint32_t kMaxFrameBuffers = 64;
   // Longest frame a TAP can be given or give: 64 KiB of IP, Ethernet, two VLAN tags, vnet header; virtio 1.2, 5.1.6.3.
   static constexpr uint32_t kMaxFrameBytes = 65589 + 12;
@@ -112,7 +114,10 @@ class QueuePair {
 
   // Bookkeeping of the owning pump.
   bool active = false;
+  // By a call since the last round that did something.
   bool woken = false;
+  // By any event since the last round began.
+  bool signalled = false;
   uint32_t fruitless = 0;
   void countSpin() noexcept { counters_.event(Event::kSpins); }
   void countCall() noexcept { counters_.event(Event::kCalls); }
@@ -243,6 +248,7 @@ class QueuePair {
   PairCounters counters_;
 };
 
+inline constexpr uint64_t kSecondNs = 1'000'000'000;
 // CLOCK_MONOTONIC in nanoseconds.
 uint64_t monotonicNs() noexcept;
 

@@ -11,8 +11,6 @@ namespace {
 constexpr uint16_t kRepostBatch = 16;
 // F33: lengths that cannot be are dropped, unless they come at this rate.
 constexpr uint32_t kStrikesPerSecond = 16;
-constexpr uint64_t kSecondNs = 1'000'000'000;
-constexpr uint32_t kNumBuffersOffset = 10;
 // A burst that uses this part of the window doubles it.
 constexpr uint16_t kWindowShare = 4;
 constexpr uint16_t kQuietSeconds = 5;

@@ -3,40 +3,15 @@
 #include <algorithm>
 
 #include "checksum.h"
+#include "frame_fields.h"
 
 namespace vu {
 namespace {
 
-constexpr uint16_t kEthernetBytes = 14;
 constexpr uint32_t kIpv6Bytes = 40;
 constexpr uint32_t kTcpBytes = 20;
-constexpr uint8_t kTcp = 6;
 constexpr uint8_t kTcpFin = 0x01;
-constexpr uint8_t kTcpPsh = 0x08;
 constexpr uint8_t kTcpCwr = 0x80;
-constexpr uint16_t kTcpChecksum = 16;
-
-uint16_t be16(const uint8_t* at) noexcept { return static_cast<uint16_t>(at[0] << 8 | at[1]); }
-void putBe16(uint8_t* at, uint32_t value) noexcept {
-  at[0] = static_cast<uint8_t>(value >> 8);
-  at[1] = static_cast<uint8_t>(value);
-}
-uint32_t be32(const uint8_t* at) noexcept { return uint32_t{be16(at)} << 16 | be16(at + 2); }
-void putBe32(uint8_t* at, uint32_t value) noexcept {
-  putBe16(at, value >> 16);
-  putBe16(at + 2, value);
-}
-
-// Offset of the network header behind at most two VLAN tags. `headers` holds 22 bytes.
-uint16_t networkOffset(const uint8_t* headers, uint16_t& type) noexcept {
-  uint16_t at = kEthernetBytes;
-  type = be16(headers + 12);
-  for (int tags = 0; tags < 2 && (type == 0x8100 || type == 0x88a8); ++tags) {
-    type = be16(headers + at + 2);
-    at = static_cast<uint16_t>(at + 4);
-  }
-  return at;
-}
 
 // Follows the extension headers (RFC 8200, 4.1) from `ip` to TCP at ip + l4. `rerouted`: the destination in the IPv6
 // header is not the last one, so it is not the one in the pseudo-header (RFC 8200, 8.1).

@@ -2,14 +2,12 @@
 #include <cerrno>
 #include <cstring>
 
+#include "frame_fields.h"
 #include "queue_pair.h"
 
 namespace vu {
 namespace {
 
-constexpr uint16_t kPublishBatch = 8;
-constexpr uint32_t kEthernetBytes = 14;
-constexpr uint32_t kNumBuffersOffset = 10;
 constexpr uint32_t kFrameCapacity = kTxHeadBytes + kTxTailBytes;
 
 }  // namespace

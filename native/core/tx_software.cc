@@ -10,7 +10,6 @@
 namespace vu {
 namespace {
 
-constexpr uint16_t kPublishBatch = 8;
 // A large frame does not wait for its last segment.
 constexpr uint16_t kPublishSegments = 16;
 

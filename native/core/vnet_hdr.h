@@ -1,6 +1,7 @@
 // virtio_net_hdr as it precedes every frame (virtio 1.2, 5.1.6); byte-identical to what a TAP with IFF_VNET_HDR uses.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -25,6 +26,7 @@ struct VnetHdr {
   void write(uint8_t* to, uint32_t bytes) const noexcept { std::memcpy(to, this, bytes); }
 };
 static_assert(sizeof(VnetHdr) == 12);
+inline constexpr uint32_t kNumBuffersOffset = offsetof(VnetHdr, numBuffers);
 
 inline constexpr uint8_t kHdrNeedsCsum = 1;
 inline constexpr uint8_t kHdrDataValid = 2;

@@ -261,7 +261,7 @@ TEST_P(CorruptMergeable, S55_S56_F33_SingleImpossibleLengthsAreDroppedAndTheirBu
   const Bytes good = plainFrame(60, 3);
   victim->deliver(good, 1);
   EXPECT_EQ(victim->receive().size(), good.size());
-  EXPECT_EQ(victim->port->counters().drop(Drop::kRxTooLong), 2U);
+  EXPECT_EQ(victim->counters().drop(Drop::kRxTooLong), 2U);
   victim->quiesce();
   victim->expectNoLeak();
   victim->expectLawful();

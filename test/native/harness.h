@@ -202,6 +202,17 @@ class Bench {
     ASSERT_TRUE(quiet.wait());
   }
 
+  // With everything in it that the pumps did before now. A frame is counted after it has been handed on: whoever reads
+  // Port::counters() at the sight of one may be early.
+  CounterTotals counters() {
+    for (auto& pump : pumps) {
+      Signal settled;
+      EXPECT_TRUE(pump->post([&] { settled.raise(); }));
+      EXPECT_TRUE(settled.wait());
+    }
+    return port->counters();
+  }
+
   // Pod → TAP.
   void send(const Bytes& frame, uint32_t pair = 0) {
     ASSERT_TRUE(eventually([&] { return ::send(pods[pair].get(), frame.data(), frame.size(), MSG_NOSIGNAL) >= 0; }));

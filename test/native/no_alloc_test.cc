@@ -132,7 +132,7 @@ TEST_P(EveryRing, AMillionPacketsAllocateNothingAndLockNothing) {
   EXPECT_EQ(allocations.load(), 0U);
   EXPECT_EQ(frees.load(), 0U);
   EXPECT_EQ(locks.load(), 0U);
-  const CounterTotals totals = bench.port->counters();
+  const CounterTotals totals = bench.counters();
   EXPECT_EQ(totals.txFrames, 501'000U);
   EXPECT_EQ(totals.rxFrames, 501'000U);
   bench.expectLawful();

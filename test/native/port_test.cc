@@ -1,5 +1,6 @@
 // A port between a pod's socket and model devices: traffic, hold, discard, quiesce, sleep.
 #include <poll.h>
+#include <pthread.h>
 #include <sys/eventfd.h>
 
 #include <random>
@@ -52,6 +53,23 @@ TEST(Session, PackedRingsNeedVersion1) {
   EXPECT_EQ(made.fault().errnum, EINVAL);
 }
 
+TEST(Pump, WithoutRoomForAThreadIsAFaultAndNotTheEndOfTheProcess) {
+  pthread_attr_t usual;
+  pthread_attr_t impossible;
+  ASSERT_EQ(::pthread_getattr_default_np(&usual), 0);
+  ASSERT_EQ(::pthread_attr_init(&impossible), 0);
+  // More than there are addresses: stands for a container's limit on its threads.
+  ASSERT_EQ(::pthread_attr_setstacksize(&impossible, size_t{1} << 48), 0);
+  ASSERT_EQ(::pthread_setattr_default_np(&impossible), 0);
+  const auto refused = Pump::create("vu-refused", 0);
+  ASSERT_EQ(::pthread_setattr_default_np(&usual), 0);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.fault().errnum, EAGAIN);
+  EXPECT_TRUE(Pump::create("vu-made", 0).ok());
+  ::pthread_attr_destroy(&usual);
+  ::pthread_attr_destroy(&impossible);
+}
+
 TEST(Session, VirtualSizeOfTheDefaultGeometryIs42Megabytes) {
   auto made = Session::create({1, 1024, 4096, kUsualFeatures, MemoryKind::kMemfd});
   ASSERT_TRUE(made.ok());
@@ -91,7 +109,7 @@ TEST_P(RingStory, StartKicksEveryRingOnce) {
   Bench bench(options);
   bench.start();
   for (auto& device : bench.devices) EXPECT_EQ(device->drainKicks(), 1U);
-  EXPECT_EQ(bench.port->counters().event(Event::kKicks), 4U);
+  EXPECT_EQ(bench.counters().event(Event::kKicks), 4U);
 }
 
 TEST_P(RingStory, S57_FramesOfThePodArriveUnchangedWithNumBuffersZero) {
@@ -112,7 +130,7 @@ TEST_P(RingStory, S57_FramesOfThePodArriveUnchangedWithNumBuffersZero) {
   bench.quiesce();
   bench.expectNoLeak();
   bench.expectLawful();
-  EXPECT_EQ(bench.port->counters().txFrames, 7U);
+  EXPECT_EQ(bench.counters().txFrames, 7U);
 }
 
 TEST_P(RingStory, SegmentationHeaderOfTheTapPassesUntouched) {
@@ -145,7 +163,7 @@ TEST_P(RingStory, OffloadsThatTheBackendLacksNeverReachIt) {
   ASSERT_TRUE(bench.await(chain));
   plain[0] = 0;
   EXPECT_EQ(gather(chain), plain);
-  EXPECT_EQ(bench.port->counters().drop(Drop::kTxUnsupported), 7U);
+  EXPECT_EQ(bench.counters().drop(Drop::kTxUnsupported), 7U);
 }
 
 class Mergeable : public ::testing::TestWithParam<std::tuple<RingCase, uint32_t>> {};
@@ -162,8 +180,8 @@ TEST_P(Mergeable, S56_FrameOfManyBuffersArrivesWhole) {
   bench.quiesce();
   bench.expectNoLeak();
   bench.expectLawful();
-  EXPECT_EQ(bench.port->counters().rxFrames, 1U);
-  EXPECT_EQ(bench.port->counters().rxBytes, frame.size() - 12);
+  EXPECT_EQ(bench.counters().rxFrames, 1U);
+  EXPECT_EQ(bench.counters().rxBytes, frame.size() - 12);
 }
 
 INSTANTIATE_TEST_SUITE_P(Rings, Mergeable,
@@ -225,7 +243,7 @@ TEST_P(RingStory, DiscardingPortReadsAndCounts) {
   Chain chain;
   ASSERT_TRUE(bench.await(chain));
   EXPECT_EQ(gather(chain), fresh);
-  EXPECT_EQ(bench.port->counters().txFrames, 1U);
+  EXPECT_EQ(bench.counters().txFrames, 1U);
 }
 
 TEST_P(RingStory, FramesInFlightAtQuiesceAreCountedAsLost) {
@@ -239,7 +257,7 @@ TEST_P(RingStory, FramesInFlightAtQuiesceAreCountedAsLost) {
   bench.tx().push(first.head, 0);
   bench.tx().publish();
   bench.quiesce();
-  EXPECT_EQ(bench.port->counters().drop(Drop::kTxLost), 9U);
+  EXPECT_EQ(bench.counters().drop(Drop::kTxLost), 9U);
   bench.expectNoLeak();
 }
 
@@ -272,7 +290,7 @@ TEST_P(RingStory, NewSessionAfterADeadOneCarriesTraffic) {
     bench.deliver(frame, 1);
     EXPECT_EQ(bench.receive().size(), frame.size());
   }
-  EXPECT_EQ(bench.port->counters().drop(Drop::kTxLost), 4U);
+  EXPECT_EQ(bench.counters().drop(Drop::kTxLost), 4U);
 }
 
 // A backend that comes back without packed rings, or with them: new memory each time, so the kind may change.
@@ -297,7 +315,7 @@ TEST_P(RingStory, SessionOfTheOtherKindCarriesOn) {
     bench.options_.session.features ^= kFeatureRingPacked;
     bench.newSession();
   }
-  EXPECT_EQ(bench.port->counters().drop(Drop::kTxLost), 0U);
+  EXPECT_EQ(bench.counters().drop(Drop::kTxLost), 0U);
 }
 
 TEST(Port, SessionOfOnePortIsRefusedToAnother) {
@@ -339,7 +357,7 @@ TEST_P(RingStory, S57_FullTransmitRingReadsNothingAndGoesOnWhenThereIsRoom) {
   bench.quiesce();
   bench.expectNoLeak();
   bench.expectLawful();
-  EXPECT_EQ(bench.port->counters().drop(Drop::kTxLost), 0U);
+  EXPECT_EQ(bench.counters().drop(Drop::kTxLost), 0U);
 }
 
 TEST_P(RingStory, FullRingWithoutACallIsSeenByTheFallback) {
@@ -405,8 +423,8 @@ TEST_P(RingStory, TruncatedAndRuntFramesAreDroppedAndCounted) {
   Chain chain;
   ASSERT_TRUE(bench.await(chain));
   EXPECT_EQ(gather(chain), good);
-  EXPECT_EQ(bench.port->counters().drop(Drop::kTxInvalid), 1U);
-  EXPECT_EQ(bench.port->counters().drop(Drop::kTxTruncated), 1U);
+  EXPECT_EQ(bench.counters().drop(Drop::kTxInvalid), 1U);
+  EXPECT_EQ(bench.counters().drop(Drop::kTxTruncated), 1U);
 }
 
 TEST_P(RingStory, PairsOfOnePortLiveOnTheirPumps) {
@@ -425,8 +443,8 @@ TEST_P(RingStory, PairsOfOnePortLiveOnTheirPumps) {
     EXPECT_EQ(bench.receive(pair).size(), frame.size());
   }
   bench.quiesce();
-  EXPECT_EQ(bench.port->counters().txFrames, 3U);
-  EXPECT_EQ(bench.port->counters().rxFrames, 3U);
+  EXPECT_EQ(bench.counters().txFrames, 3U);
+  EXPECT_EQ(bench.counters().rxFrames, 3U);
 }
 
 TEST_P(RingStory, S57_QuiesceUnderLoadLosesNothingThatIsNotCounted) {
@@ -471,7 +489,7 @@ TEST_P(RingStory, S57_QuiesceUnderLoadLosesNothingThatIsNotCounted) {
     const CounterTotals totals = bench.port->counters();
     return totals.txFrames + totals.drop(Drop::kTxDiscarded) == sent.load();
   }));
-  const CounterTotals totals = bench.port->counters();
+  const CounterTotals totals = bench.counters();
   EXPECT_EQ(totals.txFrames, received + totals.drop(Drop::kTxLost));
 }
 

@@ -66,7 +66,7 @@ TEST_P(Segmentation, LargeFrameBecomesLawfulSegmentsOfTheSameBytes) {
   bench.quiesce();
   bench.expectNoLeak();
   bench.expectLawful();
-  const CounterTotals totals = bench.port->counters();
+  const CounterTotals totals = bench.counters();
   EXPECT_EQ(totals.txFrames, 1U);
   EXPECT_EQ(totals.event(Event::kGsoFrames), 1U);
   EXPECT_EQ(totals.event(Event::kGsoSegments), count);
@@ -99,7 +99,7 @@ TEST_P(SoftwareOffload, FrameHalfSegmentedAtQuiesceIsLostAndLeaksNothing) {
   ASSERT_TRUE(eventually([&] { return bench.port->counters().event(Event::kTxRingFull) == 1; }));
   bench.quiesce();
   bench.expectNoLeak();
-  EXPECT_EQ(bench.port->counters().drop(Drop::kTxLost), 32U + 1U);
+  EXPECT_EQ(bench.counters().drop(Drop::kTxLost), 32U + 1U);
   bench.newSession();
   bench.start();
   const Bytes next = plainFrame(60, 1);
@@ -120,7 +120,7 @@ TEST_P(SoftwareOffload, PartialChecksumIsCompletedAndItsFlagCleared) {
     EXPECT_EQ(Bytes(framed.begin(), framed.begin() + 12), Bytes(12, 0));
     EXPECT_TRUE(parseTcp(Bytes(framed.begin() + 12, framed.end())).lawful);
   }
-  EXPECT_EQ(bench.port->counters().event(Event::kChecksums), 4U);
+  EXPECT_EQ(bench.counters().event(Event::kChecksums), 4U);
 }
 
 TEST_P(SoftwareOffload, PlainAndLargeFramesPassThroughUnchanged) {
@@ -161,7 +161,7 @@ TEST_P(SoftwareOffload, SegmentationHeaderThatDoesNotFitTheFrameIsDropped) {
     }
     return false;
   }));
-  const CounterTotals totals = bench.port->counters();
+  const CounterTotals totals = bench.counters();
   EXPECT_GE(totals.drop(Drop::kTxInvalid), 7U);
   EXPECT_EQ(totals.drop(Drop::kTxUnsupported), 1U);
 }
@@ -207,7 +207,7 @@ TEST_P(Coalescing, SegmentsInOrderArriveAsOneFrameOfTheSameBytes) {
   bench.quiesce();
   bench.expectNoLeak();
   bench.expectLawful();
-  const CounterTotals totals = bench.port->counters();
+  const CounterTotals totals = bench.counters();
   EXPECT_EQ(totals.event(Event::kGroFrames), 1U);
   EXPECT_EQ(totals.event(Event::kGroMerged), 40U);
   EXPECT_EQ(totals.rxFrames, 40U);
@@ -235,7 +235,7 @@ TEST_P(SoftwareOffload, BadFrameWithinARunLosesNoBuffer) {
   bench.rx().publish();
   bench.start();
   EXPECT_TRUE(eventually([&] { return bench.port->counters().rxFrames == 4; }));
-  EXPECT_EQ(bench.port->counters().drop(Drop::kRxTooLong), 1U);
+  EXPECT_EQ(bench.counters().drop(Drop::kRxTooLong), 1U);
   // A lap of the ring: the device takes every buffer again.
   for (int i = 0; i < 64; ++i) {
     Chain chain;
@@ -269,7 +269,7 @@ TEST_P(NotMerged, BothFramesArriveAsTheyCame) {
     expected[10] = 1;
     EXPECT_EQ(bench.receive(), expected) << p.why;
   }
-  EXPECT_EQ(bench.port->counters().event(Event::kGroFrames), 0U);
+  EXPECT_EQ(bench.counters().event(Event::kGroFrames), 0U);
 }
 
 const TcpSpec kFirst{.payload = 1000, .seq = 5000, .checksummed = true};
@@ -322,7 +322,7 @@ TEST_P(SoftwareOffload, RunIsBoundedByTheSizeOfAFrame) {
     EXPECT_EQ(seen.seq, total);
     total += static_cast<uint32_t>(seen.payload.size());
   }
-  EXPECT_EQ(bench.port->counters().event(Event::kGroFrames), 2U);
+  EXPECT_EQ(bench.counters().event(Event::kGroFrames), 2U);
 }
 
 TEST_P(SoftwareOffload, RunThatACorruptRingCutsShortDoesNotReachAnotherPort) {

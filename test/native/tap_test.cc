@@ -181,8 +181,8 @@ TEST_F(RealTap, HeaderThatTheKernelRefusesIsDroppedAndTheQueueGoesOn) {
   const Bytes good = plainFrame(100, 2);
   bench->deliver(good, 1);
   EXPECT_EQ(tap->receive(), Bytes(good.begin() + 12, good.end()));
-  EXPECT_EQ(bench->port->counters().drop(Drop::kRxInvalid), 2U);
-  EXPECT_EQ(bench->port->counters().rxFrames, 1U);
+  EXPECT_EQ(bench->counters().drop(Drop::kRxInvalid), 2U);
+  EXPECT_EQ(bench->counters().rxFrames, 1U);
 }
 
 TEST_F(RealTap, MergedSegmentsAreTakenByTheKernel) {
@@ -199,7 +199,7 @@ TEST_F(RealTap, MergedSegmentsAreTakenByTheKernel) {
     const CounterTotals totals = bench->port->counters();
     return totals.rxFrames + totals.drop(Drop::kRxInvalid) == 60;
   }));
-  const CounterTotals totals = bench->port->counters();
+  const CounterTotals totals = bench->counters();
   EXPECT_EQ(totals.drop(Drop::kRxInvalid), 0U);
   EXPECT_EQ(totals.event(Event::kGroFrames), 2U);
 }

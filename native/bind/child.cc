@@ -24,12 +24,6 @@ const char* kindOf(ChildEnd end) {
   return "exited";
 }
 
-napi_value text(napi_env env, const std::string& value) {
-  napi_value made = nullptr;
-  napi_create_string_utf8(env, value.data(), value.size(), &made);
-  return made;
-}
-
 napi_value outcome(napi_env env, const ChildResult& result) {
   napi_value object = nullptr;
   napi_create_object(env, &object);

@@ -91,6 +91,14 @@ inline std::optional<std::string> textProperty(napi_env env, napi_value object, 
   return value ? toText(env, *value, name) : std::nullopt;
 }
 
+inline std::optional<napi_value> handlerProperty(napi_env env, napi_value object, const char* name) {
+  const auto value = property(env, object, name);
+  if (!value) return std::nullopt;
+  napi_valuetype type = napi_undefined;
+  if (napi_typeof(env, *value, &type) != napi_ok || type != napi_function) return wrongType(env, name, "a function");
+  return value;
+}
+
 inline napi_value bigint(napi_env env, uint64_t value) {
   napi_value made = nullptr;
   napi_create_bigint_uint64(env, value, &made);
@@ -99,6 +107,11 @@ inline napi_value bigint(napi_env env, uint64_t value) {
 inline napi_value number(napi_env env, uint32_t value) {
   napi_value made = nullptr;
   napi_create_uint32(env, value, &made);
+  return made;
+}
+inline napi_value text(napi_env env, const std::string& value) {
+  napi_value made = nullptr;
+  napi_create_string_utf8(env, value.data(), value.size(), &made);
   return made;
 }
 inline napi_value array(napi_env env, const std::vector<napi_value>& items) {

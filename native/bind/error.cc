@@ -3,16 +3,9 @@
 #include <cstring>
 #include <string>
 
+#include "convert.h"
+
 namespace vu::bind {
-namespace {
-
-napi_value text(napi_env env, const std::string& value) {
-  napi_value made = nullptr;
-  napi_create_string_utf8(env, value.c_str(), value.size(), &made);
-  return made;
-}
-
-}  // namespace
 
 napi_value faultError(napi_env env, const Fault& fault, const char* path, const char* explanation) {
   const char* name = ::strerrorname_np(fault.errnum);

@@ -1,6 +1,6 @@
 // The way from native threads to JavaScript: one thread-safe function per environment, one task at a time.
 //
-// Written with the pumps, ahead of the reactor; both post through the environment's one port.
+// Pumps, reactor and threads of a namespace or a child post through the environment's one port.
 // The queue is not bounded by itself: who posts is (a completion per command, an event per port and start), so no task
 // is ever lost while the environment lives. After close() tasks are dropped and freed.
 #pragma once

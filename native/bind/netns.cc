@@ -92,12 +92,6 @@ Napi::Value inNetns(const Napi::CallbackInfo& info, std::function<Failure()> wor
   return Napi::Value(env, promise);
 }
 
-napi_value text(napi_env env, const std::string& value) {
-  napi_value made = nullptr;
-  napi_create_string_utf8(env, value.c_str(), value.size(), &made);
-  return made;
-}
-
 napi_value nullValue(napi_env env) {
   napi_value made = nullptr;
   napi_get_null(env, &made);

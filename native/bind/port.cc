@@ -62,13 +62,8 @@ Napi::Value PortObject::create(const Napi::CallbackInfo& info) {
   if (!pumpsValue) return env.Undefined();
   const auto pumpItems = toArray(env, *pumpsValue, "pumps");
   if (!pumpItems) return env.Undefined();
-  const auto onEvent = property(env, info[0], "onEvent");
+  const auto onEvent = handlerProperty(env, info[0], "onEvent");
   if (!onEvent) return env.Undefined();
-  napi_valuetype type = napi_undefined;
-  if (napi_typeof(env, *onEvent, &type) != napi_ok || type != napi_function) {
-    wrongType(env, "onEvent", "a function");
-    return env.Undefined();
-  }
   if (tapItems->empty() || tapItems->size() > 256 || pumpItems->empty()) {
     throwMisuse(env, "createPort: expected 1..256 taps and at least one pump");
     return env.Undefined();

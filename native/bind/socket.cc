@@ -33,14 +33,6 @@ napi_value peerValue(napi_env env, const PeerCredentials& peer) {
   return object;
 }
 
-std::optional<napi_value> handlerProperty(napi_env env, napi_value object, const char* name) {
-  const auto value = property(env, object, name);
-  if (!value) return std::nullopt;
-  napi_valuetype type = napi_undefined;
-  if (napi_typeof(env, *value, &type) != napi_ok || type != napi_function) return wrongType(env, name, "a function");
-  return value;
-}
-
 std::optional<UnixPath> pathProperty(napi_env env, napi_value object) {
   const auto base = textProperty(env, object, "baseDirectory");
   if (!base) return std::nullopt;

@@ -62,7 +62,6 @@ class SocketObject : public Napi::ObjectWrap<SocketObject>, public LiveObject {
 };
 
 napi_value peerValue(napi_env env, const PeerCredentials& peer);
-std::optional<napi_value> handlerProperty(napi_env env, napi_value object, const char* name);
 std::optional<UnixPath> pathProperty(napi_env env, napi_value object);
 std::string display(const UnixPath& path);
 

@@ -5,13 +5,15 @@
  *
  * An entry is removed only after its work is done. What cannot be decoded is set aside as `….bad`, once.
  */
-import { open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { attachmentId } from '../attachment/key.ts';
 import type { RemoveRequest } from '../attachment/api.ts';
+import { limited } from '../attachment/limited.ts';
 import type { QueuedDelete } from '../cni/queued-delete.ts';
 import { errnoOf, messageOf } from '../errors.ts';
 import type { NativeFd } from '../native/binding.ts';
+import { syncDirectory } from '../sync-directory.ts';
 import type { Logger } from '../telemetry/log.ts';
 
 /** Header, environment and stdin at their limits (docs/architecture.md). */
@@ -68,15 +70,10 @@ export class DeleteQueue {
       const id = attachmentId(request.key);
       byAttachment.set(id, [...(byAttachment.get(id) ?? []), { name, request }]);
     }
-    const groups = [...byAttachment];
     let remaining = 0;
-    const worker = async (): Promise<void> => {
-      for (let group = groups.shift(); group !== undefined; group = groups.shift()) {
-        const [id, entries] = group;
-        if (!(await this.#workOff(id, entries))) remaining += entries.length;
-      }
-    };
-    await Promise.all(Array.from({ length: concurrency }, worker));
+    await limited([...byAttachment], concurrency, async ([id, entries]) => {
+      if (!(await this.#workOff(id, entries))) remaining += entries.length;
+    });
     if (waiting.length > 0) {
       await syncDirectory(directory);
       log.info({ entries: waiting.length, remaining }, 'queued deletes worked off');
@@ -129,14 +126,5 @@ export class DeleteQueue {
     onEntry('corrupt');
     log.error({ path: `${path}.bad`, reason }, 'a queued delete cannot be read and was set aside');
     return null;
-  }
-}
-
-async function syncDirectory(path: string): Promise<void> {
-  const directory = await open(path, 'r');
-  try {
-    await directory.sync();
-  } finally {
-    await directory.close();
   }
 }

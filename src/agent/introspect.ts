@@ -13,6 +13,7 @@ import { join } from 'node:path';
 import type { AttachmentView, Attachments } from '../attachment/api.ts';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import { describeError, type Logger } from '../telemetry/log.ts';
+import { formatMask } from '../virtio/feature.ts';
 import { introspectionSocketName } from './http-client.ts';
 
 /** A view as JSON: bigints as text, features by name. */
@@ -46,7 +47,7 @@ export interface IntrospectionParts {
 
 export function reportOf(view: AttachmentView, featureNames: IntrospectionParts['featureNames']): AttachmentReport {
   const features = (mask: bigint | null): FeatureReport | null =>
-    mask === null ? null : { mask: `0x${mask.toString(16)}`, names: featureNames(mask) };
+    mask === null ? null : { mask: formatMask(mask), names: featureNames(mask) };
   const text = (values: Readonly<Record<string, bigint>>): Record<string, string> =>
     Object.fromEntries(Object.entries(values).map(([name, value]) => [name, value.toString()]));
   const { counters } = view;

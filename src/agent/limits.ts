@@ -1,6 +1,9 @@
 /** Limits of this process, as the kernel reports them. */
 import { readFileSync } from 'node:fs';
 
+/** Descriptors per attachment: TAP, memfd, kick and call per ring, socket; 250 attachments must fit with room to spare. */
+export const comfortableOpenFiles = 8192;
+
 /** Soft RLIMIT_NOFILE, or null when unlimited. Node.js has raised it to the hard limit at its start. */
 export function openFilesLimit(): number | null {
   const soft = /^Max open files\s+(\S+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1];

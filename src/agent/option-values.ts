@@ -1,5 +1,6 @@
 /** How the text of an option becomes a value. A parser throws {@link Unacceptable} with what would be accepted. */
 import { isIP } from 'node:net';
+import { longestSocketPathBytes } from '../native/binding.ts';
 
 /** Carries only "what is accepted"; the caller knows the option, its source and the value. */
 export class Unacceptable extends Error {}
@@ -12,9 +13,6 @@ export interface ListenAddress {
 /** From a flag or the environment: text. From a YAML file: whatever stands there. */
 export type RawValue = unknown;
 export type Parser<T> = (raw: RawValue) => T;
-
-/** Bytes that sun_path holds beside the final NUL (unix(7)). */
-const socketPathBytes = 107;
 
 function textOf(raw: RawValue): string | null {
   if (typeof raw === 'string') return raw.trim();
@@ -50,8 +48,8 @@ export function oneOf<T extends string>(...choices: readonly T[]): Parser<T> {
 export function directory(reserveBytes = 0): Parser<string> {
   return (raw) => {
     const path = absolutePath(raw, 'an absolute path of a directory');
-    if (reserveBytes > 0 && Buffer.byteLength(path) + reserveBytes > socketPathBytes) {
-      throw new Unacceptable(`a path of at most ${socketPathBytes - reserveBytes} bytes: sockets lie below it`);
+    if (reserveBytes > 0 && Buffer.byteLength(path) + reserveBytes > longestSocketPathBytes) {
+      throw new Unacceptable(`a path of at most ${longestSocketPathBytes - reserveBytes} bytes: sockets lie below it`);
     }
     return path;
   };
@@ -59,7 +57,8 @@ export function directory(reserveBytes = 0): Parser<string> {
 
 export const socketPath: Parser<string> = (raw) => {
   const path = absolutePath(raw, 'an absolute path');
-  if (Buffer.byteLength(path) > socketPathBytes) throw new Unacceptable(`a path of at most ${socketPathBytes} bytes`);
+  if (Buffer.byteLength(path) > longestSocketPathBytes)
+    throw new Unacceptable(`a path of at most ${longestSocketPathBytes} bytes`);
   return path;
 };
 

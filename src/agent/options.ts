@@ -7,6 +7,7 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { parse } from 'yaml';
 import { messageOf, VirtioUserError } from '../errors.ts';
+import { isJsonObject, type JsonObject } from '../json.ts';
 import { type LogLevel, logLevels } from '../telemetry/log.ts';
 import {
   directories,
@@ -172,7 +173,7 @@ function attempt<T>(make: () => T, source: string, raw: RawValue): T {
 
 interface ConfigFile {
   readonly path: string;
-  readonly settings: Readonly<Record<string, unknown>>;
+  readonly settings: JsonObject;
 }
 
 function readConfigFile({ flags, environment, readFile }: OptionSources): ConfigFile {
@@ -185,17 +186,16 @@ function readConfigFile({ flags, environment, readFile }: OptionSources): Config
   } catch (error) {
     throw new VirtioUserError('CONFIG_INVALID', `--config ${path}: ${messageOf(error)}`, { cause: error });
   }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+  if (!isJsonObject(value)) {
     throw new VirtioUserError('CONFIG_INVALID', `--config ${path}: is not a mapping of option names to values`);
   }
-  const settings: Readonly<Record<string, unknown>> = { ...value };
   const known: readonly string[] = names.map(kebab);
-  const unknown = Object.keys(settings).find((key) => !known.includes(key));
+  const unknown = Object.keys(value).find((key) => !known.includes(key));
   if (unknown !== undefined) {
     const accepted = [...known].sort().join(', ');
     throw new VirtioUserError('CONFIG_INVALID', `--config ${path}: unknown key "${unknown}"; known are ${accepted}`);
   }
-  return { path, settings };
+  return { path, settings: value };
 }
 
 function readText(path: string): string {

@@ -14,7 +14,10 @@ export function packageRoot(): string {
   }
 }
 
+/** Of the CNI executable, wherever it lies; a netconf's `type`. */
+export const executableName = 'virtio-user';
+
 /** The CNI executable as built. */
 export function shippedExecutable(): string {
-  return join(packageRoot(), 'dist', 'cni', 'virtio-user');
+  return join(packageRoot(), 'dist', 'cni', executableName);
 }

@@ -3,7 +3,7 @@ import { messageOf, VirtioUserError } from '../errors.ts';
 import { createLogger, type Logger } from '../telemetry/log.ts';
 import { composeAgent } from './compose.ts';
 import { boundYoungGeneration } from './heap.ts';
-import { openFilesLimit } from './limits.ts';
+import { comfortableOpenFiles, openFilesLimit } from './limits.ts';
 import type { AgentOptions } from './options.ts';
 import { version } from './version.ts';
 
@@ -11,9 +11,6 @@ import { version } from './version.ts';
 const exitCrash = 70;
 const exitFailure = 1;
 const exitLimitMs = 2_000;
-
-/** Descriptors per attachment: TAP, memfd, kick and call per ring, socket; 250 attachments must fit with room to spare. */
-const comfortableOpenFiles = 8192;
 
 /** Runs until a signal ends it. @returns the exit code */
 export async function runAgent(options: AgentOptions): Promise<0 | typeof exitFailure> {

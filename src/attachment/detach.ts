@@ -10,7 +10,7 @@ import type { IpamCall } from '../ipam/result.ts';
 import type { RemoveRequest } from './api.ts';
 import type { AttachmentDependencies } from './dependencies.ts';
 import type { LiveAttachment } from './live-attachment.ts';
-import { openRecordedNetns } from './netns.ts';
+import { openRecordedNetns, sameNetns } from './netns.ts';
 import type { AttachmentRecord } from './record.ts';
 import type { AttachmentSpec } from './spec.ts';
 import type { RecordStore } from './store.ts';
@@ -146,11 +146,7 @@ async function removeLink(
 }
 
 function sameInterface(one: AttachmentRecord, other: AttachmentRecord): boolean {
-  return (
-    one.netns.device === other.netns.device &&
-    one.netns.inode === other.netns.inode &&
-    one.spec.key.ifName === other.spec.key.ifName
-  );
+  return sameNetns(one.netns, other.netns) && one.spec.key.ifName === other.spec.key.ifName;
 }
 
 /** What a record of any phase has. */

@@ -82,11 +82,12 @@ export class AttachmentManager implements Attachments {
       log.error({ id, path, reason }, 'a record cannot be read and was set aside');
       publish('stateCorrupt', { id, asidePath: path, reason });
     }
-    const left = records.filter((record) => record.phase !== 'ready' || record.bootId !== options.bootId);
+    const living = (record: AttachmentRecord): record is ReadyRecord =>
+      record.phase === 'ready' && record.bootId === options.bootId;
+    const left = records.filter((record) => !living(record));
     let adopted = 0;
     let absent = 0;
-    await limited(records, restoreConcurrency, async (record) => {
-      if (record.phase !== 'ready' || left.includes(record)) return;
+    await limited(records.filter(living), restoreConcurrency, async (record) => {
       if (await this.#adopt(record)) adopted += 1;
       else absent += 1;
     });

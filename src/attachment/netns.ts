@@ -10,6 +10,10 @@ export function identityOf(netns: NativeFd): NetnsIdentity {
   return { device: device.toString(), inode: inode.toString() };
 }
 
+export function sameNetns(one: NetnsIdentity, other: NetnsIdentity): boolean {
+  return one.device === other.device && one.inode === other.inode;
+}
+
 /** The namespace, opened (the caller closes it), or null when it is gone or another one. @throws what is neither */
 export function openRecordedNetns(
   binding: Pick<NativeBinding, 'openNetns'>,
@@ -26,8 +30,7 @@ export function openRecordedNetns(
     if (code === 'ENOENT' || code === 'EINVAL' || code === 'ENOTDIR') return null;
     throw error;
   }
-  const now = identityOf(netns);
-  if (now.device === recorded.device && now.inode === recorded.inode) return netns;
+  if (sameNetns(identityOf(netns), recorded)) return netns;
   netns.close();
   return null;
 }
@@ -57,7 +60,7 @@ export function netnsPresence(
       return 'unknown';
     }
   }
-  const { device, inode } = identityOf(netns);
+  const now = identityOf(netns);
   netns.close();
-  return device === record.netns.device && inode === record.netns.inode ? 'alive' : 'gone';
+  return sameNetns(now, record.netns) ? 'alive' : 'gone';
 }

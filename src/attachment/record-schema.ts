@@ -1,5 +1,6 @@
 /** Reads a record from disk: whatever the file says is checked before it is used. */
 import { z } from 'zod';
+import { longestSocketPathBytes } from '../native/binding.ts';
 import { type AttachmentRecord, recordVersion } from './record.ts';
 
 const text = z.string().max(4096);
@@ -13,7 +14,7 @@ const spec = z.object({
   cniPath: z.string().max(65_536),
   backend: z.object({
     type: z.literal('vhost-user'),
-    path: z.string().startsWith('/').max(107),
+    path: z.string().startsWith('/').max(longestSocketPathBytes),
     server: z.boolean(),
     wait: z.enum(['optional', 'required']),
     waitTimeoutMs: z.int().min(0),

@@ -1,4 +1,5 @@
 /** What an attachment shall be: a validated, complete request. Made by `cni/netconf.ts`, kept in the record. */
+import type { DeviceOptions } from '../device/api.ts';
 import type { IpamResult } from '../ipam/result.ts';
 import type { AttachmentKey } from './key.ts';
 
@@ -12,18 +13,8 @@ export interface BackendSpec {
   readonly waitTimeoutMs: number;
 }
 
-export interface DeviceSpec {
-  readonly queues: number;
-  readonly queueSize: number;
-  readonly cq: boolean;
-  /** Lower-case, resolved by precedence; never null in a spec. */
-  readonly mac: string;
-  readonly mrgRxbuf: boolean;
-  readonly inOrder: boolean;
-  readonly packedVq: boolean;
-  readonly mtu: number;
-  readonly memory: 'memfd' | 'hugetlb' | 'thp';
-}
+/** What a pod's network asks of its device; `mac` is resolved by precedence and lower-case. The rest is the node's. */
+export type DeviceSpec = Omit<DeviceOptions, 'softwareOffloads'>;
 
 export interface OvsSpec {
   readonly bridge: string;

@@ -6,6 +6,7 @@
 import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
+import { syncDirectory } from '../sync-directory.ts';
 import type { AttachmentRecord } from './record.ts';
 import { parseRecord } from './record-schema.ts';
 
@@ -140,14 +141,9 @@ export class RecordStore {
     if (this.#nextSync !== null) return this.#nextSync;
     const sync = this.#lastSync
       .catch(() => undefined)
-      .then(async () => {
+      .then(() => {
         this.#nextSync = null;
-        const directory = await this.#files.open(this.#directory, 'r');
-        try {
-          await directory.sync();
-        } finally {
-          await directory.close();
-        }
+        return syncDirectory(this.#directory, this.#files.open);
       });
     this.#nextSync = sync;
     this.#lastSync = sync;

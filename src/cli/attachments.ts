@@ -1,9 +1,9 @@
 /** `attachments list|show|reconnect`: what the agent holds, and a fresh start for one backend connection. */
 import type { AttachmentReport } from '../agent/introspect.ts';
 import { AgentClient, runDirOf } from './agent-client.ts';
-import { type Command, formatArgument, textArgument } from './command.ts';
+import { type Command, print, textArgument } from './command.ts';
 import { exitCode } from './exit-code.ts';
-import { type Column, renderFields, renderJson, renderTable } from './output.ts';
+import { type Column, renderFields, renderTable } from './output.ts';
 
 const columns: readonly Column<AttachmentReport>[] = [
   { title: 'id', value: ({ id }) => id },
@@ -26,7 +26,7 @@ export const listCommand: Command = {
   describe: 'all attachments of this node, with state and counters',
   run: async (args, terminal) => {
     const reports = await new AgentClient(runDirOf(args)).attachments();
-    terminal.out(formatArgument(args) === 'json' ? renderJson(reports) : renderTable(columns, reports));
+    print(args, terminal, reports, () => renderTable(columns, reports));
     return exitCode.ok;
   },
 };
@@ -37,7 +37,7 @@ export const showCommand: Command = {
   positionals: idPositional,
   run: async (args, terminal) => {
     const report = await new AgentClient(runDirOf(args)).attachment(textArgument(args, 'id'));
-    terminal.out(formatArgument(args) === 'json' ? renderJson(report) : renderFields(fieldsOf(report)));
+    print(args, terminal, report, () => renderFields(fieldsOf(report)));
     return exitCode.ok;
   },
 };
@@ -49,7 +49,7 @@ export const reconnectCommand: Command = {
   run: async (args, terminal) => {
     const id = textArgument(args, 'id');
     await new AgentClient(runDirOf(args)).reconnect(id);
-    terminal.out(formatArgument(args) === 'json' ? renderJson({ id }) : `${id} negotiates anew\n`);
+    print(args, terminal, { id }, () => `${id} negotiates anew\n`);
     return exitCode.ok;
   },
 };

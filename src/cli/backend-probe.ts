@@ -2,9 +2,9 @@
 import { resolve } from 'node:path';
 import { probeBackend, type ProbeReport } from '../frontends/probe.ts';
 import { formatMask } from '../virtio/feature.ts';
-import { type Command, formatArgument, textArgument } from './command.ts';
+import { type Command, print, textArgument } from './command.ts';
 import { exitCode } from './exit-code.ts';
-import { renderFields, renderJson } from './output.ts';
+import { renderFields } from './output.ts';
 
 export const probeCommand: Command = {
   usage: 'probe <path>',
@@ -16,7 +16,7 @@ export const probeCommand: Command = {
     const binding = loadNative();
     try {
       const report = await probeBackend(resolve(textArgument(args, 'path')), binding);
-      terminal.out(formatArgument(args) === 'json' ? renderJson(jsonOf(report)) : renderFields(fieldsOf(report)));
+      print(args, terminal, jsonOf(report), () => renderFields(fieldsOf(report)));
       return exitCode.ok;
     } finally {
       binding.shutdown();

@@ -2,7 +2,7 @@
 import type { Options, PositionalOptions } from 'yargs';
 import { VirtioUserError } from '../errors.ts';
 import type { ExitCode } from './exit-code.ts';
-import type { OutputFormat } from './output.ts';
+import { renderJson } from './output.ts';
 
 /** Where a command prints. */
 export interface Terminal {
@@ -32,6 +32,7 @@ export function optionalText(args: Arguments, name: string): string | null {
   return args[name] === undefined ? null : textArgument(args, name);
 }
 
-export function formatArgument(args: Arguments): OutputFormat {
-  return args['output'] === 'json' ? 'json' : 'table';
+/** What a command has to say: as JSON where `--output` asks for it, else for people. */
+export function print(args: Arguments, terminal: Terminal, json: unknown, text: () => string): void {
+  terminal.out(args['output'] === 'json' ? renderJson(json) : text());
 }

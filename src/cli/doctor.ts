@@ -1,14 +1,14 @@
 /** `doctor`: what on this node would keep pods from their virtio-user device, and what mends it. */
 import { type AgentOptions, resolveAgentOptions } from '../agent/options.ts';
 import { agentFlags } from './agent-flags.ts';
-import { type Command, formatArgument, optionalText } from './command.ts';
+import { type Command, optionalText, print } from './command.ts';
 import { agentFindings } from './doctor/agent.ts';
 import { cniFindings } from './doctor/cni.ts';
 import type { Finding } from './doctor/finding.ts';
 import { nodeFindings } from './doctor/node.ts';
 import { ovsFindings } from './doctor/ovs.ts';
 import { exitCode } from './exit-code.ts';
-import { type Column, renderJson, renderTable } from './output.ts';
+import { type Column, renderTable } from './output.ts';
 
 const columns: readonly Column<Finding>[] = [
   { title: 'level', value: ({ level }) => level },
@@ -26,7 +26,7 @@ export const doctorCommand: Command = {
   run: async (args, terminal) => {
     const options = resolveAgentOptions({ flags: args, environment: process.env });
     const findings = await examine(options, optionalText(args, 'cni-conf-dir') ?? '/etc/cni/net.d');
-    terminal.out(formatArgument(args) === 'json' ? renderJson(findings) : renderFindings(findings));
+    print(args, terminal, findings, () => renderFindings(findings));
     return findings.some(({ level }) => level === 'fail') ? exitCode.unhealthy : exitCode.ok;
   },
 };

@@ -8,9 +8,9 @@ import {
   parseFeatures,
   supportedFeatures,
 } from '../virtio/feature.ts';
-import { type Arguments, type Command, formatArgument } from './command.ts';
+import { type Arguments, type Command, print } from './command.ts';
 import { exitCode } from './exit-code.ts';
-import { type Column, renderJson, renderTable } from './output.ts';
+import { type Column, renderTable } from './output.ts';
 
 interface FeatureRow {
   readonly bit: number;
@@ -46,11 +46,8 @@ export const featuresCommand: Command = {
   run: async (args, terminal) => {
     const mask = parseFeatures(joined(args));
     const rows = featureRows(mask);
-    terminal.out(
-      formatArgument(args) === 'json'
-        ? renderJson({ mask: formatMask(mask), features: rows })
-        : `${formatMask(mask)}\n${renderTable(columns, rows)}`,
-    );
+    const shown = formatMask(mask);
+    print(args, terminal, { mask: shown, features: rows }, () => `${shown}\n${renderTable(columns, rows)}`);
     return exitCode.ok;
   },
 };

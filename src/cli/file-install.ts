@@ -4,6 +4,7 @@ import { constants } from 'node:fs';
 import { access, chmod, mkdir, open, readFile, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
+import { syncDirectory } from '../sync-directory.ts';
 
 export type Installed = 'installed' | 'unchanged';
 
@@ -60,15 +61,6 @@ export async function removeFile(path: string): Promise<boolean> {
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return false;
     throw failure(`remove ${path}`, error);
-  }
-}
-
-async function syncDirectory(path: string): Promise<void> {
-  const directory = await open(path, 'r');
-  try {
-    await directory.sync();
-  } finally {
-    await directory.close();
   }
 }
 

@@ -1,6 +1,7 @@
 /** `gc`: the agent compares its records with reality now instead of within ten minutes. */
+import { isJsonObject, type JsonObject } from '../json.ts';
 import { AgentClient, runDirOf } from './agent-client.ts';
-import { type Command, formatArgument } from './command.ts';
+import { type Command, print } from './command.ts';
 import { exitCode } from './exit-code.ts';
 import { renderFields, renderJson } from './output.ts';
 
@@ -9,14 +10,11 @@ export const gcCommand: Command = {
   describe: 'let the agent remove what no pod uses any more',
   run: async (args, terminal) => {
     const done = await new AgentClient(runDirOf(args)).reconcile();
-    if (formatArgument(args) === 'json' || typeof done !== 'object' || done === null) {
-      terminal.out(renderJson(done));
-      return exitCode.ok;
-    }
-    const fields = Object.entries(done).map(
-      ([name, value]) => [name, Array.isArray(value) ? value.map(String) : String(value)] as const,
-    );
-    terminal.out(renderFields(fields));
+    print(args, terminal, done, () => (isJsonObject(done) ? renderFields(fieldsOf(done)) : renderJson(done)));
     return exitCode.ok;
   },
 };
+
+function fieldsOf(done: JsonObject): readonly (readonly [string, string | readonly string[]])[] {
+  return Object.entries(done).map(([name, value]) => [name, Array.isArray(value) ? value.map(String) : String(value)]);
+}

@@ -4,15 +4,13 @@ import { readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { Options } from 'yargs';
 import { defaultCniBinDir, defaultStateDir } from '../agent/options.ts';
-import { shippedExecutable } from '../agent/package-root.ts';
+import { executableName, shippedExecutable } from '../agent/package-root.ts';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
-import { type Command, formatArgument, optionalText } from './command.ts';
+import { type Command, optionalText, print } from './command.ts';
 import { supportedCniVersions } from './executable-probe.ts';
 import { exitCode } from './exit-code.ts';
 import { installFile, removeFile } from './file-install.ts';
-import { renderFields, renderJson } from './output.ts';
-
-const executableName = 'virtio-user';
+import { renderFields } from './output.ts';
 
 const defaultCniConfDir = '/etc/cni/net.d';
 const directories = {
@@ -47,7 +45,7 @@ export const installCommand: Command = {
       const confTarget = join(optionalText(args, 'cni-conf-dir') ?? defaultCniConfDir, basename(conf));
       done[confTarget] = await installFile({ target: confTarget, content: await readConf(conf), mode: 0o644 });
     }
-    terminal.out(formatArgument(args) === 'json' ? renderJson(done) : renderFields(Object.entries(done)));
+    print(args, terminal, done, () => renderFields(Object.entries(done)));
     return exitCode.ok;
   },
 };
@@ -78,7 +76,7 @@ export const uninstallCommand: Command = {
       paths.unshift(join(optionalText(args, 'cni-conf-dir') ?? defaultCniConfDir, basename(confName)));
     const done: Record<string, string> = {};
     for (const path of paths) done[path] = (await removeFile(path)) ? 'removed' : 'was not there';
-    terminal.out(formatArgument(args) === 'json' ? renderJson(done) : renderFields(Object.entries(done)));
+    print(args, terminal, done, () => renderFields(Object.entries(done)));
     return exitCode.ok;
   },
 };

@@ -1,7 +1,5 @@
 /** What a command prints: aligned columns for people, JSON for programs. */
 
-export type OutputFormat = 'table' | 'json';
-
 export interface Column<T> {
   readonly title: string;
   readonly value: (row: T) => string;

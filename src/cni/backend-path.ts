@@ -1,9 +1,7 @@
 /** `backend.path` with its placeholders: where a socket may lie. Links are refused later, when the path is opened. */
 import { normalize } from 'node:path';
 import { VirtioUserError } from '../errors.ts';
-
-/** sun_path of sockaddr_un, less the NUL. */
-const socketPathLimitBytes = 107;
+import { longestSocketPathBytes } from '../native/binding.ts';
 
 function refused(what: string): VirtioUserError {
   return new VirtioUserError('CONFIG_UNSUPPORTED', `backend.path: ${what}`, { details: { key: 'backend.path' } });
@@ -35,7 +33,7 @@ export function checkBackendPath(path: string, backendDirs: readonly string[]): 
   const inside = (directory: string): boolean => path.startsWith(`${normalize(directory).replace(/\/$/, '')}/`);
   if (!backendDirs.some(inside)) throw refused(`${shown}; accepted: a path below ${backendDirs.join(', ')}`);
   const bytes = Buffer.byteLength(path);
-  if (bytes > socketPathLimitBytes) {
+  if (bytes > longestSocketPathBytes) {
     throw new VirtioUserError('SOCKET_PATH', `backend.path: ${shown} has ${bytes} bytes; accepted: under 108`, {
       details: { key: 'backend.path' },
     });

@@ -4,6 +4,7 @@ import { attachmentId, derivedMac, type AttachmentKey } from '../attachment/key.
 import type { AttachmentSpec, IpamSpec } from '../attachment/spec.ts';
 import { type ErrorCode, messageOf, VirtioUserError } from '../errors.ts';
 import { pluginName } from '../ipam/result.ts';
+import { isJsonObject, type JsonObject } from '../json.ts';
 import { checkBackendPath, fillPlaceholders } from './backend-path.ts';
 import { type CniEnvironment, parseArgs, podOf } from './environment.ts';
 import type { Verb } from './frame.ts';
@@ -12,12 +13,6 @@ import { type CniVersion, macAddress, netconfSchema, networkName, supportedVersi
 const depthLimit = 32;
 /** Mistakes named in one message. */
 const namedFaults = 3;
-
-type JsonObject = Readonly<Record<string, unknown>>;
-
-function isObject(value: unknown): value is JsonObject {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
 
 /** A value as the admin wrote it, bounded. Values are never deeper than the depth limit here. */
 function shown(value: unknown): string {
@@ -58,7 +53,7 @@ function versionOf(json: JsonObject): CniVersion | null {
 export function answerVersion(stdin: string): CniVersion {
   try {
     const value: unknown = JSON.parse(stdin);
-    return isObject(value) ? (versionOf(value) ?? fallbackVersion) : fallbackVersion;
+    return isJsonObject(value) ? (versionOf(value) ?? fallbackVersion) : fallbackVersion;
   } catch {
     return fallbackVersion;
   }
@@ -96,7 +91,7 @@ function parseObject(stdin: string): JsonObject {
   } catch (error) {
     throw new VirtioUserError('INPUT_DECODE', `the network configuration on stdin is not JSON: ${messageOf(error)}`);
   }
-  if (!isObject(json))
+  if (!isJsonObject(json))
     throw new VirtioUserError('INPUT_DECODE', 'the network configuration on stdin is not a JSON object');
   if (isDeeperThan(depthLimit, json))
     throw new VirtioUserError('INPUT_DECODE', `the network configuration is nested deeper than ${depthLimit}`);
@@ -105,11 +100,11 @@ function parseObject(stdin: string): JsonObject {
 
 function ipamOf(json: JsonObject, stdin: string, verb: Verb): IpamSpec | null {
   const ipam = json['ipam'];
-  if (ipam === undefined || ipam === null || (isObject(ipam) && Object.keys(ipam).length === 0)) return null;
-  const type = isObject(ipam) ? ipam['type'] : undefined;
+  if (ipam === undefined || ipam === null || (isJsonObject(ipam) && Object.keys(ipam).length === 0)) return null;
+  const type = isJsonObject(ipam) ? ipam['type'] : undefined;
   if (typeof type === 'string' && pluginName.test(type)) return { type, netconf: stdin };
   if (verb === 'DEL') return null;
-  const [key, value] = isObject(ipam) ? ['ipam.type', type] : ['ipam', ipam];
+  const [key, value] = isJsonObject(ipam) ? ['ipam.type', type] : ['ipam', ipam];
   throw new VirtioUserError(
     'CONFIG_INVALID',
     `${key}: ${shown(value)}; accepted: ${key === 'ipam' ? 'an object with a type' : 'the name of an IPAM plugin'}`,
@@ -190,7 +185,7 @@ function requestedMac(json: JsonObject, args: ReadonlyMap<string, string>, confi
 
 function inside(json: JsonObject, path: readonly PropertyKey[]): unknown {
   return path.reduce<unknown>(
-    (at, step) => (isObject(at) && Object.hasOwn(at, step) ? at[String(step)] : undefined),
+    (at, step) => (isJsonObject(at) && Object.hasOwn(at, step) ? at[String(step)] : undefined),
     json,
   );
 }

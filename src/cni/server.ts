@@ -11,10 +11,8 @@ import type { Logger } from '../telemetry/log.ts';
 import { Admission } from './admission.ts';
 import { Connection, type ConnectionTimes, defaultTimes } from './connection.ts';
 import { parseArgs, podOf } from './environment.ts';
-import { errorBody } from './error.ts';
 import { type CniFrame, encodeAnswer, type Verb } from './frame.ts';
-import { answerVersion } from './netconf.ts';
-import type { Outcome } from './verbs.ts';
+import { failure, type Outcome } from './verbs.ts';
 
 /** Runtimes call without a limit of their own (60 ADDs at once were seen). */
 const addLimits = { what: 'ADD', running: 16, waiting: 512 };
@@ -161,9 +159,7 @@ export class CniServer {
           return await run();
       }
     } catch (thrown) {
-      const error = VirtioUserError.from(thrown, frame.verb);
-      const body = errorBody(error, frame.verb, answerVersion(frame.stdin));
-      return { answer: { exitCode: 1, body }, error, undo: null };
+      return failure(frame, thrown);
     }
   }
 }

@@ -1,6 +1,7 @@
 /** The verbs: from a frame to an answer. Nothing else prints what a runtime reads. */
 import { z } from 'zod';
 import type { Attachments, CallContext, RemoveRequest } from '../attachment/api.ts';
+import { identityOf, sameNetns } from '../attachment/netns.ts';
 import { VirtioUserError } from '../errors.ts';
 import type { NativeBinding, NativeFd } from '../native/binding.ts';
 import { type CniEnvironment, parseEnvironment } from './environment.ts';
@@ -39,12 +40,7 @@ export class Verbs {
     try {
       return await this.#dispatch(frame, fds, context);
     } catch (thrown) {
-      const error = VirtioUserError.from(thrown, frame.verb);
-      return {
-        answer: { exitCode: 1, body: errorBody(error, frame.verb, answerVersion(frame.stdin)) },
-        error,
-        undo: null,
-      };
+      return failure(frame, thrown);
     }
   }
 
@@ -104,8 +100,7 @@ export class Verbs {
     if (environment.netnsOverride) return;
     const own = binding.ownNetns();
     try {
-      const [theirs, ours] = [netns.identity(), own.identity()];
-      if (theirs.device === ours.device && theirs.inode === ours.inode) {
+      if (sameNetns(identityOf(netns), identityOf(own))) {
         throw new VirtioUserError(
           'NETNS_INVALID',
           `CNI_NETNS ${environment.netnsPath} is the host's own network namespace`,
@@ -158,6 +153,13 @@ export class Verbs {
 const now = Number.MAX_SAFE_INTEGER;
 
 const silence: Outcome = { answer: { exitCode: 0, body: '' }, error: null, undo: null };
+
+/** The answer to a call that failed, in the version that its caller speaks. */
+export function failure(frame: CniFrame, thrown: unknown): Outcome {
+  const error = VirtioUserError.from(thrown, frame.verb);
+  const body = errorBody(error, frame.verb, answerVersion(frame.stdin));
+  return { answer: { exitCode: 1, body }, error, undo: null };
+}
 
 export function removeRequest(raw: RawNetconf, environment: CniEnvironment, askedAtMs: number): RemoveRequest {
   return {

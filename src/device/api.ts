@@ -3,8 +3,6 @@ import type { Session, SessionOptions } from '../native/binding.ts';
 import type { OffloadPlan } from '../virtio/offload.ts';
 import type { Frontend } from './frontend.ts';
 
-export type { OffloadPlan };
-
 /** The original's devargs, as far as they mean something for a pod. */
 export interface DeviceOptions {
   readonly queues: number;
@@ -15,7 +13,7 @@ export interface DeviceOptions {
   readonly inOrder: boolean;
   readonly packedVq: boolean;
   readonly mtu: number;
-  readonly memory: 'memfd' | 'hugetlb' | 'thp';
+  readonly memory: SessionOptions['memory'];
   /** false: never segment or coalesce in software (for measurements). */
   readonly softwareOffloads: boolean;
 }

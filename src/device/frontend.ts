@@ -65,13 +65,13 @@ export interface Frontend {
   close(): void;
 }
 
+/** Told of a fresh connection; the next one is offered only after `released` is called for it. */
+export type OnConnection = (frontend: Frontend, released: () => void) => void;
+
 /** Where connections come from: listens or connects, again and again, until closed. */
 export interface FrontendSource {
-  /**
-   * @param onConnection a fresh connection; the next one is offered only after `released` is called for it
-   * @throws VirtioUserError SOCKET_PATH, CONFLICT_SOCKET, SYSCALL_FAILED when it can never work (synchronous part)
-   */
-  open(onConnection: (frontend: Frontend, released: () => void) => void): void;
+  /** @throws VirtioUserError SOCKET_PATH, CONFLICT_SOCKET, SYSCALL_FAILED when it can never work (synchronous part) */
+  open(onConnection: OnConnection): void;
   /** Why there is no connection at the moment, for people: "listening on …", "connect …: ECONNREFUSED". */
   readonly situation: string;
   close(): void;

@@ -8,7 +8,7 @@
 import { watch } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
-import type { Frontend, FrontendSource } from '../device/frontend.ts';
+import type { FrontendSource, OnConnection } from '../device/frontend.ts';
 import { checkPathLength, type Connections, type VhostUserSourceOptions, type WatchDirectory } from './connections.ts';
 import type { VhostUserFrontend } from './vhost-user.ts';
 
@@ -30,8 +30,6 @@ const transient: ReadonlySet<string> = new Set([
   'ENOMEM',
   'ENOBUFS',
 ]);
-
-type OnConnection = (frontend: Frontend, released: () => void) => void;
 
 export class ConnectSource implements FrontendSource {
   readonly #options: VhostUserSourceOptions;

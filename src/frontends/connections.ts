@@ -1,6 +1,12 @@
 /** What server and client mode share: options, one attachment's path, and frontends with ascending generations. */
 import { VirtioUserError } from '../errors.ts';
-import type { FdSocket, NativeBinding, SocketHandlers, SocketPath } from '../native/binding.ts';
+import {
+  type FdSocket,
+  longestSocketPathBytes,
+  type NativeBinding,
+  type SocketHandlers,
+  type SocketPath,
+} from '../native/binding.ts';
 import type { Logger } from '../telemetry/log.ts';
 import type { Timers } from './timers.ts';
 import type { VhostUserFrontend } from './vhost-user.ts';
@@ -33,15 +39,16 @@ export interface Connections {
   open(attach: (handlers: SocketHandlers) => FdSocket): VhostUserFrontend;
 }
 
-/** sockaddr_un.sun_path holds 108 bytes with its NUL. */
-const longestPath = 107;
-
 /** @throws VirtioUserError SOCKET_PATH */
 export function checkPathLength(path: string): void {
   const length = Buffer.byteLength(path);
-  if (length <= longestPath) return;
-  throw new VirtioUserError('SOCKET_PATH', `socket path ${path} has ${length} bytes, ${longestPath} is the most`, {
-    details: { path, length },
-    remedy: 'Shorten backend.path or the run directory.',
-  });
+  if (length <= longestSocketPathBytes) return;
+  throw new VirtioUserError(
+    'SOCKET_PATH',
+    `socket path ${path} has ${length} bytes, ${longestSocketPathBytes} is the most`,
+    {
+      details: { path, length },
+      remedy: 'Shorten backend.path or the run directory.',
+    },
+  );
 }

@@ -6,14 +6,12 @@
  * refused, as a second switch on the same path.
  */
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
-import type { Frontend, FrontendSource } from '../device/frontend.ts';
+import type { FrontendSource, OnConnection } from '../device/frontend.ts';
 import type { IncomingSocket, Listener, NativeFault } from '../native/binding.ts';
 import { checkPathLength, type Connections, type VhostUserSourceOptions } from './connections.ts';
 import type { VhostUserFrontend } from './vhost-user.ts';
 
 export const holdMs = 2000;
-
-type OnConnection = (frontend: Frontend, released: () => void) => void;
 
 export class ListenSource implements FrontendSource {
   readonly #options: VhostUserSourceOptions;

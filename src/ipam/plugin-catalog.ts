@@ -3,6 +3,7 @@ import type { Stats } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { VirtioUserError } from '../errors.ts';
+import { isJsonObject, type JsonObject } from '../json.ts';
 import { runPlugin } from './plugin-process.ts';
 import { pluginName } from './result.ts';
 
@@ -93,12 +94,10 @@ async function askVersions(path: string): Promise<readonly string[]> {
 }
 
 /** A JSON object, or null. */
-export function parseRecord(text: string): Readonly<Record<string, unknown>> | null {
+export function parseRecord(text: string): JsonObject | null {
   try {
     const value: unknown = JSON.parse(text);
-    return typeof value === 'object' && value !== null && !Array.isArray(value)
-      ? (value as Readonly<Record<string, unknown>>)
-      : null;
+    return isJsonObject(value) ? value : null;
   } catch {
     return null;
   }

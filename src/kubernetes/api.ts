@@ -44,21 +44,17 @@ export class KubernetesApi {
   }
 
   /** Creates the node's object when it is missing, then applies the whole status that we own. */
-  async applyNode({ unhealthy, ...rest }: NodeStatus, nodeUid: string | null): Promise<void> {
+  async applyNode({ unhealthy, ...rest }: NodeStatus): Promise<void> {
     // An empty list is no change only when it is left out.
     const status = unhealthy.length === 0 ? rest : { ...rest, unhealthy };
     const target = { group, version, plural, name: this.#nodeName, fieldManager, force: true };
     const apply = setHeaderOptions('Content-Type', PatchStrategy.ServerSideApply);
-    const owner =
-      nodeUid === null
-        ? {}
-        : { ownerReferences: [{ apiVersion: 'v1', kind: 'Node', name: this.#nodeName, uid: nodeUid }] };
     const identity = { apiVersion: `${group}/${version}`, kind, metadata: { name: this.#nodeName } };
     try {
       await this.#objects.patchClusterCustomObjectStatus({ ...target, body: { ...identity, status } }, apply);
     } catch (error) {
       if (apiFailure(error).status !== 404) throw error;
-      const body = { ...identity, metadata: { name: this.#nodeName, ...owner }, spec: { nodeName: this.#nodeName } };
+      const body = { ...identity, spec: { nodeName: this.#nodeName } };
       await this.#objects.patchClusterCustomObject({ ...target, body }, apply);
       await this.#objects.patchClusterCustomObjectStatus({ ...target, body: { ...identity, status } }, apply);
     }

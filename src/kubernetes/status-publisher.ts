@@ -9,7 +9,7 @@ import { apiFailure } from './failure.ts';
 import { conditionFlipped, type NodeStatus, nodeStatus, type NodeView, sameStatus } from './node-object.ts';
 
 export interface StatusApi {
-  applyNode(status: NodeStatus, nodeUid: string | null): Promise<void>;
+  applyNode(status: NodeStatus): Promise<void>;
 }
 
 export interface StatusPublisherOptions {
@@ -72,7 +72,7 @@ export class StatusPublisher {
     this.#writing = true;
     let delayMs = 0;
     try {
-      await this.#options.api.applyNode(next, null);
+      await this.#options.api.applyNode(next);
       if (this.#failures > 0) this.#options.log.info({ failures: this.#failures }, 'the node object is written again');
       this.#written = next;
       this.#writtenAtMs = this.#options.now().getTime();

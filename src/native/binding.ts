@@ -79,6 +79,9 @@ export interface Listener {
   close(): void;
 }
 
+/** Longest path of a unix socket: sun_path of sockaddr_un holds 108 bytes with its NUL (unix(7)). */
+export const longestSocketPathBytes = 107;
+
 /**
  * A socket path as (trusted directory, path below it). `baseDirectory` may contain symbolic links (an admin set it);
  * `relativePath` may not (openat2 RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS).

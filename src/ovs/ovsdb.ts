@@ -6,6 +6,7 @@
  */
 import { connect, type Socket } from 'node:net';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
+import { isJsonObject, type JsonObject } from '../json.ts';
 import { JsonStream, type JsonStreamLimits } from './json-stream.ts';
 
 export interface OvsdbOptions {
@@ -19,7 +20,7 @@ export type OvsdbOperation = Readonly<Record<string, unknown>> & { readonly op: 
 
 /** The answer to one operation: rows of a select, uuid of an insert, count of an update or mutate. */
 export interface OvsdbResult {
-  readonly rows?: readonly Readonly<Record<string, unknown>>[];
+  readonly rows?: readonly JsonObject[];
   readonly uuid?: unknown;
   readonly count?: number;
   readonly [key: string]: unknown;
@@ -57,7 +58,7 @@ export class OvsdbClient {
     const results: OvsdbResult[] = [];
     for (const [operation, item] of result.entries()) {
       // Operations after a failed one are answered with null.
-      if (!isObject(item)) throw this.#nonsense('transact');
+      if (!isJsonObject(item)) throw this.#nonsense('transact');
       if (typeof item['error'] === 'string') {
         const details = typeof item['details'] === 'string' ? item['details'] : '';
         return { kind: 'refused', operation, error: item['error'], details };
@@ -194,7 +195,8 @@ class Connection {
   }
 
   #handle(message: unknown): void {
-    if (!isObject(message)) throw new VirtioUserError('PROTOCOL_VIOLATION', 'OVSDB sent a message that is no object');
+    if (!isJsonObject(message))
+      throw new VirtioUserError('PROTOCOL_VIOLATION', 'OVSDB sent a message that is no object');
     if (typeof message['method'] === 'string') {
       // RFC 7047 section 4.1.11: both sides answer. Other requests do not come without a monitor or a lock.
       if (message['method'] === 'echo') {
@@ -223,17 +225,25 @@ function cancelled(method: string, committed: 'no' | 'unknown'): VirtioUserError
   return new VirtioUserError('CANCELLED', `OVSDB ${method}: cancelled`, { details: { committed } });
 }
 
-function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-function asResult(item: Readonly<Record<string, unknown>>): OvsdbResult | null {
+function asResult(item: JsonObject): OvsdbResult | null {
   const { rows, count, ...rest } = item;
-  if (rows !== undefined && !(Array.isArray(rows) && rows.every(isObject))) return null;
+  if (rows !== undefined && !(Array.isArray(rows) && rows.every(isJsonObject))) return null;
   if (count !== undefined && typeof count !== 'number') return null;
   return { ...rest, ...(rows === undefined ? {} : { rows }), ...(count === undefined ? {} : { count }) };
 }
 
 function fail(error: VirtioUserError): never {
   throw error;
+}
+
+/** A map of text to text: ["map", [[key, value], …]] (RFC 7047, 5.1). What is no pair of texts is left out. */
+export function readMap(value: unknown): Readonly<Record<string, string>> {
+  const pairs: unknown = Array.isArray(value) && value[0] === 'map' ? value[1] : [];
+  const entries: [string, string][] = [];
+  for (const pair of Array.isArray(pairs) ? (pairs as unknown[]) : []) {
+    if (Array.isArray(pair) && typeof pair[0] === 'string' && typeof pair[1] === 'string') {
+      entries.push([pair[0], pair[1]]);
+    }
+  }
+  return Object.fromEntries(entries);
 }

@@ -5,7 +5,7 @@
  * Only ports whose `external_ids` carry `virtio-user-id` = their own name are ours; others are never changed.
  */
 import { VirtioUserError } from '../errors.ts';
-import type { OvsdbClient, OvsdbOperation, OvsdbOutcome, OvsdbResult } from './ovsdb.ts';
+import { type OvsdbClient, type OvsdbOperation, type OvsdbOutcome, type OvsdbResult, readMap } from './ovsdb.ts';
 import type { OvsPort, OvsPorts, OvsPortSpec } from './ports.ts';
 
 export const ownerTag = 'virtio-user-id';
@@ -219,17 +219,6 @@ function tagged(spec: OvsPortSpec): Readonly<Record<string, string>> {
 
 function mapOf(entries: Readonly<Record<string, string>>): readonly unknown[] {
   return ['map', Object.entries(entries)];
-}
-
-function readMap(value: unknown): Readonly<Record<string, string>> {
-  const pairs: unknown = Array.isArray(value) && value[0] === 'map' ? value[1] : [];
-  const entries: [string, string][] = [];
-  for (const pair of Array.isArray(pairs) ? (pairs as unknown[]) : []) {
-    if (Array.isArray(pair) && typeof pair[0] === 'string' && typeof pair[1] === 'string') {
-      entries.push([pair[0], pair[1]]);
-    }
-  }
-  return Object.fromEntries(entries);
 }
 
 /** The uuids of a column: one atom, or a set of them. */

@@ -119,7 +119,7 @@ const deletePod = (name: string): Promise<string> =>
 
 describe('the object of the node', () => {
   it('is made by the first apply, and shown by kubectl with its columns', async () => {
-    await newApi().applyNode(nodeStatus(view('held'), null, new Date()), null);
+    await newApi().applyNode(nodeStatus(view('held'), null, new Date()));
     const stored = await nodeObject();
     expect(stored.spec).toEqual({ nodeName });
     expect(stored.status.unhealthy).toMatchObject([{ pod: 'ns/pod-1', state: 'held' }]);
@@ -139,11 +139,11 @@ describe('the object of the node', () => {
   it('the same status again changes nothing; a flipped condition moves its time alone', async () => {
     const api = newApi();
     const first = nodeStatus(view('running'), null, new Date(1_000_000_000_000));
-    await api.applyNode(first, null);
+    await api.applyNode(first);
     const before = await nodeObject();
-    await api.applyNode(nodeStatus(view('running'), first, new Date()), null);
+    await api.applyNode(nodeStatus(view('running'), first, new Date()));
     expect((await nodeObject()).metadata.resourceVersion).toBe(before.metadata.resourceVersion);
-    await api.applyNode(nodeStatus(view('held'), first, new Date()), null);
+    await api.applyNode(nodeStatus(view('held'), first, new Date()));
     const flipped = await nodeObject();
     const moved = flipped.status.conditions.filter(
       ({ type, lastTransitionTime }) =>
@@ -156,15 +156,15 @@ describe('the object of the node', () => {
   it('comes back after somebody deleted it', async () => {
     const api = newApi();
     const status = nodeStatus(view('running'), null, new Date());
-    await api.applyNode(status, null);
+    await api.applyNode(status);
     await plane.kubectl('delete', 'virtiousernode', nodeName);
-    await api.applyNode(status, null);
+    await api.applyNode(status);
     expect((await nodeObject()).status.backend).toBe('Connected');
   });
 
   it('conditions of others survive', async () => {
     const api = newApi();
-    await api.applyNode(nodeStatus(view('running'), null, new Date()), null);
+    await api.applyNode(nodeStatus(view('running'), null, new Date()));
     const other = {
       type: 'Audited',
       status: 'True',
@@ -176,14 +176,14 @@ describe('the object of the node', () => {
     await plane.kubectl(
       ...['patch', 'virtiousernode', nodeName, '--subresource=status', '--type=json', '-p', JSON.stringify(patch)],
     );
-    await api.applyNode(nodeStatus(view('held'), null, new Date()), null);
+    await api.applyNode(nodeStatus(view('held'), null, new Date()));
     expect((await nodeObject()).status.conditions.map(({ type }) => type)).toContain('Audited');
   });
 
   it('an agent that is newer than the CustomResourceDefinition is refused for good', async () => {
     const newer = { ...nodeStatus(view('running'), null, new Date()), invented: 1 };
     const error: unknown = await newApi()
-      .applyNode(newer, null)
+      .applyNode(newer)
       .catch((thrown: unknown) => thrown);
     expect(apiFailure(error)).toMatchObject({ status: 500, retryable: false });
   });
@@ -429,8 +429,8 @@ describe('what the service account may do', () => {
         await watched.stop();
       }
     },
-    'virtiousernodes/status': () => newApi().applyNode(nodeStatus(view('running'), null, new Date()), null),
-    virtiousernodes: () => newApi('fresh').applyNode(nodeStatus(view('running'), null, new Date()), null),
+    'virtiousernodes/status': () => newApi().applyNode(nodeStatus(view('running'), null, new Date())),
+    virtiousernodes: () => newApi('fresh').applyNode(nodeStatus(view('running'), null, new Date())),
     events: () =>
       newApi().createEvent({
         namespace: 'default',

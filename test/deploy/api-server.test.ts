@@ -113,7 +113,7 @@ describe('a Kubernetes API server', () => {
       )
     ).trim();
     const api = client('node1');
-    await api.applyNode(sample, null);
+    await api.applyNode(sample);
     const { status } = JSON.parse(await server.kubectl('get', 'virtiousernode', 'node1', '-o', 'json')) as {
       status: unknown;
     };
@@ -124,7 +124,6 @@ describe('a Kubernetes API server', () => {
         sample,
         new Date(),
       ),
-      null,
     );
     const table = await server.kubectl('get', 'vun');
     expect(table.split('\n')[0]?.split(/\s+/).filter(Boolean)).toEqual([
@@ -188,8 +187,8 @@ describe('a Kubernetes API server', () => {
     const manifests = await kustomize(deploy);
     const attempts: Readonly<Record<string, (turn: number) => Promise<unknown>>> = {
       pods: () => run(kubectl, [`--kubeconfig=${server.kubeconfig(token)}`, 'get', 'pods', '--all-namespaces']),
-      virtiousernodes: (turn) => client(`fresh-${turn}`).applyNode(sample, null),
-      'virtiousernodes/status': () => client('node1').applyNode(sample, null),
+      virtiousernodes: (turn) => client(`fresh-${turn}`).applyNode(sample),
+      'virtiousernodes/status': () => client('node1').applyNode(sample),
       events: (turn) =>
         client('node1').createEvent({
           namespace: 'default',
@@ -243,7 +242,7 @@ describe('a Kubernetes API server', () => {
   }, 30_000);
 
   it("refuses an agent another node's object in the restricted profile, and not its own", async () => {
-    await client('node2').applyNode(sample, null); // not yet
+    await client('node2').applyNode(sample); // not yet
     const restricted = await kustomize(join(deploy, 'overlays/restricted'));
     await server.apply(restricted.filter(({ kind }) => kind.startsWith('ValidatingAdmissionPolicy')));
     // The server reads policies when it notices them.
@@ -251,7 +250,7 @@ describe('a Kubernetes API server', () => {
       'the policy to act',
       () =>
         client('node3')
-          .applyNode(sample, null)
+          .applyNode(sample)
           .then(
             () => false,
             (error: unknown) => {
@@ -264,7 +263,7 @@ describe('a Kubernetes API server', () => {
       30_000,
       500,
     );
-    await client('node1').applyNode(sample, null);
+    await client('node1').applyNode(sample);
     await server.kubectl(
       'patch',
       'virtiousernode',

@@ -1,12 +1,12 @@
 /** What the container runtime and the IPAM delegates need in their directories. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { executableName } from '../../agent/package-root.ts';
 import { errnoOf, messageOf } from '../../errors.ts';
 import { supportedCniVersions } from '../executable-probe.ts';
 import { attempt, fail, type Finding, info, ok, warn } from './finding.ts';
 
 const ipamPlugins = ['host-local', 'static', 'dhcp', 'whereabouts'] as const;
-const executableName = 'virtio-user';
 
 export async function cniFindings(binDir: string, confDir: string): Promise<readonly Finding[]> {
   return [await executable(join(binDir, executableName)), await ipam(binDir), configuration(confDir)];

@@ -3,7 +3,7 @@ import { accessSync, closeSync, constants, existsSync, openSync, readFileSync } 
 import { release } from 'node:os';
 import { dirname } from 'node:path';
 import type { AgentOptions } from '../../agent/options.ts';
-import { openFilesLimit } from '../../agent/limits.ts';
+import { comfortableOpenFiles, openFilesLimit } from '../../agent/limits.ts';
 import { errnoOf, messageOf } from '../../errors.ts';
 import { fail, type Finding, info, ok, warn } from './finding.ts';
 
@@ -81,7 +81,7 @@ function writable(check: string, path: string): Finding {
 }
 
 export function openFiles(limit: number | null): Finding {
-  const wanted = 8192;
+  const wanted = comfortableOpenFiles;
   if (limit !== null && limit < wanted) {
     const remedy = `raise it to ${wanted} or more (LimitNOFILE=, --ulimit nofile=): an attachment needs about a dozen`;
     return warn('open files', `at most ${limit}`, remedy);

@@ -1,6 +1,6 @@
 /** Open vSwitch, where the node has one: reachable, with DPDK, with the offloads that pods profit from. */
 import { messageOf } from '../../errors.ts';
-import { OvsdbClient, type OvsdbResult } from '../../ovs/ovsdb.ts';
+import { OvsdbClient, type OvsdbResult, readMap } from '../../ovs/ovsdb.ts';
 import { fail, type Finding, info, ok, warn } from './finding.ts';
 
 const timeoutMs = 3_000;
@@ -37,17 +37,17 @@ export function dpdkFindings(result: OvsdbResult | undefined): readonly Finding[
   if (row === undefined) {
     return [fail('OVS-DPDK', 'the table Open_vSwitch is empty', 'start ovs-vswitchd, or run ovs-vsctl init')];
   }
-  const config = mapOf(row['other_config']);
+  const config = readMap(row['other_config']);
   const version = typeof row['ovs_version'] === 'string' ? row['ovs_version'] : 'of unknown version';
   if (row['dpdk_initialized'] !== true) {
-    const set = config.get('dpdk-init');
+    const set = config['dpdk-init'];
     const remedy =
       set === undefined || set === 'false'
         ? 'ovs-vsctl set Open_vSwitch . other_config:dpdk-init=true, and restart ovs-vswitchd'
         : 'dpdk-init is set and DPDK did not start: the log of ovs-vswitchd says why (often: no free hugepages)';
     return [fail('OVS-DPDK', `Open vSwitch ${version} runs without DPDK`, remedy)];
   }
-  return [ok('OVS-DPDK', `Open vSwitch ${version}, DPDK is initialised`), offload(config.get('userspace-tso-enable'))];
+  return [ok('OVS-DPDK', `Open vSwitch ${version}, DPDK is initialised`), offload(config['userspace-tso-enable'])];
 }
 
 function offload(setting: string | undefined): Finding {
@@ -57,16 +57,4 @@ function offload(setting: string | undefined): Finding {
         'segmentation offload',
         'userspace-tso-enable is off: the agent segments in software; with it on, TCP between pods of one node is faster',
       );
-}
-
-/** An OVSDB map: ["map", [[key, value], …]] (RFC 7047, 5.1). */
-function mapOf(value: unknown): ReadonlyMap<string, string> {
-  if (!Array.isArray(value) || value[0] !== 'map') return new Map();
-  const pairs: unknown = value[1];
-  if (!Array.isArray(pairs)) return new Map();
-  return new Map(
-    pairs.flatMap((pair: unknown): [string, string][] =>
-      Array.isArray(pair) && pair.length === 2 ? [[String(pair[0]), String(pair[1])]] : [],
-    ),
-  );
 }

@@ -1,7 +1,14 @@
 #!/usr/bin/env bash
-# Installs Debian packages without letting them start their services: this machine's daemons are none of our business.
+# Installs those Debian packages that are missing, without letting them start their services: this machine's daemons are
+# none of our business.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+missing=()
+for package in "$@"; do
+  [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+[ "${#missing[@]}" -gt 0 ] || exit 0
+printf '\033[1m[packages]\033[0m installing %s\n' "${missing[*]}"
 mkdir -p build
 
 guard=/usr/sbin/policy-rc.d
@@ -11,6 +18,6 @@ if [ ! -e "$guard" ]; then
 fi
 install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >build/apt.log 2>&1; }
 
-install "$@" && exit 0
+install "${missing[@]}" && exit 0
 apt-get update -q >build/apt-update.log 2>&1 || { tail -n 5 build/apt-update.log >&2; exit 1; }
-install "$@" || { tail -n 20 build/apt.log >&2; exit 1; }
+install "${missing[@]}" || { tail -n 20 build/apt.log >&2; exit 1; }

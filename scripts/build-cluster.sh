@@ -10,14 +10,7 @@ fail() { printf '[cluster] %s\n' "$*" >&2; exit 1; }
 command -v go >/dev/null || fail "Go is missing: install Go 1.24 or newer (it is needed for the cluster tests only)"
 
 packages=(etcd-server containerd runc busybox-static buildah mmdebstrap openssl)
-missing=()
-for package in "${packages[@]}"; do
-  [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
-done
-if [ "${#missing[@]}" -gt 0 ]; then
-  say "installing ${missing[*]}"
-  bash scripts/apt-install.sh "${missing[@]}"
-fi
+bash scripts/apt-install.sh "${packages[@]}"
 
 out="$PWD/build/cluster/bin"
 mkdir -p "$out"

@@ -18,14 +18,7 @@ packages=(
   iproute2 iputils-ping iperf3 sockperf ethtool tcpdump strace procps python3 # what the tests drive and observe with
 )
 
-missing=()
-for package in "${packages[@]}"; do
-  [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
-done
-if [ "${#missing[@]}" -gt 0 ]; then
-  say "installing ${missing[*]}"
-  bash scripts/apt-install.sh "${missing[@]}" || fail "apt-get could not install them: see build/apt.log"
-fi
+bash scripts/apt-install.sh "${packages[@]}" || fail "apt-get could not install them: see build/apt.log"
 
 lock=$(sha256sum package-lock.json | cut -d' ' -f1)
 if [ ! -x node_modules/.bin/jest ] || [ "$(cat node_modules/.lock-installed 2>/dev/null)" != "$lock" ]; then

@@ -2,12 +2,10 @@
 import { join } from 'node:path';
 import { Agent } from '../support/agent.ts';
 import { Cleanup } from '../support/cleanup.ts';
-import { Ovs } from '../support/ovs.ts';
+import { bridge, startNode } from './node.ts';
 import { internalPath, kernelBridgePath, ourPath } from './paths.ts';
 import { Samples, type Summary } from './statistics.ts';
 import { type Path, pingPong, serve, smallUdp, tcp } from './traffic.ts';
-
-const bridge = 'br-vu-bench';
 
 export interface DataplaneOptions {
   readonly rounds: number;
@@ -50,9 +48,7 @@ export async function benchDataplane(
   cleanup.onSignals();
   const samples = new Samples();
   try {
-    const ovs = await Ovs.start(join(directory, 'ovs'), { tso, memoryMiB: 512 }, cleanup);
-    await ovs.addBridge(bridge);
-    const agent = await Agent.start(join(directory, 'agent'), { ovsdb: ovs.databaseRemote }, cleanup);
+    const { ovs, agent } = await startNode(directory, tso, cleanup);
     const paths = [
       await kernelBridgePath(cleanup),
       await internalPath(ovs, bridge, cleanup),

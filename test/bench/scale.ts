@@ -1,14 +1,11 @@
 /** (c) Memory and idle CPU of the agent with 1, 64 and 250 attachments, and how fast 250 at once get their carrier. */
 import { readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { Agent } from '../support/agent.ts';
+import type { Agent } from '../support/agent.ts';
 import { Cleanup } from '../support/cleanup.ts';
 import { Netns } from '../support/netns.ts';
-import { Ovs } from '../support/ovs.ts';
 import { until } from '../support/process.ts';
 import { hostLocal, newContainerId } from '../support/runtime.ts';
-
-const bridge = 'br-vu-bench';
+import { bridge, startNode } from './node.ts';
 
 export interface ScalePoint {
   readonly attachments: number;
@@ -76,9 +73,7 @@ export async function benchScale(
   const sizes = [1, 64, 250];
   const largest = 250;
   try {
-    const ovs = await Ovs.start(join(directory, 'ovs'), { tso: true, memoryMiB: 512 }, cleanup);
-    await ovs.addBridge(bridge);
-    const agent = await Agent.start(join(directory, 'agent'), { ovsdb: ovs.databaseRemote }, cleanup);
+    const { agent } = await startNode(directory, true, cleanup);
     const netconf = {
       cniVersion: '1.0.0',
       name: 'bench-scale',

@@ -1,15 +1,12 @@
 /** (b) Latency of ADD and DEL, one by one and 32 at a time, against the `bridge` plugin with the same host-local. */
 import { join } from 'node:path';
-import { Agent } from '../support/agent.ts';
 import { Cleanup } from '../support/cleanup.ts';
 import { Netns } from '../support/netns.ts';
-import { Ovs } from '../support/ovs.ts';
 import { runAny } from '../support/process.ts';
 import { hostLocal, type Netconf, newContainerId, type PodCall, Runtime } from '../support/runtime.ts';
 import type { Table } from './dataplane.ts';
+import { bridge, startNode } from './node.ts';
 import { Samples } from './statistics.ts';
-
-const bridge = 'br-vu-bench';
 
 interface Contender {
   readonly row: string;
@@ -33,9 +30,7 @@ export async function benchVerbs(
   cleanup.onSignals();
   const samples = new Samples();
   try {
-    const ovs = await Ovs.start(join(directory, 'ovs'), { tso: true, memoryMiB: 512 }, cleanup);
-    await ovs.addBridge(bridge);
-    const agent = await Agent.start(join(directory, 'agent'), { ovsdb: ovs.databaseRemote }, cleanup);
+    const { agent } = await startNode(directory, true, cleanup);
     const common = (name: string, subnet: string): Netconf => ({
       cniVersion: '1.0.0',
       name,

@@ -1,7 +1,8 @@
 /**
  * The way up: ADD as steps with undo. One durable write before the first side effect, one before the answer. IPAM runs
- * beside the making of TAP, socket and OVS port, since they do not need an address. When one fails, the others are told
- * to stop, and whatever has been done is undone in reverse.
+ * beside the making of TAP and socket, since they do not need an address. The OVS port comes after both: each one that
+ * comes or goes makes the switch stop its threads for a moment, which an ADD that ends without an address is not worth.
+ * When one step fails, the others are told to stop, and whatever has been done is undone in reverse.
  */
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import type { IpamResult } from '../ipam/result.ts';
@@ -94,14 +95,15 @@ class Climb {
     this.#proceed();
     const ready = this.#ready(ifindex, ipam);
     const link = this.#setUpLink(ifindex, ipam).then(() => live.setAddresses(ipam.ips.map(({ address }) => address)));
+    const wired = this.#together(link, this.#ovsPort());
     if (backend.wait === 'required') {
-      await link;
+      await wired;
       await live.waitUntilRunning(backend.waitTimeoutMs, this.#caller);
       this.#proceed();
       await this.#store.write(ready);
     } else {
       // The runtime has no answer before both are done; killed in between, it calls DEL.
-      await this.#together(link, this.#store.write(ready));
+      await this.#together(wired, this.#store.write(ready));
     }
     this.#proceed();
     return { record: ready, live };
@@ -148,7 +150,6 @@ class Climb {
     this.#proceed();
     // Before the port: a switch that finds no socket comes back only a second later.
     live.open();
-    await this.#ovsPort();
     return { live, ifindex: tap.ifindex };
   }
 

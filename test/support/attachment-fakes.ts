@@ -470,6 +470,8 @@ export class FakeIpam implements Ipam {
 export class FakeOvs implements OvsPorts {
   readonly ports = new Map<string, OvsPortSpec>();
   away = false;
+  /** How often a port was asked for. */
+  asked = 0;
   readonly #gate: Gate;
 
   constructor(gate: Gate) {
@@ -477,6 +479,7 @@ export class FakeOvs implements OvsPorts {
   }
 
   ensure(spec: OvsPortSpec): Promise<void> {
+    this.asked += 1;
     return this.#gate.pass('ovs.ensure', () => {
       this.#reach('no');
       this.ports.set(spec.name, spec);

@@ -191,14 +191,26 @@ describe('reconciliation', () => {
   });
 
   it('does not touch an ADD that is under way', async () => {
-    node.ipam.hangs = true;
-    const late = node.spec(node.kernel.addNetns(), { key: { ...spec(1).key, containerId: 'late' } });
+    const late = node.spec(node.kernel.addNetns(), {
+      key: { ...spec(1).key, containerId: 'late' },
+      backend: { ...spec(1).backend, wait: 'required' },
+    });
     const controller = new AbortController();
     const add = node.add(late, { requestId: '', signal: controller.signal });
     await until(() => node.ovs.ports.size === 4);
     expect(await node.manager.reconcile()).toEqual({ removed: [], unfinished: [], unknown: [] });
     controller.abort();
     await expect(add).rejects.toMatchObject({ code: 'CANCELLED' });
+  });
+});
+
+describe('a switch', () => {
+  it('is not told of an attachment that gets no address', async () => {
+    const before = node.ovs.asked;
+    node.ipam.failing = 'ADD';
+    const late = node.spec(node.kernel.addNetns(), { key: { ...spec(1).key, containerId: 'late' } });
+    await expect(node.add(late)).rejects.toMatchObject({ code: 'IPAM_FAILED' });
+    expect(node.ovs.asked).toBe(before);
   });
 });
 

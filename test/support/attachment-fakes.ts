@@ -691,11 +691,20 @@ export class FakeNode {
       (name: string, work: (...args: never[]) => Promise<unknown>) =>
       (...args: never[]): Promise<unknown> =>
         gate.pass(`file.${name}`, () => work(...args));
-    const names = ['open', 'rename', 'rm'] as const;
+    const names = ['rename', 'rm'] as const;
     const wrapped = Object.fromEntries(
       names.map((name) => [name, gated(name, diskFiles[name] as (...args: never[]) => Promise<unknown>)]),
     );
-    return { ...diskFiles, ...wrapped };
+    const open: StoreFiles['open'] = (...args) =>
+      gate.pass('file.open', async () => {
+        const handle = await diskFiles.open(...args);
+        for (const name of ['sync', 'datasync'] as const) {
+          const real = handle[name].bind(handle);
+          handle[name] = () => gate.pass(`file.${name}`, real);
+        }
+        return handle;
+      });
+    return { ...diskFiles, ...wrapped, open };
   }
 
   #binding(): NativeBinding {

@@ -77,7 +77,13 @@ export class Metrics {
 
   constructor(sources: MetricSources) {
     this.#sources = sources;
-    collectDefaultMetrics({ register: this.#registry });
+    // As the library would have it, 110 timers a second: 0.9 % of a core on an idle node. The lag that it reports
+    // contains the interval; the dashboard takes it off.
+    collectDefaultMetrics({
+      register: this.#registry,
+      eventLoopMonitoringPrecision: 100,
+      eventLoopUtilizationTimeout: 1000,
+    });
     this.#gauge('build_info', 'Version of the agent', ['version', 'node_version']).set(
       { version: sources.version, node_version: process.versions.node },
       1,

@@ -1,6 +1,7 @@
 /** (c) Memory and idle CPU of the agent with 1, 64 and 250 attachments, and how fast 250 at once get their carrier. */
 import { readdirSync, readFileSync } from 'node:fs';
 import type { Agent } from '../support/agent.ts';
+import { messageOf } from '../../src/errors.ts';
 import { Cleanup } from '../support/cleanup.ts';
 import { Netns } from '../support/netns.ts';
 import { until } from '../support/process.ts';
@@ -89,7 +90,9 @@ export async function benchScale(
     say(`scale: ${largest} namespaces made`);
     const addMany = async (from: number, to: number): Promise<number> => {
       const outcomes = await Promise.all(calls.slice(from, to).map((call) => agent.runtime.call('ADD', netconf, call)));
-      return outcomes.filter((outcome) => !outcome.ok).length;
+      const failed = outcomes.flatMap((outcome) => (outcome.ok ? [] : [outcome.error.msg]));
+      for (const message of failed.slice(0, 3)) say(`scale: ADD failed: ${message}`);
+      return failed.length;
     };
     const points: ScalePoint[] = [];
     let attached = 0;
@@ -116,8 +119,19 @@ export async function benchScale(
     await Promise.all(calls.map((call) => agent.runtime.del(netconf, call)));
     const startedMs = performance.now();
     const burst = addMany(0, largest);
-    const all = until(`${largest} running`, async () => (await carrierCount(agent)) === largest, 120_000, 50);
-    const failures = await burst;
+    let failures = 0;
+    const all = until(
+      `${largest} running`,
+      async () => failures > 0 || (await carrierCount(agent)) === largest,
+      120_000,
+      50,
+    ).catch(async (error: unknown) => {
+      const { body } = (await agent.get('/metrics')) ?? { body: '' };
+      throw new Error(
+        `${messageOf(error)}\n${body.match(/^virtio_user_attachments\{.*$/gm)?.join('\n') ?? ''}\n${agent.log}`,
+      );
+    });
+    failures = await burst;
     await all;
     const allCarrierSeconds = (performance.now() - startedMs) / 1000;
     await Promise.all(calls.map((call) => agent.runtime.del(netconf, call)));

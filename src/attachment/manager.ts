@@ -247,7 +247,6 @@ export class AttachmentManager implements Attachments {
     await Promise.all([...this.#live.values()].map((live) => live.close()));
     this.#live.clear();
     await this.settled();
-    await this.#store.close();
   }
 
   async #add(id: string, spec: AttachmentSpec, netns: NativeFd, signal: AbortSignal): Promise<AttachmentResult> {

@@ -3,9 +3,10 @@
  * returned, the record survives a power failure. A file that cannot be read as a record is moved aside to `*.bad`; the
  * rest goes on.
  */
-import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
+import { syncDirectory } from '../sync-directory.ts';
 import type { AttachmentRecord } from './record.ts';
 import { parseRecord } from './record-schema.ts';
 
@@ -38,8 +39,6 @@ export class RecordStore {
   /** The directory's fsync that has not begun yet; whoever comes before it begins shares it. */
   #nextSync: Promise<void> | null = null;
   #lastSync: Promise<void> = Promise.resolve();
-  /** Kept open: each call to the file system costs two changes of thread, and ADD waits for all of them. */
-  #directoryHandle: Promise<FileHandle> | null = null;
   #temporaries = 0;
 
   constructor(stateDir: string, files: StoreFiles = diskFiles) {
@@ -95,18 +94,14 @@ export class RecordStore {
     const temporary = `${path}.${this.#temporaries}.tmp`;
     try {
       const file = await this.#files.open(temporary, 'wx', 0o600);
-      let closed = Promise.resolve();
       try {
         await file.writeFile(JSON.stringify(record));
         await file.datasync();
       } finally {
-        closed = file.close();
-        // An error of the steps above matters more; without one it is awaited below.
-        closed.catch(() => undefined);
+        await file.close();
       }
       await this.#files.rename(temporary, path);
       await this.#syncDirectory();
-      await closed;
     } catch (error) {
       await this.#files.rm(temporary, { force: true }).catch(() => undefined);
       throw this.#failed('write', error);
@@ -123,13 +118,6 @@ export class RecordStore {
       throw this.#failed('remove', error);
     }
     this.#records.delete(id);
-  }
-
-  /** Lets the directory go. What is written later opens it again. */
-  async close(): Promise<void> {
-    const handle = this.#directoryHandle;
-    this.#directoryHandle = null;
-    await handle?.then((directory) => directory.close()).catch(() => undefined);
   }
 
   /** @returns why the file is no record, or null */
@@ -153,23 +141,13 @@ export class RecordStore {
     if (this.#nextSync !== null) return this.#nextSync;
     const sync = this.#lastSync
       .catch(() => undefined)
-      .then(async () => {
+      .then(() => {
         this.#nextSync = null;
-        await (await this.#openDirectory()).sync();
+        return syncDirectory(this.#directory, this.#files.open);
       });
     this.#nextSync = sync;
     this.#lastSync = sync;
     return sync;
-  }
-
-  #openDirectory(): Promise<FileHandle> {
-    if (this.#directoryHandle !== null) return this.#directoryHandle;
-    const opening = this.#files.open(this.#directory, 'r');
-    this.#directoryHandle = opening;
-    opening.catch(() => {
-      if (this.#directoryHandle === opening) this.#directoryHandle = null;
-    });
-    return opening;
   }
 
   #failed(what: string, error: unknown): VirtioUserError {

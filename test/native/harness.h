@@ -237,6 +237,15 @@ class Bench {
   bool await(Chain& chain, uint32_t pair = 0) {
     return eventually([&] { return tx(pair).pop(chain); });
   }
+  // Pod → device: the frame arrives as it was sent, and its buffers go back.
+  void expectPassed(const Bytes& frame) {
+    send(frame);
+    Chain chain;
+    ASSERT_TRUE(await(chain));
+    EXPECT_EQ(gather(chain), frame);
+    tx().push(chain.head, 0);
+    tx().publish();
+  }
   // Device → pod: spreads the frame over `buffers` buffers, filling all but the last ones with `cut` bytes each.
   // num_buffers is set unless `numBuffers` says otherwise; buffer number `liar` claims to hold 5000 bytes. Not
   // published.

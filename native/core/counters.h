@@ -52,11 +52,12 @@ enum class Event : uint8_t {
   kCallsMuted,   // call storms
   kSpins,        // rounds that found nothing to do
   kRingsCorrupt,
+  kRxFiltered,  // frames of the backend that are not for the pod (RxFilter)
   kCount,
 };
 inline constexpr std::array<const char*, static_cast<size_t>(Event::kCount)> kEventNames = {
-    "kicks",      "kicks_suppressed", "calls",      "tx_ring_full", "gso_frames", "gso_segments", "gro_frames",
-    "gro_merged", "checksums",        "rx_refills", "calls_muted",  "spins",      "rings_corrupt"};
+    "kicks",      "kicks_suppressed", "calls",      "tx_ring_full", "gso_frames", "gso_segments",  "gro_frames",
+    "gro_merged", "checksums",        "rx_refills", "calls_muted",  "spins",      "rings_corrupt", "rx_filtered"};
 
 struct alignas(64) PairCounters {
   Counter txFrames;

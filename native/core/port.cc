@@ -91,12 +91,61 @@ Result<void> Port::start(std::shared_ptr<Session> session, const StartOptions& o
   onEveryPair(
       [session, shared, options](Pump& pump, QueuePair& pair) {
         pair.stop();
-        if (pair.index() >= options.activePairs) return;
+        if (pair.index() >= session->options().pairs) return;
         pair.start(session, shared, options);
         pump.activate(pair);
       },
       std::move(done));
   return {};
+}
+
+Result<void> Port::checkPairs(uint32_t pairs, const char* operation) const noexcept {
+  if (state_ != PortState::kRunning) return Fault{ESHUTDOWN, operation};
+  if (pairs < 1 || pairs > pairs_.size() || pairs > session_->options().pairs) return Fault{EINVAL, operation};
+  return {};
+}
+
+Result<void> Port::finishTransmit(uint32_t pairs, Done done) noexcept {
+  if (auto checked = checkPairs(pairs, "last transmit of queue pairs"); !checked) return checked;
+  onEveryPair(
+      [pairs](Pump&, QueuePair& pair) {
+        if (pair.index() >= pairs) pair.finishTransmit();
+      },
+      std::move(done));
+  return {};
+}
+
+Result<void> Port::detachQueues(uint32_t pairs) noexcept {
+  if (auto checked = checkPairs(pairs, "detach of TAP queues"); !checked) return checked;
+  steer(pairs);
+  return {};
+}
+
+Result<void> Port::retire(uint32_t pairs, Done done) noexcept {
+  if (auto checked = checkPairs(pairs, "end of queue pairs"); !checked) return checked;
+  onEveryPair(
+      [pairs](Pump&, QueuePair& pair) {
+        if (pair.index() >= pairs) pair.retire();
+      },
+      std::move(done));
+  return {};
+}
+
+Result<void> Port::enlist(uint32_t pairs, Done done) noexcept {
+  if (auto checked = checkPairs(pairs, "start of queue pairs"); !checked) return checked;
+  steer(pairs);
+  onEveryPair(
+      [pairs](Pump& pump, QueuePair& pair) {
+        if (pair.index() >= pairs) return;
+        pair.enlist();
+        pump.activate(pair);
+      },
+      std::move(done));
+  return {};
+}
+
+void Port::setRxFilter(std::shared_ptr<const RxFilter> filter, Done done) noexcept {
+  onEveryPair([filter = std::move(filter)](Pump&, QueuePair& pair) { pair.setRxFilter(filter); }, std::move(done));
 }
 
 void Port::quiesce(Done done) noexcept {

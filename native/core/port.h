@@ -40,6 +40,22 @@ class Port {
   Result<void> start(std::shared_ptr<Session> session, const StartOptions& options, Done done) noexcept;
   // Session and port are apart when `done` is called. Never fails; a held port is quiesced already.
   void quiesce(Done done) noexcept;
+  // Changes how many pairs carry traffic while running, in steps between which the caller disables or enables rings
+  // (VIRTIO_NET_CTRL_MQ). Pairs keep what is in their rings. Errors: EINVAL (none, or more than the session has),
+  // ESHUTDOWN (not running).
+  //
+  // Shrinking, before the rings of pairs `pairs`… are disabled: what waits in their TAP queues is sent.
+  Result<void> finishTransmit(uint32_t pairs, Done done) noexcept;
+  // Shrinking, when finishTransmit() is done: the kernel steers the pod's flows to the first `pairs` queues.
+  Result<void> detachQueues(uint32_t pairs) noexcept;
+  // Shrinking, after these rings are disabled: what they received is delivered, then the pairs rest.
+  Result<void> retire(uint32_t pairs, Done done) noexcept;
+  // Growing, after the rings are enabled; also takes finishTransmit() back.
+  Result<void> enlist(uint32_t pairs, Done done) noexcept;
+
+  // Which frames of the backend are for the pod, from now on, also in later sessions; nullptr passes all.
+  void setRxFilter(std::shared_ptr<const RxFilter> filter, Done done) noexcept;
+
   // held → discarding. Errors: EBUSY while running, ESHUTDOWN (closed).
   Result<void> discard() noexcept;
   void inject(std::vector<uint8_t> frame) noexcept;
@@ -52,6 +68,7 @@ class Port {
   Pump& pumpOf(uint32_t pair) noexcept { return *pumps_[pair % pumps_.size()]; }
   void onEveryPair(std::function<void(Pump&, QueuePair&)> action, Done done) noexcept;
   void steer(uint32_t activePairs) noexcept;
+  Result<void> checkPairs(uint32_t pairs, const char* operation) const noexcept;
 
   PortState state_ = PortState::kHeld;
   std::vector<std::shared_ptr<Pump>> pumps_;

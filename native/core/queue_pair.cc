@@ -57,38 +57,87 @@ void QueuePair::start(std::shared_ptr<Session> session, std::shared_ptr<PortShar
   rxBurstMost_ = 0;
   quietSeconds_ = 0;
   rxReclaim_ = s.options().memory == MemoryKind::kMemfd && rxStride_ % kPageBytes == 0;
+  detached_ = index_ >= options.activePairs;
+  state_ = PairState::kRetired;
+  if (!detached_) enter();
+  kickAlways();
+}
+
+void QueuePair::enter() noexcept {
   state_ = PairState::kRunning;
   counted_ = true;
   ++pump_->running;
   setTapInterest(true);
   watch(callRx_, callWatch_);
   watch(callTx_, callWatch_);
-  // VPP starts a ring only when its kick eventfd becomes readable: once, whatever the flags say.
+}
+
+// VPP starts a ring only when its kick eventfd becomes readable: once, whatever the flags say.
+void QueuePair::kickAlways() noexcept {
   const uint64_t one = 1;
   (void)!::write(kickRx_, &one, sizeof one);
   (void)!::write(kickTx_, &one, sizeof one);
   counters_.event(Event::kKicks, 2);
 }
 
+void QueuePair::finishTransmit() noexcept {
+  if (state_ != PairState::kRunning || detached_) return;
+  // As much as fits: the rest is lost with the detached queue, as the kernel purges it.
+  const uint32_t bursts = session_->options().queueSize / kBurst;
+  for (uint32_t i = 0; i < bursts && state_ == PairState::kRunning; ++i) {
+    if (txBurst() == 0) break;
+  }
+  detached_ = true;
+  setTapInterest(false);
+}
+
+void QueuePair::retire() noexcept {
+  if (state_ != PairState::kRunning || !detached_) return;
+  // Bounded by what can be in the ring: nothing comes any more.
+  const uint32_t bursts = session_->options().queueSize / kBurst + 1;
+  for (uint32_t i = 0; i < bursts && state_ == PairState::kRunning; ++i) {
+    if (rxBurst() == 0) break;
+  }
+  if (state_ == PairState::kRunning) reap();
+  if (state_ != PairState::kRunning) return;
+  // The rest of a large frame would be sent when the pair comes back: too late.
+  dropSegmentation();
+  leave();
+  state_ = PairState::kRetired;
+}
+
+void QueuePair::enlist() noexcept {
+  if (state_ == PairState::kRunning && detached_) {
+    detached_ = false;
+    setTapInterest(true);
+    return;
+  }
+  if (state_ != PairState::kRetired) return;
+  detached_ = false;
+  enter();
+  kickAlways();
+}
+
 // Lets every event source and the session's memory alone; the session object stays for stop().
 void QueuePair::leave() noexcept {
-  if (counted_) {
-    counted_ = false;
-    --pump_->running;
-  }
   setBlocked(false);
   if (muted_) {
     muted_ = false;
     --pump_->muted;
-  } else if (session_) {
+  } else if (counted_) {
     unwatch(callRx_);
     unwatch(callTx_);
+  }
+  if (counted_) {
+    counted_ = false;
+    --pump_->running;
   }
   setTapInterest(false);
 }
 
 void QueuePair::stop() noexcept {
-  if (state_ == PairState::kRunning && !shared_->broken.load(std::memory_order_relaxed)) reap();
+  const bool whole = state_ == PairState::kRunning || state_ == PairState::kRetired;
+  if (whole && !shared_->broken.load(std::memory_order_relaxed)) reap();
   state_ = PairState::kHeld;
   leave();
   if (session_) {
@@ -97,6 +146,7 @@ void QueuePair::stop() noexcept {
     if (frame_.want != 0) counters_.drop(Drop::kRxLost);
   }
   frame_.want = 0;
+  detached_ = false;
   rx_ = Virtq();
   tx_ = Virtq();
   session_.reset();
@@ -118,7 +168,7 @@ uint32_t QueuePair::round() noexcept {
     }
     const uint32_t received = rxBurst();
     if (state_ != PairState::kRunning) return received;
-    return received + txBurst();
+    return received + (detached_ ? reap() : txBurst());
   }
   return state_ == PairState::kDiscarding ? discardBurst() : 0;
 }
@@ -129,7 +179,7 @@ bool QueuePair::arm() noexcept {
   if (txBlocked_) {
     // Half of what is there: one wake-up frees room for a burst.
     tx_.enableCalls(static_cast<uint16_t>(tx_.outstanding() / 2));
-    if (!tapSuspended_) {
+    if (!tapSuspended_ && !detached_) {
       setTapInterest(false);
       tapSuspended_ = true;
       ++pump_->blocked;
@@ -206,7 +256,7 @@ void QueuePair::setBlocked(bool blocked) noexcept {
   if (tapSuspended_) {
     tapSuspended_ = false;
     --pump_->blocked;
-    setTapInterest(true);
+    if (!detached_) setTapInterest(true);
   }
 }
 

@@ -14,6 +14,7 @@
 
 #include "coalesce.h"
 #include "counters.h"
+#include "rx_filter.h"
 #include "segment.h"
 #include "session.h"
 #include "unique_fd.h"
@@ -63,7 +64,8 @@ struct PumpContext {
   uint32_t muted = 0;
 };
 
-enum class PairState : uint8_t { kHeld, kRunning, kDiscarding, kFailed };
+// retired: it has a session, its rings are disabled, and its TAP queue is detached (VIRTIO_NET_CTRL_MQ).
+enum class PairState : uint8_t { kHeld, kRunning, kRetired, kDiscarding, kFailed };
 
 class QueuePair {
  public:
@@ -85,10 +87,19 @@ class QueuePair {
   void attach(PumpContext* pump) noexcept { pump_ = pump; }
   // Lets the TAP queue go. After stop().
   void closeTap() noexcept { tap_.reset(); }
+  // From the next frame on. Outlives sessions; nullptr passes everything.
+  void setRxFilter(std::shared_ptr<const RxFilter> filter) noexcept { filter_ = std::move(filter); }
 
-  // held → running. Kicks both rings once. `shared` is of this start: what an earlier session did is forgotten.
+  // held → running, or retired when its index is none of `options.activePairs`. Kicks both rings once. `shared` is of
+  // this start: what an earlier session did is forgotten.
   void start(std::shared_ptr<Session> session, std::shared_ptr<PortShared> shared,
              const StartOptions& options) noexcept;
+  // Before its TAP queue is detached: sends what waits in it and reads no more. Receiving goes on.
+  void finishTransmit() noexcept;
+  // running, after finishTransmit() → retired: its rings are disabled; what they received is delivered.
+  void retire() noexcept;
+  // retired, or transmitting no more → running: its rings are enabled and its TAP queue is attached.
+  void enlist() noexcept;
   // any → held. Counts what is in flight as lost; the session is not touched any more.
   void stop() noexcept;
   // held → discarding.
@@ -143,6 +154,7 @@ class QueuePair {
   void spoil(Drop reason) noexcept;
   void strike() noexcept;
   void deliver() noexcept;
+  bool passesFilter() const noexcept;
   void repostFrame() noexcept;
   void repost(uint16_t head) noexcept;
   void publishRx() noexcept;
@@ -193,6 +205,8 @@ class QueuePair {
   void watch(int fd, Watch& watch) noexcept;
   void unwatch(int fd) noexcept;
   void setTapInterest(bool on) noexcept;
+  void enter() noexcept;
+  void kickAlways() noexcept;
   void leave() noexcept;
   uint8_t* rxBuffer(uint16_t head) const noexcept { return rxBase_ + size_t{rxStride_} * head; }
   uint8_t* txHead(uint16_t head) const noexcept { return headBase_ + size_t{kTxHeadBytes} * head; }
@@ -205,6 +219,8 @@ class QueuePair {
   bool tapSuspended_ = false;
   bool muted_ = false;
   bool counted_ = false;
+  // The TAP queue is, or will be, detached: nothing is read from it. Writing to it still reaches the pod.
+  bool detached_ = false;
   uint32_t headerBytes_ = 12;
   uint32_t rxBufferBytes_ = 0;
   uint32_t rxStride_ = 0;
@@ -221,6 +237,7 @@ class QueuePair {
   StartOptions options_;
   PumpContext* pump_ = nullptr;
   UniqueFd tap_;
+  std::shared_ptr<const RxFilter> filter_;
   uint32_t index_ = 0;
   int kickRx_ = -1;
   int kickTx_ = -1;

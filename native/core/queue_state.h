@@ -12,7 +12,7 @@
 namespace vu {
 
 inline constexpr uint32_t kStateMagic = 0x53515556;  // "VUQS"
-inline constexpr uint16_t kStateVersion = 2;
+inline constexpr uint16_t kStateVersion = 3;
 
 struct StateHeader {
   uint32_t magic;

@@ -1,7 +1,9 @@
 // Receive half of a queue pair: used ring → one writev per frame → TAP.
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstring>
 
 #include "queue_pair.h"
 
@@ -28,7 +30,10 @@ uint32_t QueuePair::rxBurst() noexcept {
     }
     ++frames;
     if (what == Assembled::kFrame) {
-      if (options_.softwareGro) {
+      if (filter_ && !passesFilter()) {
+        counters_.event(Event::kRxFiltered);
+        repostFrame();
+      } else if (options_.softwareGro) {
         coalesce();
       } else {
         deliver();
@@ -124,6 +129,25 @@ void QueuePair::strike() noexcept {
     rx_.markBroken("used lengths keep being impossible");
     fail(rx_.broken());
   }
+}
+
+// The backend decides how a frame is cut into buffers.
+bool QueuePair::passesFilter() const noexcept {
+  std::array<uint8_t, RxFilter::kLookBytes> look{};
+  uint32_t skip = headerBytes_;
+  uint32_t have = 0;
+  for (uint16_t i = 0; i < frame_.have && have < look.size(); ++i) {
+    const uint32_t len = frame_.lens[i];
+    if (len <= skip) {
+      skip -= len;
+      continue;
+    }
+    const uint32_t part = std::min<uint32_t>(len - skip, static_cast<uint32_t>(look.size()) - have);
+    std::memcpy(look.data() + have, rxBuffer(frame_.heads[i]) + skip, part);
+    have += part;
+    skip = 0;
+  }
+  return filter_->passes(look.data());
 }
 
 void QueuePair::deliver() noexcept {

@@ -54,6 +54,10 @@ Session::Session(const SessionOptions& options) noexcept : options_(options) {
     pairs_.push_back(place);
   }
   memoryBytes_ = alignUp(offset, options.memory == MemoryKind::kHugetlb ? kHugePageBytes : kPageBytes);
+  if ((options.features & kFeatureCtrlVq) != 0) {
+    controlPlace_ = ControlLayout::at(stateOffset, packed());
+    stateOffset = controlPlace_.end;
+  }
   stateBytes_ = alignUp(stateOffset, kPageBytes);
 }
 
@@ -123,6 +127,9 @@ Result<void> Session::createEvents() noexcept {
 }
 
 void Session::initQueues() noexcept {
+  if ((options_.features & kFeatureCtrlVq) != 0) {
+    control_.emplace(stateMemory_.data(), controlPlace_, packed(), inOrder());
+  }
   for (uint32_t pair = 0; pair < options_.pairs; ++pair) {
     if (packed()) {
       for (const uint32_t ring : {2 * pair, 2 * pair + 1}) {
@@ -168,6 +175,7 @@ QueueStateView Session::state(uint32_t ring) const noexcept {
 }
 
 void Session::close() noexcept {
+  control_.reset();
   memory_.reset();
   stateMemory_.reset();
   memoryFd_->reset();

@@ -1,13 +1,16 @@
 // The memory of one backend connection: a sealed memfd (rings first, buffers behind), a private memfd with the queues'
-// driver-side state, and a kick and a call eventfd per ring. A new connection gets a new session.
+// driver-side state and the whole control queue, and a kick and a call eventfd per ring. A new connection gets a new
+// session.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "address_map.h"
+#include "control_queue.h"
 #include "mapping.h"
 #include "queue_state.h"
 #include "result.h"
@@ -22,6 +25,7 @@ inline constexpr uint64_t kFeatureHostTso6 = uint64_t{1} << 12;
 inline constexpr uint64_t kFeatureHostEcn = uint64_t{1} << 13;
 inline constexpr uint64_t kFeatureHostUfo = uint64_t{1} << 14;
 inline constexpr uint64_t kFeatureMrgRxbuf = uint64_t{1} << 15;
+inline constexpr uint64_t kFeatureCtrlVq = uint64_t{1} << 17;
 inline constexpr uint64_t kFeatureEventIdx = uint64_t{1} << 29;
 inline constexpr uint64_t kFeatureVersion1 = uint64_t{1} << 32;
 inline constexpr uint64_t kFeatureRingPacked = uint64_t{1} << 34;
@@ -89,6 +93,8 @@ class Session {
   uint16_t expectedBase(uint32_t ring) const noexcept;
   Virtq virtq(uint32_t ring) const noexcept;
   QueueStateView state(uint32_t ring) const noexcept;
+  // nullptr without CTRL_VQ.
+  ControlQueue* control() noexcept { return control_ ? &*control_ : nullptr; }
   uint8_t* base() const noexcept { return memory_.data(); }
   const AddressMap& addresses() const noexcept { return addresses_; }
   // Stride of receive buffers in memory: rxBufferBytes rounded up to a cache line.
@@ -131,12 +137,14 @@ class Session {
   uint64_t stateBytes_ = 0;
   std::vector<RingPlace> rings_;
   std::vector<PairPlace> pairs_;
+  ControlLayout controlPlace_;
   std::shared_ptr<UniqueFd> memoryFd_ = std::make_shared<UniqueFd>();
   UniqueFd stateFd_;
   std::vector<std::shared_ptr<UniqueFd>> kicks_;
   std::vector<std::shared_ptr<UniqueFd>> calls_;
   Mapping memory_;
   Mapping stateMemory_;
+  std::optional<ControlQueue> control_;
   AddressMap addresses_;
   std::atomic<bool> owned_{false};
 };

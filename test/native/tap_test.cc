@@ -260,5 +260,28 @@ TEST_F(RealTap, FlowsUseOnlyTheQueuesOfActivePairs) {
   EXPECT_EQ(bench->tx(1).available(), 0);
 }
 
+TEST_F(RealTap, APairSwitchedOffStillDeliversAndComesBackWithItsQueue) {
+  auto bench = make(2);
+  bench->start();
+  const auto step = [&](Result<void> (Port::*command)(uint32_t, Port::Done), uint32_t pairs) {
+    Signal done;
+    ASSERT_TRUE(((*bench->port).*command)(pairs, [&] { done.raise(); }).ok());
+    ASSERT_TRUE(done.wait());
+  };
+  for (uint8_t round = 0; round < 3; ++round) {
+    step(&Port::finishTransmit, 1);
+    ASSERT_TRUE(bench->port->detachQueues(1).ok());
+    const Bytes late = plainFrame(300, round);
+    bench->fill(late, 1, -1, 1);
+    bench->rx(1).publish();
+    step(&Port::retire, 1);
+    EXPECT_EQ(tap->receive(), Bytes(late.begin() + 12, late.end()));
+    step(&Port::enlist, 2);
+    bench->deliver(late, 1, 1);
+    EXPECT_EQ(tap->receive(), Bytes(late.begin() + 12, late.end()));
+  }
+  EXPECT_EQ(bench->corruption->signal.count(), 0);
+}
+
 }  // namespace
 }  // namespace vu::test

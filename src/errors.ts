@@ -72,6 +72,12 @@ const meaning = {
   DISCONNECTED: { scope: 'connection', recovery: 'reconnect' },
   /** A deadline passed. */
   TIMEOUT: { scope: 'connection', recovery: 'reconnect' },
+  /** The control queue's ring says what cannot be; the device runs on without commands until its next connection. */
+  CONTROL_QUEUE_BROKEN: { scope: 'connection', recovery: 'reject' },
+  /** The device refused a control command: out of range, or the backend would not follow. */
+  CONTROL_REFUSED: { scope: 'request', recovery: 'reject' },
+  /** The device does not run, so that it takes no commands. */
+  DEVICE_NOT_RUNNING: { scope: 'request', recovery: 'retry-later' },
   /** A used entry that cannot be: the rings of this attachment are void. */
   RING_CORRUPT: { scope: 'attachment', recovery: 'reconnect' },
   /** The caller vanished, or DEL overtook ADD. */

@@ -12,6 +12,7 @@ void defineFunction(Napi::Env env, Napi::Object exports, const char* name, const
 void registerDataplane(Napi::Env env, Napi::Object exports) {
   Environment& environment = Environment::of(env);
   environment.sessionClass = Napi::Persistent(SessionObject::define(env));
+  environment.controlQueueClass = Napi::Persistent(ControlQueueObject::define(env));
   environment.pumpClass = Napi::Persistent(PumpObject::define(env));
   environment.portClass = Napi::Persistent(PortObject::define(env));
   defineFunction(env, exports, "createSession", Napi::Function::New<&SessionObject::create>(env, "createSession"));

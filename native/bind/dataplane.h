@@ -32,6 +32,24 @@ class SessionObject : public Napi::ObjectWrap<SessionObject>, public LiveObject 
   std::shared_ptr<Session> session_;
 };
 
+// The control queue of a session that has one.
+class ControlQueueObject : public Napi::ObjectWrap<ControlQueueObject> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  explicit ControlQueueObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ControlQueueObject>(info) {}
+  static napi_value wrap(Napi::Env env, std::shared_ptr<Session> session);
+
+ private:
+  Napi::Value submit(const Napi::CallbackInfo& info);
+  Napi::Value takeAnswer(const Napi::CallbackInfo& info);
+  Napi::Value next(const Napi::CallbackInfo& info);
+  void complete(const Napi::CallbackInfo& info);
+  // nullptr and an error thrown: the session is closed, or the queue is broken.
+  ControlQueue* usable(Napi::Env env) const;
+
+  std::shared_ptr<Session> session_;
+};
+
 class PumpObject : public Napi::ObjectWrap<PumpObject>, public LiveObject {
  public:
   static Napi::Function define(Napi::Env env);
@@ -72,6 +90,12 @@ class PortObject : public Napi::ObjectWrap<PortObject>, public LiveObject {
   Napi::Value setCarrier(const Napi::CallbackInfo& info);
   Napi::Value start(const Napi::CallbackInfo& info);
   Napi::Value quiesce(const Napi::CallbackInfo& info);
+  Napi::Value setRxFilter(const Napi::CallbackInfo& info);
+  Napi::Value finishTransmit(const Napi::CallbackInfo& info);
+  void detachQueues(const Napi::CallbackInfo& info);
+  Napi::Value retire(const Napi::CallbackInfo& info);
+  Napi::Value enlist(const Napi::CallbackInfo& info);
+  Napi::Value switchPairs(const Napi::CallbackInfo& info, Result<void> (Port::*step)(uint32_t, Port::Done));
   Napi::Value discard(const Napi::CallbackInfo& info);
   Napi::Value inject(const Napi::CallbackInfo& info);
   Napi::Value counters(const Napi::CallbackInfo& info);

@@ -4,9 +4,11 @@
 #include <napi.h>
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <set>
 
+#include "../core/reactor.h"
 #include "event_port.h"
 
 namespace vu::bind {
@@ -28,6 +30,10 @@ struct Environment {
   Napi::FunctionReference sessionClass;
   Napi::FunctionReference pumpClass;
   Napi::FunctionReference portClass;
+  Napi::FunctionReference controlQueueClass;
+  Napi::FunctionReference linkWatchClass;
+  // The reactor of this environment's sockets; its thread starts with the first use.
+  std::function<Result<std::shared_ptr<Reactor>>()> startReactor;
 
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 

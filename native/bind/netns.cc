@@ -3,93 +3,28 @@
 #include <fcntl.h>
 #include <net/if.h>
 
-#include <cstdio>
 #include <functional>
-#include <map>
 #include <memory>
 
 #include "../core/lock_file.h"
 #include "../core/netns.h"
 #include "../core/pod_link.h"
-#include "../core/thread.h"
 #include "convert.h"
 #include "environment.h"
 #include "fd.h"
+#include "in_netns.h"
+#include "link_watch.h"
 
 namespace vu::bind {
 namespace {
 
-using Failure = std::optional<LinkFault>;
-
-// Threads that are in a namespace now. The addon may be unloaded with its environment: none may outlive it.
-class Operations : public LiveObject {
- public:
-  explicit Operations(std::shared_ptr<EventPort> port) : events(std::move(port)) {}
-
-  Result<void> start(std::function<void(uint64_t id)> body) {
-    const uint64_t id = nextId_++;
-    Result<Thread> thread = Thread::start("vu-netns", [body = std::move(body), id] { body(id); });
-    if (!thread) return thread.fault();
-    threads_.emplace(id, std::move(thread).value());
-    return {};
-  }
-  // Joins one that has nothing left to do.
-  void finish(uint64_t id) { threads_.erase(id); }
-  // Every step of theirs is bounded: answers of netlink by a timeout, the rest does not wait.
-  void shutDown() override {
-    for (auto& [id, thread] : threads_) thread.join();
-  }
-
-  const std::shared_ptr<EventPort> events;
-
- private:
-  uint64_t nextId_ = 1;
-  std::map<uint64_t, Thread> threads_;
-};
-
-// Runs `work` on a thread of its own inside the namespace, then settles a promise: with `value`, or with the failure.
-// THREAD: work runs on the new thread, value on the JS thread.
-Napi::Value inNetns(const Napi::CallbackInfo& info, std::function<Failure()> work,
+// The same for the namespace that is the first argument.
+Napi::Value inNetns(const Napi::CallbackInfo& info, std::function<NetnsFailure()> work,
                     std::function<napi_value(Napi::Env)> value) {
   const Napi::Env env = info.Env();
-  auto* operations = static_cast<Operations*>(info.Data());
   const auto borrowed = Fd::borrow(env, info[0], "netns");
   if (!borrowed) return env.Undefined();
-  auto netns = std::make_shared<UniqueFd>(::fcntl(*borrowed, F_DUPFD_CLOEXEC, 3));
-  if (!netns->valid()) {
-    throwFault(env, lastFault("fcntl F_DUPFD_CLOEXEC"));
-    return env.Undefined();
-  }
-  napi_deferred deferred = nullptr;
-  napi_value promise = nullptr;
-  if (napi_create_promise(env, &deferred, &promise) != napi_ok) return env.Undefined();
-  const auto body = [netns, work = std::move(work), value = std::move(value), deferred, operations](uint64_t id) {
-    Failure failure;
-    if (const Result<void> entered = enterNetns(netns->get()); !entered)
-      failure = LinkFault{entered.fault(), "", ""};
-    else
-      failure = work();
-    netns->reset();  // before the promise settles: the caller may be waiting for the namespace to end
-    operations->events->post([failure, value, deferred, operations, id](Napi::Env inner) {
-      operations->finish(id);
-      operations->events->letGo(inner);
-      const auto orNull = [](const std::string& text) { return text.empty() ? nullptr : text.c_str(); };
-      // Raw calls, whose failure means that the environment is going.
-      if (failure) {
-        const napi_value error =
-            faultError(inner, failure->fault, orNull(failure->object), orNull(failure->explanation));
-        napi_reject_deferred(inner, deferred, error);
-      } else {
-        napi_resolve_deferred(inner, deferred, value(inner));
-      }
-    });
-  };
-  operations->events->hold(env);
-  if (const Result<void> started = operations->start(body); !started) {
-    operations->events->letGo(env);
-    napi_reject_deferred(env, deferred, faultError(env, started.fault()));
-  }
-  return Napi::Value(env, promise);
+  return inNetns(env, static_cast<NetnsOperations*>(info.Data()), *borrowed, std::move(work), std::move(value));
 }
 
 napi_value nullValue(napi_env env) {
@@ -275,10 +210,6 @@ napi_value routeValue(napi_env env, const LinkRoute& route) {
 }
 
 napi_value stateValue(napi_env env, const LinkState& state) {
-  const MacAddress& mac = state.info.mac;
-  char macText[18] = "";
-  std::snprintf(macText, sizeof macText, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4],
-                mac[5]);
   std::vector<napi_value> addresses, routes;
   for (const LinkAddress& address : state.addresses) {
     napi_value item = nullptr;
@@ -292,7 +223,7 @@ napi_value stateValue(napi_env env, const LinkState& state) {
   napi_create_object(env, &result);
   napi_set_named_property(env, result, "ifindex", number(env, state.info.ifindex));
   napi_set_named_property(env, result, "kind", state.info.kind.empty() ? nullValue(env) : text(env, state.info.kind));
-  napi_set_named_property(env, result, "mac", text(env, macText));
+  napi_set_named_property(env, result, "mac", text(env, macText(state.info.mac)));
   napi_set_named_property(env, result, "mtu", number(env, state.info.mtu));
   napi_set_named_property(env, result, "up", boolean(env, state.info.up));
   napi_set_named_property(env, result, "carrier", boolean(env, state.info.carrier));
@@ -371,7 +302,7 @@ Napi::Value tryLockFileJs(const Napi::CallbackInfo& info) {
 
 void registerNetns(Napi::Env env, Napi::Object exports) {
   // Never freed, on purpose: events that come late refer to it.
-  auto* operations = new Operations(Environment::of(env).events);
+  auto* operations = new NetnsOperations(Environment::of(env).events);
   Environment::of(env).add(Stage::kIo, operations);
   exports.Set("openNetns", Napi::Function::New(env, openNetnsJs, "openNetns"));
   exports.Set("ownNetns", Napi::Function::New(env, ownNetnsJs, "ownNetns"));
@@ -380,6 +311,7 @@ void registerNetns(Napi::Env env, Napi::Object exports) {
   exports.Set("setupPodLink", Napi::Function::New(env, setupPodLinkJs, "setupPodLink", operations));
   exports.Set("inspectPodLink", Napi::Function::New(env, inspectPodLinkJs, "inspectPodLink", operations));
   exports.Set("deletePodLink", Napi::Function::New(env, deletePodLinkJs, "deletePodLink", operations));
+  registerLinkWatch(env, exports, operations);
   exports.Set("tryLockFile", Napi::Function::New(env, tryLockFileJs, "tryLockFile"));
 }
 

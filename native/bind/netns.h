@@ -5,7 +5,8 @@
 
 namespace vu::bind {
 
-// Adds openNetns, ownNetns, checkNetns, openTap, setupPodLink, inspectPodLink, deletePodLink and tryLockFile.
+// Adds openNetns, ownNetns, checkNetns, openTap, setupPodLink, inspectPodLink, deletePodLink, watchPodLink and
+// tryLockFile.
 void registerNetns(Napi::Env env, Napi::Object exports);
 
 }  // namespace vu::bind

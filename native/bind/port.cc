@@ -24,6 +24,61 @@ std::optional<StartOptions> toStartOptions(napi_env env, napi_value object) {
   return StartOptions{*gso, *checksum, *gro, *activePairs};
 }
 
+std::optional<MacAddress> toMac(napi_env env, napi_value value, const char* what) {
+  const auto written = toText(env, value, what);
+  if (!written) return std::nullopt;
+  const auto mac = parseMac(*written);
+  if (!mac) return wrongType(env, what, "a MAC address");
+  return mac;
+}
+
+bool toMacs(napi_env env, napi_value object, const char* name, std::vector<MacAddress>* target) {
+  const auto value = property(env, object, name);
+  if (!value) return false;
+  const auto items = toArray(env, *value, name);
+  if (!items) return false;
+  for (napi_value item : *items) {
+    const auto mac = toMac(env, item, name);
+    if (!mac) return false;
+    target->push_back(*mac);
+  }
+  return true;
+}
+
+std::optional<RxFilterRules> toRules(napi_env env, napi_value object) {
+  RxFilterRules rules;
+  const std::pair<const char*, bool*> flags[] = {
+      {"promiscuous", &rules.promiscuous}, {"allMulticast", &rules.allMulticast}, {"allUnicast", &rules.allUnicast},
+      {"noMulticast", &rules.noMulticast}, {"noUnicast", &rules.noUnicast},       {"noBroadcast", &rules.noBroadcast}};
+  for (const auto& [name, target] : flags) {
+    const auto flag = boolProperty(env, object, name);
+    if (!flag) return std::nullopt;
+    *target = *flag;
+  }
+  const auto macValue = property(env, object, "mac");
+  if (!macValue) return std::nullopt;
+  const auto mac = toMac(env, *macValue, "mac");
+  if (!mac) return std::nullopt;
+  rules.mac = *mac;
+  if (!toMacs(env, object, "unicast", &rules.unicast)) return std::nullopt;
+  if (!toMacs(env, object, "multicast", &rules.multicast)) return std::nullopt;
+  const auto vlansValue = property(env, object, "vlans");
+  if (!vlansValue) return std::nullopt;
+  napi_valuetype type = napi_undefined;
+  napi_typeof(env, *vlansValue, &type);
+  if (type == napi_null) return rules;
+  const auto vlans = toArray(env, *vlansValue, "vlans");
+  if (!vlans) return std::nullopt;
+  rules.filterVlans = true;
+  for (napi_value item : *vlans) {
+    const auto id = toUint32(env, item, "vlans");
+    if (!id) return std::nullopt;
+    if (*id >= rules.vlans.size()) return wrongType(env, "vlans", "VLAN ids, 0..4095");
+    rules.vlans.set(*id);
+  }
+  return rules;
+}
+
 template <size_t N>
 napi_value table(napi_env env, const std::array<const char*, N>& names, const std::array<uint64_t, N>& values) {
   napi_value object = nullptr;
@@ -41,8 +96,12 @@ Napi::Function PortObject::define(Napi::Env env) {
       env, "Port",
       {InstanceMethod<&PortObject::setOffload>("setOffload"), InstanceMethod<&PortObject::setCarrier>("setCarrier"),
        InstanceMethod<&PortObject::start>("start"), InstanceMethod<&PortObject::quiesce>("quiesce"),
-       InstanceMethod<&PortObject::discard>("discard"), InstanceMethod<&PortObject::inject>("inject"),
-       InstanceMethod<&PortObject::counters>("counters"), InstanceMethod<&PortObject::close>("close")});
+       InstanceMethod<&PortObject::setRxFilter>("setRxFilter"),
+       InstanceMethod<&PortObject::finishTransmit>("finishTransmit"),
+       InstanceMethod<&PortObject::detachQueues>("detachQueues"), InstanceMethod<&PortObject::retire>("retire"),
+       InstanceMethod<&PortObject::enlist>("enlist"), InstanceMethod<&PortObject::discard>("discard"),
+       InstanceMethod<&PortObject::inject>("inject"), InstanceMethod<&PortObject::counters>("counters"),
+       InstanceMethod<&PortObject::close>("close")});
 }
 
 PortObject::~PortObject() {
@@ -189,6 +248,46 @@ Napi::Value PortObject::quiesce(const Napi::CallbackInfo& info) {
     port_->quiesce(resolver(env, deferred));
   }
   return deferred.Promise();
+}
+
+Napi::Value PortObject::setRxFilter(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!checkOpen(env, "setRxFilter")) return env.Undefined();
+  auto rules = toRules(env, info[0]);
+  if (!rules) return env.Undefined();
+  // A filter that passes everything is none, and costs nothing.
+  std::shared_ptr<const RxFilter> filter;
+  if (!rules->promiscuous) filter = std::make_shared<RxFilter>(std::move(*rules));
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  port_->setRxFilter(std::move(filter), resolver(env, deferred));
+  return deferred.Promise();
+}
+
+Napi::Value PortObject::switchPairs(const Napi::CallbackInfo& info, Result<void> (Port::*step)(uint32_t, Port::Done)) {
+  const Napi::Env env = info.Env();
+  if (!checkOpen(env, "switch of queue pairs")) return env.Undefined();
+  const auto pairs = toUint32(env, info[0], "pairs");
+  if (!pairs) return env.Undefined();
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  if (const auto begun = ((*port_).*step)(*pairs, resolver(env, deferred)); !begun) {
+    environment_->events->letGo(env);
+    deferred.Reject(faultError(env, begun.fault()));
+  }
+  return deferred.Promise();
+}
+
+Napi::Value PortObject::finishTransmit(const Napi::CallbackInfo& info) {
+  return switchPairs(info, &Port::finishTransmit);
+}
+Napi::Value PortObject::retire(const Napi::CallbackInfo& info) { return switchPairs(info, &Port::retire); }
+Napi::Value PortObject::enlist(const Napi::CallbackInfo& info) { return switchPairs(info, &Port::enlist); }
+
+void PortObject::detachQueues(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!checkOpen(env, "detachQueues")) return;
+  const auto pairs = toUint32(env, info[0], "pairs");
+  if (!pairs) return;
+  if (const auto detached = port_->detachQueues(*pairs); !detached) throwFault(env, detached.fault());
 }
 
 Napi::Value PortObject::discard(const Napi::CallbackInfo& info) {

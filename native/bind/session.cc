@@ -95,6 +95,7 @@ Napi::Value SessionObject::create(const Napi::CallbackInfo& info) {
   setConstant(env, object, "rings", array(env, rings));
   setConstant(env, object, "kicks", array(env, kicks));
   setConstant(env, object, "calls", array(env, calls));
+  setConstant(env, object, "control", ControlQueueObject::wrap(env, self->session_));
   return Napi::Value(env, object);
 }
 

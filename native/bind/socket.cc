@@ -215,6 +215,7 @@ void registerSockets(Napi::Env env, Napi::Object exports) {
     reference->SuppressDestruct();
   }
   Environment::of(env).add(Stage::kIo, context);
+  Environment::of(env).startReactor = [context] { return context->start(); };
   exports.Set("listenUnix", Napi::Function::New(env, &ListenerObject::open, "listenUnix", context));
   exports.Set("connectUnix", Napi::Function::New(env, connectJs, "connectUnix", context));
 }

@@ -165,6 +165,16 @@ std::optional<LinkFault> inspectLink(const std::string& name, std::optional<Link
   return std::nullopt;
 }
 
+std::optional<LinkFault> readLinkFilter(uint32_t ifindex, std::optional<LinkFilter>* filter) noexcept {
+  const std::string what = "link " + std::to_string(ifindex);
+  Result<Rtnetlink> netlink = Rtnetlink::open();
+  if (!netlink) return at(netlink.fault(), what);
+  auto found = netlink.value().filter(ifindex);
+  if (!found) return at(netlink.value(), found.fault(), what);
+  *filter = std::move(found).value();
+  return std::nullopt;
+}
+
 std::optional<LinkFault> deleteLink(const std::string& name, uint32_t ifindex, bool* deleted) noexcept {
   *deleted = false;
   Result<Rtnetlink> netlink = Rtnetlink::open();

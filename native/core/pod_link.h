@@ -50,6 +50,8 @@ struct LinkState {
 std::optional<LinkFault> openTap(const TapSpec& spec, OpenedTap* opened) noexcept;
 std::optional<LinkFault> setupLink(const LinkSetup& setup) noexcept;
 std::optional<LinkFault> inspectLink(const std::string& name, std::optional<LinkState>* state) noexcept;
+// Empty: there is no such link.
+std::optional<LinkFault> readLinkFilter(uint32_t ifindex, std::optional<LinkFilter>* filter) noexcept;
 // `deleted` is false when there is no link of that name and index.
 std::optional<LinkFault> deleteLink(const std::string& name, uint32_t ifindex, bool* deleted) noexcept;
 

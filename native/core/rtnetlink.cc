@@ -4,6 +4,7 @@
 #include <linux/if.h>
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
+#include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -15,6 +16,12 @@
 constexpr unsigned short kIflaGsoIpv4MaxSize = 63;  // linux/if_link.h of 6.3
 #else
 constexpr unsigned short kIflaGsoIpv4MaxSize = IFLA_GSO_IPV4_MAX_SIZE;
+#endif
+
+#ifndef IFLA_ALLMULTI
+constexpr unsigned short kIflaAllMulti = 61;  // linux/if_link.h of 6.0
+#else
+constexpr unsigned short kIflaAllMulti = IFLA_ALLMULTI;
 #endif
 
 namespace vu {
@@ -318,6 +325,73 @@ Result<std::optional<LinkInfo>> Rtnetlink::askLink(Message& message) noexcept {
     found = std::move(link);
   });
   if (!asked && asked.fault().errnum != ENODEV) return asked.fault();
+  return found;
+}
+
+Result<std::optional<LinkFilter>> Rtnetlink::filter(uint32_t ifindex) noexcept {
+  std::optional<LinkFilter> found;
+  ifinfomsg body{};
+  body.ifi_index = static_cast<int>(ifindex);
+  Message ask(RTM_GETLINK, 0, body);
+  const Result<void> asked = query(ask, "RTM_GETLINK", [&found](const void* raw) {
+    const nlmsghdr* header = nullptr;
+    const auto* info = bodyOf<ifinfomsg>(raw, &header);
+    if (info == nullptr) return;
+    LinkFilter filter;
+    // A kernel before 6.0 counts in IFLA_PROMISCUITY only; what `ip link` was told is in the flags.
+    filter.promiscuous = (info->ifi_flags & IFF_PROMISC) != 0;
+    filter.allMulticast = (info->ifi_flags & IFF_ALLMULTI) != 0;
+    size_t length = 0;
+    const rtattr* first = attributesOf<ifinfomsg>(header, &length);
+    eachAttribute(first, length, [&filter](const rtattr* attribute) {
+      switch (attribute->rta_type & NLA_TYPE_MASK) {
+        case IFLA_ADDRESS:
+          if (RTA_PAYLOAD(attribute) == filter.mac.size())
+            std::memcpy(filter.mac.data(), RTA_DATA(attribute), filter.mac.size());
+          break;
+        case IFLA_PROMISCUITY:
+          filter.promiscuous = filter.promiscuous || u32Of(attribute) != 0;
+          break;
+        case kIflaAllMulti:
+          filter.allMulticast = filter.allMulticast || u32Of(attribute) != 0;
+          break;
+        default:
+          break;
+      }
+    });
+    found = std::move(filter);
+  });
+  if (!asked) {
+    if (asked.fault().errnum == ENODEV) return std::optional<LinkFilter>();
+    return asked.fault();
+  }
+  if (!found) return found;
+  // The address lists of a device are what `bridge fdb show` calls its own ("self") entries.
+  body.ifi_family = AF_BRIDGE;
+  Message list(RTM_GETNEIGH, NLM_F_DUMP, body);
+  const auto restart = [&found] {
+    found->unicast.clear();
+    found->multicast.clear();
+  };
+  const Result<void> listed = dump(list, "RTM_GETNEIGH", restart, [&](const void* raw) {
+    const nlmsghdr* header = nullptr;
+    const auto* entry = bodyOf<ndmsg>(raw, &header);
+    if (entry == nullptr || entry->ndm_ifindex != static_cast<int>(ifindex) || (entry->ndm_flags & NTF_SELF) == 0) {
+      return;
+    }
+    size_t length = 0;
+    const rtattr* first = attributesOf<ndmsg>(header, &length);
+    eachAttribute(first, length, [&found](const rtattr* attribute) {
+      MacAddress mac;
+      if (attribute->rta_type != NDA_LLADDR || RTA_PAYLOAD(attribute) != mac.size()) return;
+      std::memcpy(mac.data(), RTA_DATA(attribute), mac.size());
+      ((mac[0] & 1) != 0 ? found->multicast : found->unicast).push_back(mac);
+    });
+  });
+  if (!listed) {
+    if (listed.fault().errnum == ENODEV) return std::optional<LinkFilter>();
+    return listed.fault();
+  }
   return found;
 }
 

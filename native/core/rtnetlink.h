@@ -49,6 +49,15 @@ struct LinkInfo {
   bool carrier = false;
 };
 
+// Which frames a link wants: what a network card would be told (dev_set_rx_mode).
+struct LinkFilter {
+  MacAddress mac{};
+  bool promiscuous = false;
+  bool allMulticast = false;
+  std::vector<MacAddress> unicast;
+  std::vector<MacAddress> multicast;
+};
+
 struct LinkAttributes {
   MacAddress mac{};
   uint32_t mtu = 0;
@@ -67,6 +76,8 @@ class Rtnetlink {
   // ENODEV is a value here: an empty optional.
   Result<std::optional<LinkInfo>> link(const std::string& name) noexcept;
   Result<std::optional<LinkInfo>> link(uint32_t ifindex) noexcept;
+  // Empty: there is no such link.
+  Result<std::optional<LinkFilter>> filter(uint32_t ifindex) noexcept;
   Result<void> setAttributes(uint32_t ifindex, const LinkAttributes& attributes) noexcept;
   // No link-local address by itself: it would stay tentative for ever without carrier.
   Result<void> disableAddressGeneration(uint32_t ifindex) noexcept;

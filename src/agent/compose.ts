@@ -60,7 +60,7 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
     pumps: createPumps(binding, options),
     ipam: new DelegatedIpam({ binDirs: [options.cniBinDir] }),
     ovs,
-    createDevice: (device) => createVirtioUserDevice(device, (session) => binding.createSession(session)),
+    createDevice: (device, path) => createVirtioUserDevice(device, (session) => binding.createSession(session), path),
     createSource: (backend) => createSource(backend, binding, options, directories, log),
     clock: realClock,
     log,

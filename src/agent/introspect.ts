@@ -3,6 +3,7 @@
  *   GET  /attachments                  views of all
  *   GET  /attachments/{id}             one view
  *   POST /attachments/{id}/reconnect   drop the backend connection and start anew
+ *   POST /attachments/{id}/queue-pairs/{pairs}   how many queue pairs carry traffic
  *   POST /reconcile                    compare records with reality now; answers what was done
  * Bodies are JSON; feature masks are hexadecimal text, counters decimal text.
  */
@@ -17,9 +18,13 @@ import { formatMask } from '../virtio/feature.ts';
 import { introspectionSocketName } from './http-client.ts';
 
 /** A view as JSON: bigints as text, features by name. */
-export type AttachmentReport = Omit<AttachmentView, 'offeredFeatures' | 'ackedFeatures' | 'counters'> & {
+export type AttachmentReport = Omit<
+  AttachmentView,
+  'offeredFeatures' | 'ackedFeatures' | 'localFeatures' | 'counters'
+> & {
   readonly offeredFeatures: FeatureReport | null;
   readonly ackedFeatures: FeatureReport | null;
+  readonly localFeatures: FeatureReport | null;
   readonly counters: CounterReport | null;
 };
 
@@ -39,7 +44,7 @@ export interface CounterReport {
 }
 
 export interface IntrospectionParts {
-  readonly attachments: Pick<Attachments, 'list' | 'reconnect'>;
+  readonly attachments: Pick<Attachments, 'list' | 'reconnect' | 'setQueuePairs'>;
   readonly reconcile: () => Promise<unknown>;
   readonly featureNames: (mask: bigint) => readonly string[];
   readonly log: Logger;
@@ -55,6 +60,7 @@ export function reportOf(view: AttachmentView, featureNames: IntrospectionParts[
     ...view,
     offeredFeatures: features(view.offeredFeatures),
     ackedFeatures: features(view.ackedFeatures),
+    localFeatures: features(view.localFeatures),
     counters:
       counters === null
         ? null
@@ -113,7 +119,7 @@ export class Introspection {
     try {
       ({ status, body } = await this.#answer(request.method ?? '', request.url ?? ''));
     } catch (error) {
-      status = error instanceof VirtioUserError && error.code === 'ATTACHMENT_UNKNOWN' ? 404 : 500;
+      status = statusOf(error);
       body = { error: describeError(error) };
       if (status === 500) this.#parts.log.error({ error, path: request.url }, 'introspection failed');
     }
@@ -128,6 +134,11 @@ export class Introspection {
       return { status: 200, body: attachments.list().map((view) => reportOf(view, featureNames)) };
     }
     if (method === 'POST' && path === '/reconcile') return { status: 200, body: await this.#parts.reconcile() };
+    const [, switched, pairs] = /^\/attachments\/(vu[0-9a-f]{12})\/queue-pairs\/(\d{1,5})$/.exec(path) ?? [];
+    if (method === 'POST' && switched !== undefined) {
+      await attachments.setQueuePairs(switched, Number(pairs));
+      return { status: 200, body: { id: switched, queuePairs: Number(pairs) } };
+    }
     const [, id = '', action] = /^\/attachments\/(vu[0-9a-f]{12})(?:\/(reconnect))?$/.exec(path) ?? [];
     if (id !== '' && (action === undefined) === (method === 'GET')) {
       const view = attachments.list().find((candidate) => candidate.id === id);
@@ -140,6 +151,15 @@ export class Introspection {
     }
     return { status: 404, body: { error: { code: 'INPUT_FRAME', message: `nothing answers to ${method} ${path}` } } };
   }
+}
+
+/** What the caller can mend is 409; what is broken here 500. */
+function statusOf(error: unknown): number {
+  if (!(error instanceof VirtioUserError)) return 500;
+  if (error.code === 'ATTACHMENT_UNKNOWN') return 404;
+  return error.code === 'CONTROL_REFUSED' || error.code === 'DEVICE_NOT_RUNNING' || error.code === 'NOT_NEGOTIATED'
+    ? 409
+    : 500;
 }
 
 function answers(path: string): Promise<boolean> {

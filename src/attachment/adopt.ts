@@ -16,7 +16,8 @@ export async function adopt(record: ReadyRecord, dependencies: AttachmentDepende
     if (netns === null) return null;
     const tap = await binding.openTap(netns, tapSpec(spec.key.ifName, spec.device, record.ifindex));
     const addresses = record.result.ipam.ips.map((ip) => ip.address);
-    return new LiveAttachment(record.id, spec, tap.queues, addresses, dependencies);
+    const pod = { taps: tap.queues, ifindex: tap.ifindex, netns: record.netns };
+    return new LiveAttachment(record.id, spec, pod, addresses, dependencies);
   } catch (error) {
     log.error({ id: record.id, error }, 'an attachment could not be taken up again');
     return null;

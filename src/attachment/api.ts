@@ -55,11 +55,27 @@ export interface AttachmentView {
   readonly offeredFeatures: bigint | null;
   readonly ackedFeatures: bigint | null;
   readonly protocolFeatures: readonly string[];
+  readonly localFeatures: bigint | null;
   readonly queuePairs: number;
+  /** Pairs that carry traffic now. */
+  readonly activePairs: number;
+  /** What the control queue has set; null while the device does not run. */
+  readonly control: ControlView | null;
   readonly backendPid: number | null;
   readonly connections: number;
   readonly lastOutageMs: number | null;
   readonly counters: PortCounters | null;
+}
+
+/** What of the pod's interface the device has been told. */
+export interface ControlView {
+  readonly mac: string;
+  /** `promiscuous`, `allMulticast`, … */
+  readonly rxModes: readonly string[];
+  readonly unicast: readonly string[];
+  readonly multicast: readonly string[];
+  /** The driver has not confirmed yet that it announced itself. */
+  readonly announce: boolean;
 }
 
 export interface Attachments {
@@ -76,4 +92,9 @@ export interface Attachments {
   list(): readonly AttachmentView[];
   /** Drops the current backend connection and starts anew. @throws ATTACHMENT_UNKNOWN */
   reconnect(id: string): void;
+  /**
+   * How many queue pairs carry traffic, also on later connections of this agent.
+   * @throws VirtioUserError ATTACHMENT_UNKNOWN, DEVICE_NOT_RUNNING, CONTROL_REFUSED, …
+   */
+  setQueuePairs(id: string, pairs: number): Promise<void>;
 }

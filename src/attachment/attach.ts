@@ -10,7 +10,7 @@ import type { NativeFd } from '../native/binding.ts';
 import type { AttachmentDependencies } from './dependencies.ts';
 import { ipamCall } from './detach.ts';
 import { attachmentId } from './key.ts';
-import { LiveAttachment } from './live-attachment.ts';
+import { LiveAttachment, type PodInterface } from './live-attachment.ts';
 import { identityOf } from './netns.ts';
 import { ovsPortSpec } from './ovs-port.ts';
 import { linkSetup, tapSpec } from './pod-link.ts';
@@ -145,7 +145,7 @@ class Climb {
       .catch((error: unknown) => Promise.reject(linkFailure(error, ifName)));
     this.#ifindex = tap.ifindex;
     this.#rollback.push('interface', () => binding.deletePodLink(this.#netns, ifName, tap.ifindex));
-    const live = this.#makeLive(tap.queues);
+    const live = this.#makeLive({ taps: tap.queues, ifindex: tap.ifindex, netns: this.#record.netns });
     this.#rollback.push('device', () => live.close());
     this.#proceed();
     // Before the port: a switch that finds no socket comes back only a second later.
@@ -153,9 +153,9 @@ class Climb {
     return { live, ifindex: tap.ifindex };
   }
 
-  #makeLive(queues: readonly NativeFd[]): LiveAttachment {
+  #makeLive(pod: PodInterface): LiveAttachment {
     try {
-      return new LiveAttachment(this.id, this.#spec, queues, [], this.#dependencies);
+      return new LiveAttachment(this.id, this.#spec, pod, [], this.#dependencies);
     } catch (error) {
       throw linkFailure(error, this.#spec.key.ifName);
     }

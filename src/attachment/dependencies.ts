@@ -1,6 +1,7 @@
 /** What the life cycle is given at the composition root; tests give it something else. */
 import type { VirtioUserDevice, DeviceOptions } from '../device/api.ts';
 import type { FrontendSource } from '../device/frontend.ts';
+import type { DataPath } from '../device/queue-pairs.ts';
 import type { Ipam } from '../ipam/result.ts';
 import type { NativeBinding, Pump } from '../native/binding.ts';
 import type { OvsPorts } from '../ovs/ports.ts';
@@ -40,7 +41,7 @@ export interface AttachmentDependencies {
   readonly pumps: readonly Pump[];
   readonly ipam: Ipam;
   readonly ovs: OvsPorts;
-  readonly createDevice: (options: DeviceOptions) => VirtioUserDevice;
+  readonly createDevice: (options: DeviceOptions, path: DataPath) => VirtioUserDevice;
   readonly createSource: (backend: BackendSpec) => FrontendSource;
   readonly clock: Clock;
   readonly log: Logger;

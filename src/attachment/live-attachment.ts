@@ -1,11 +1,15 @@
 /** One attachment as it runs: the pod's TAP (port), its device, and the policy of its backend connections. */
 import type { ReadyDevice, VirtioUserDevice } from '../device/api.ts';
 import { VirtioUserError } from '../errors.ts';
-import type { NativeFd, Port, PortCounters, Pump } from '../native/binding.ts';
+import type { NetState } from '../device/net-state.ts';
+import type { NativeFd, PodLinkWatch, Port, PortCounters, Pump } from '../native/binding.ts';
 import type { AttachmentIdentity } from '../telemetry/channels.ts';
 import { statusNames } from '../virtio/status.ts';
 import { announcements } from './announce.ts';
 import type { AttachmentDependencies } from './dependencies.ts';
+import { openRecordedNetns } from './netns.ts';
+import { PodDriver } from './pod-driver.ts';
+import type { NetnsIdentity } from './record.ts';
 import { type LinkState, Reconnect } from './reconnect.ts';
 import type { AttachmentSpec } from './spec.ts';
 
@@ -16,9 +20,19 @@ export interface LiveView {
   readonly carrier: boolean;
   readonly statusNames: readonly string[];
   readonly ready: ReadyDevice | null;
+  readonly activePairs: number;
+  readonly net: NetState | null;
   readonly backendPid: number | null;
   readonly connections: number;
   readonly lastOutageMs: number | null;
+}
+
+/** The pod's interface as it was made or taken up. */
+export interface PodInterface {
+  /** Taken, also when the constructor throws. */
+  readonly taps: readonly NativeFd[];
+  readonly ifindex: number;
+  readonly netns: NetnsIdentity;
 }
 
 export class LiveAttachment {
@@ -28,14 +42,15 @@ export class LiveAttachment {
   readonly #port: Port;
   readonly #device: VirtioUserDevice;
   readonly #reconnect: Reconnect;
+  /** null without a control queue. */
+  readonly #driver: PodDriver | null;
   readonly #waiters = new Set<() => void>();
   #addresses: readonly string[];
 
-  /** Takes the TAP queues, also when it throws. */
   constructor(
     id: string,
     spec: AttachmentSpec,
-    taps: readonly NativeFd[],
+    pod: PodInterface,
     addresses: readonly string[],
     dependencies: AttachmentDependencies,
   ) {
@@ -43,10 +58,21 @@ export class LiveAttachment {
     this.spec = spec;
     this.#addresses = addresses;
     this.#dependencies = dependencies;
-    const { createDevice, createSource, clock, log, options } = dependencies;
-    this.#port = createPort(id, taps, dependencies, (event) => this.#reconnect.portEvent(event));
+    const { createDevice, createSource, clock, options } = dependencies;
+    const log = dependencies.log.child({ id, containerId: spec.key.containerId, network: spec.key.networkName });
+    this.#port = createPort(id, pod.taps, dependencies, (event) => this.#reconnect.portEvent(event));
     try {
-      this.#device = createDevice({ ...spec.device, softwareOffloads: options.softwareOffloads });
+      const device = createDevice({ ...spec.device, softwareOffloads: options.softwareOffloads }, this.#port);
+      this.#device = device;
+      this.#driver = spec.device.cq
+        ? new PodDriver({
+            device,
+            openWatch: (onChange) => openWatch(spec, pod, dependencies, onChange),
+            onMacChange: () => this.#reconnect.announce(),
+            clock,
+            log,
+          })
+        : null;
       this.#reconnect = new Reconnect({
         identity: identityOf(id, spec),
         port: this.#port,
@@ -54,11 +80,16 @@ export class LiveAttachment {
         createSource: () => createSource(spec.backend),
         holdMs: options.holdMs,
         clock,
-        log: log.child({ id, containerId: spec.key.containerId, network: spec.key.networkName }),
+        log,
         onChange: () => {
           for (const waiter of [...this.#waiters]) waiter();
         },
-        announcements: () => announcements(spec.device.mac, this.#addresses),
+        onRunning: (running) => {
+          if (running) this.#driver?.start();
+          else this.#driver?.stop();
+        },
+        onAnnounced: () => this.#driver?.announced(),
+        announcements: () => announcements(device.net?.mac ?? spec.device.mac, this.#addresses),
       });
     } catch (error) {
       void this.#port.close();
@@ -124,14 +155,20 @@ export class LiveAttachment {
     this.#reconnect.reconnect();
   }
 
+  /** @throws VirtioUserError as the device's `control` does */
+  async setQueuePairs(pairs: number): Promise<void> {
+    await this.#device.control({ kind: 'queue-pairs', pairs });
+    this.#dependencies.log.info({ id: this.id, pairs }, 'queue pairs switched');
+  }
+
   /** No frame moves after it resolves; the TAP's descriptors are let go. Idempotent. */
-  stopTraffic(): Promise<void> {
-    return this.#reconnect.stopTraffic();
+  async stopTraffic(): Promise<void> {
+    await Promise.all([this.#reconnect.stopTraffic(), this.#driver?.close()]);
   }
 
   /** The whole end: traffic, connection, memory, socket. The TAP itself stays. Idempotent. */
-  close(): Promise<void> {
-    return this.#reconnect.close();
+  async close(): Promise<void> {
+    await Promise.all([this.#reconnect.close(), this.#driver?.close()]);
   }
 
   counters(): PortCounters | null {
@@ -141,7 +178,19 @@ export class LiveAttachment {
   get view(): LiveView {
     const { state, reason, carrier, ready, backendPid, connections, lastOutageMs } = this.#reconnect;
     const names = statusNames(this.#device.status);
-    return { state, reason, carrier, statusNames: names, ready, backendPid, connections, lastOutageMs };
+    const { activePairs, net } = this.#device;
+    return {
+      state,
+      reason,
+      carrier,
+      statusNames: names,
+      ready,
+      activePairs,
+      net,
+      backendPid,
+      connections,
+      lastOutageMs,
+    };
   }
 }
 
@@ -160,6 +209,21 @@ function createPort(
   } catch (error) {
     for (const tap of taps) tap.close();
     throw error;
+  }
+}
+
+async function openWatch(
+  { netnsPath }: AttachmentSpec,
+  { netns, ifindex }: PodInterface,
+  { binding }: AttachmentDependencies,
+  onChange: () => void,
+): Promise<PodLinkWatch | null> {
+  const fd = openRecordedNetns(binding, netnsPath, netns);
+  if (fd === null) return null;
+  try {
+    return await binding.watchPodLink(fd, ifindex, onChange);
+  } finally {
+    fd.close();
   }
 }
 

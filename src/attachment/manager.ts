@@ -198,6 +198,13 @@ export class AttachmentManager implements Attachments {
     live.reconnect();
   }
 
+  async setQueuePairs(id: string, pairs: number): Promise<void> {
+    const live = this.#live.get(id);
+    if (live === undefined)
+      throw new VirtioUserError('ATTACHMENT_UNKNOWN', `queue pairs: no attachment ${id} runs here`);
+    await live.setQueuePairs(pairs);
+  }
+
   /** One pass; see `reconcile.ts`. */
   async reconcile(): Promise<ReconcileReport> {
     const { binding, ovs, options, clock, log } = this.#dependencies;

@@ -35,8 +35,12 @@ export interface ReconnectParts {
   readonly clock: Clock;
   readonly log: Logger;
   readonly onChange: () => void;
+  /** The device runs on a fresh connection (true), or does not any more. */
+  readonly onRunning: (running: boolean) => void;
   /** Frames that tell the switch where the pod is, as of now. */
   readonly announcements: () => readonly Uint8Array[];
+  /** All announcements after a start are out. */
+  readonly onAnnounced: () => void;
 }
 
 /** Failures in a row at one step after which the state says so. */
@@ -241,7 +245,8 @@ export class Reconnect {
         port.setOffload(ready.offloads.tapMask);
         this.#portStarted = true;
         const { softwareGso, softwareChecksum, softwareGro } = ready.offloads;
-        await port.start(ready.session, { softwareGso, softwareChecksum, softwareGro, activePairs: ready.queuePairs });
+        const { activePairs } = ready;
+        await port.start(ready.session, { softwareGso, softwareChecksum, softwareGro, activePairs });
       }
       if (this.#over()) return null;
       if (connection.endReason !== null) {
@@ -272,10 +277,13 @@ export class Reconnect {
     this.#setCarrier(true);
     const lacks = degradedBy.length === 0 ? null : `software stands in for ${degradedBy.join(', ')}`;
     this.#setState('running', lacks);
+    this.#parts.onRunning(true);
     for (const delay of announceAtMs) {
       if (delay === 0) this.announce();
       else this.#announceTimers.push(clock.setTimeout(() => this.announce(), delay));
     }
+    const last = announceAtMs[announceAtMs.length - 1] ?? 0;
+    this.#announceTimers.push(clock.setTimeout(() => this.#parts.onAnnounced(), last));
     const outageMs = this.#lostAtMs === null ? null : Math.round(clock.now() - this.#lostAtMs);
     this.#lostAtMs = null;
     this.#tellMismatch(false, degradedBy);
@@ -292,6 +300,7 @@ export class Reconnect {
 
   #lost(reason: string): void {
     this.#ready = null;
+    this.#parts.onRunning(false);
     if (this.#over()) return;
     this.#beginHold(reason);
     publish('backendDisconnected', { attachment: this.#parts.identity, reason });

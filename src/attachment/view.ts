@@ -1,5 +1,6 @@
 /** What a person or a metric may see of one attachment: its record, and what runs of it. */
-import type { AttachmentView } from './api.ts';
+import type { NetState } from '../device/net-state.ts';
+import type { AttachmentView, ControlView } from './api.ts';
 import type { LiveAttachment } from './live-attachment.ts';
 import type { AttachmentRecord } from './record.ts';
 
@@ -24,12 +25,21 @@ export function viewOf(record: AttachmentRecord, live: LiveAttachment | null): A
     offeredFeatures: running?.ready?.offeredFeatures ?? null,
     ackedFeatures: running?.ready?.ackedFeatures ?? null,
     protocolFeatures: running?.ready?.protocolFeatures ?? [],
+    localFeatures: running?.ready?.localFeatures ?? null,
     queuePairs: running?.ready?.queuePairs ?? 0,
+    activePairs: running?.activePairs ?? 0,
+    control: controlView(running?.net ?? null),
     backendPid: running?.backendPid ?? null,
     connections: running?.connections ?? 0,
     lastOutageMs: running?.lastOutageMs ?? null,
     counters: live?.counters() ?? null,
   };
+}
+
+function controlView(net: NetState | null): ControlView | null {
+  if (net === null) return null;
+  const { mac, unicast, multicast, announce } = net;
+  return { mac, rxModes: [...net.rxModes], unicast, multicast, announce };
 }
 
 function absentState({ phase }: AttachmentRecord): string {

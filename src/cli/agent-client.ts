@@ -30,6 +30,11 @@ export class AgentClient {
     await this.#call('POST', `/attachments/${checkedId(id)}/reconnect`);
   }
 
+  /** @throws VirtioUserError ATTACHMENT_UNKNOWN, CONTROL_REFUSED */
+  async setQueuePairs(id: string, pairs: number): Promise<void> {
+    await this.#call('POST', `/attachments/${checkedId(id)}/queue-pairs/${pairs}`, 30_000);
+  }
+
   /** What reconciliation did, as the agent tells it. */
   reconcile(): Promise<unknown> {
     return this.#call('POST', '/reconcile', 120_000);
@@ -46,11 +51,15 @@ export class AgentClient {
     if (answer.status < 300) return body;
     const told = errorTexts(body);
     throw new VirtioUserError(
-      answer.status === 404 ? 'ATTACHMENT_UNKNOWN' : 'SYSCALL_FAILED',
+      codeOf(answer.status),
       told.message ?? `${method} ${path}: status ${answer.status}`,
       told.remedy === null ? {} : { remedy: told.remedy },
     );
   }
+}
+
+function codeOf(status: number): 'ATTACHMENT_UNKNOWN' | 'CONTROL_REFUSED' | 'SYSCALL_FAILED' {
+  return status === 404 ? 'ATTACHMENT_UNKNOWN' : status === 409 ? 'CONTROL_REFUSED' : 'SYSCALL_FAILED';
 }
 
 function checkedId(id: string): string {

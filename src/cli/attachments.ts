@@ -1,7 +1,8 @@
-/** `attachments list|show|reconnect`: what the agent holds, and a fresh start for one backend connection. */
+/** `attachments list|show|reconnect|set-queues`: what the agent holds, and what can be changed while it runs. */
 import type { AttachmentReport } from '../agent/introspect.ts';
+import { VirtioUserError } from '../errors.ts';
 import { AgentClient, runDirOf } from './agent-client.ts';
-import { type Command, print, textArgument } from './command.ts';
+import { type Command, numberArgument, print, textArgument } from './command.ts';
 import { exitCode } from './exit-code.ts';
 import { type Column, renderFields, renderTable } from './output.ts';
 
@@ -54,8 +55,33 @@ export const reconnectCommand: Command = {
   },
 };
 
+export const setQueuesCommand: Command = {
+  usage: 'set-queues <id> <pairs>',
+  describe: 'how many queue pairs of an attachment carry traffic, until the agent is restarted',
+  positionals: {
+    ...idPositional,
+    pairs: { type: 'number', describe: 'from 1 to the number that the device has (attachments show)' },
+  },
+  run: async (args, terminal) => {
+    const id = textArgument(args, 'id');
+    const pairs = numberArgument(args, 'pairs');
+    if (!Number.isInteger(pairs) || pairs < 0 || pairs > 0xffff) {
+      throw new VirtioUserError('CONFIG_INVALID', `pairs: ${pairs} is not a number of queue pairs`);
+    }
+    await new AgentClient(runDirOf(args)).setQueuePairs(id, pairs);
+    print(args, terminal, { id, queuePairs: pairs }, () => `${id} uses ${pairs} queue pair${pairs === 1 ? '' : 's'}\n`);
+    return exitCode.ok;
+  },
+};
+
 function podOf({ pod }: AttachmentReport): string {
   return pod === null ? '' : `${pod.namespace}/${pod.name}`;
+}
+
+function receiveFilterOf({ control }: AttachmentReport): readonly string[] {
+  if (control === null) return [];
+  const { mac, rxModes, unicast, multicast, announce } = control;
+  return [mac, ...rxModes, ...unicast, ...multicast, ...(announce ? ['announcement is not acknowledged yet'] : [])];
 }
 
 function dropsOf({ counters }: AttachmentReport): bigint {
@@ -84,10 +110,12 @@ function fieldsOf(report: AttachmentReport): readonly (readonly [string, string 
     ['connections', String(report.connections)],
     ['last outage', report.lastOutageMs === null ? '' : `${report.lastOutageMs} ms`],
     ['status', report.statusNames.join(' ')],
-    ['queue pairs', String(report.queuePairs)],
+    ['queue pairs', `${report.activePairs} of ${report.queuePairs}`],
     ['offered', report.offeredFeatures?.names ?? []],
     ['acknowledged', report.ackedFeatures?.names ?? []],
     ['protocol', report.protocolFeatures.join(' ')],
+    ["frontend's own", report.localFeatures?.names ?? []],
+    ['receive filter', receiveFilterOf(report)],
     ['rx', counters === null ? '' : `${counters.rxFrames} frames, ${counters.rxBytes} bytes`],
     ['tx', counters === null ? '' : `${counters.txFrames} frames, ${counters.txBytes} bytes`],
     ['drops', happened(counters?.drops)],

@@ -28,6 +28,13 @@ export function textArgument(args: Arguments, name: string): string {
   throw new VirtioUserError('CONFIG_INVALID', `${name}: ${JSON.stringify(value)} is not a text`);
 }
 
+/** @throws VirtioUserError CONFIG_INVALID when it is missing or not a number */
+export function numberArgument(args: Arguments, name: string): number {
+  const value = args[name];
+  if (typeof value === 'number' && Number.isFinite(value)) return value;
+  throw new VirtioUserError('CONFIG_INVALID', `${name}: ${JSON.stringify(value)} is not a number`);
+}
+
 export function optionalText(args: Arguments, name: string): string | null {
   return args[name] === undefined ? null : textArgument(args, name);
 }

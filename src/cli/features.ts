@@ -5,6 +5,7 @@ import {
   featureTable,
   formatMask,
   hasFeature,
+  localFeatures,
   parseFeatures,
   supportedFeatures,
 } from '../virtio/feature.ts';
@@ -17,13 +18,15 @@ interface FeatureRow {
   readonly name: string;
   /** We acknowledge it when it is offered. */
   readonly supported: boolean;
+  /** The frontend serves it, whatever the backend offers. */
+  readonly own: boolean;
   readonly room: string | null;
 }
 
 const columns: readonly Column<FeatureRow>[] = [
   { title: 'bit', value: ({ bit }) => String(bit), align: 'right' },
   { title: 'name', value: ({ name }) => name },
-  { title: 'supported', value: ({ supported }) => (supported ? 'yes' : 'no') },
+  { title: 'supported', value: ({ supported, own }) => (own ? 'own' : supported ? 'yes' : 'no') },
   { title: 'where', value: ({ room }) => room ?? '' },
 ];
 
@@ -33,6 +36,7 @@ export function featureRows(mask: bigint): readonly FeatureRow[] {
     bit,
     name: featureName(bit),
     supported: hasFeature(supportedFeatures, bit),
+    own: hasFeature(localFeatures, bit),
     room: rooms.get(bit) ?? null,
   }));
 }

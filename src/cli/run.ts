@@ -4,7 +4,7 @@ import { defaultRunDir } from '../agent/options.ts';
 import { version } from '../agent/version.ts';
 import { type ErrorCode, messageOf, VirtioUserError } from '../errors.ts';
 import { agentCommand } from './agent.ts';
-import { listCommand, reconnectCommand, showCommand } from './attachments.ts';
+import { listCommand, reconnectCommand, setQueuesCommand, showCommand } from './attachments.ts';
 import { probeCommand } from './backend-probe.ts';
 import type { Arguments, Command, Terminal } from './command.ts';
 import { doctorCommand } from './doctor.ts';
@@ -25,7 +25,7 @@ const groups: readonly { readonly name: string; readonly describe: string; reado
   {
     name: 'attachments',
     describe: 'pod interfaces of this node',
-    commands: [listCommand, showCommand, reconnectCommand],
+    commands: [listCommand, showCommand, reconnectCommand, setQueuesCommand],
   },
   { name: 'backend', describe: 'vhost backends', commands: [probeCommand] },
 ];

@@ -1,7 +1,9 @@
 /** What the attachment life cycle asks of the virtio-user device. Implemented by `device.ts`. */
 import type { Session, SessionOptions } from '../native/binding.ts';
 import type { OffloadPlan } from '../virtio/offload.ts';
+import type { Control } from '../virtio/control.ts';
 import type { Frontend } from './frontend.ts';
+import type { NetState } from './net-state.ts';
 
 /** The original's devargs, as far as they mean something for a pod. */
 export interface DeviceOptions {
@@ -23,8 +25,12 @@ export interface ReadyDevice {
   readonly session: Session;
   readonly offeredFeatures: bigint;
   readonly ackedFeatures: bigint;
+  /** Served by the frontend itself: MAC, STATUS, and with `cq` the control queue and its commands. */
+  readonly localFeatures: bigint;
   readonly protocolFeatures: readonly string[];
   readonly queuePairs: number;
+  /** Pairs that carry traffic from the start; fewer than `queuePairs` where the driver has asked for fewer. */
+  readonly activePairs: number;
   readonly offloads: OffloadPlan;
   /** Features that an earlier connection of this device had and this one lacks, by name; software stands in for them. */
   readonly degradedBy: readonly string[];
@@ -48,12 +54,23 @@ export interface VirtioUserDevice {
   readonly state: DeviceState;
   /** The virtio status byte as we hold it. */
   readonly status: number;
+  /** What the control queue has set since DRIVER_OK; null while the device does not run. */
+  readonly net: NetState | null;
+  /** Pairs that carry traffic; 0 while the device does not run. */
+  readonly activePairs: number;
   /**
    * Runs the whole handshake on a fresh connection with fresh memory, up to DRIVER_OK.
    * On rejection the connection is closed, the session freed, nothing is half set.
    * @throws VirtioUserError NOT_NEGOTIATED (parked), or what the frontend threw
    */
   bringUp(frontend: Frontend): Promise<ReadyDevice>;
+  /**
+   * The driver's side of the control queue: sends a command through the ring and waits for the answer. A number of pairs
+   * is remembered and restored on later connections.
+   * @throws VirtioUserError DEVICE_NOT_RUNNING; CONTROL_REFUSED, then nothing has changed; CONTROL_QUEUE_BROKEN;
+   *   NOT_NEGOTIATED without a control queue
+   */
+  control(control: Control): Promise<void>;
   /**
    * Ends the session in order on a living connection (rings disabled, GET_VRING_BASE), or locally on a dead one, then
    * closes connection and memory. The pump must have quiesced. Never rejects; returns anomalies for the log.

@@ -15,36 +15,51 @@
  */
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import type { Session, SessionOptions } from '../native/binding.ts';
-import { featureBit, formatMask, hasFeature } from '../virtio/feature.ts';
+import type { Control } from '../virtio/control.ts';
+import { featureBit, featureMask, formatMask, hasFeature } from '../virtio/feature.ts';
 import { statusBit, statusDriverOk, statusFeaturesOk } from '../virtio/status.ts';
 import { freshBase, plausibleBase } from '../virtio/vring-base.ts';
 import type { CreateSession, DeviceOptions, DeviceState, ReadyDevice, VirtioUserDevice } from './api.ts';
+import { exchangeControl } from './control-path.ts';
 import type { Frontend } from './frontend.ts';
 import { type Agreement, negotiate, type Negotiation } from './negotiate.ts';
+import { applyControl, initialNetState, type NetState, rxFilterOf } from './net-state.ts';
+import { type DataPath, switchQueuePairs } from './queue-pairs.ts';
 import { statusOf } from './state.ts';
 
 type Agreed = Extract<Negotiation, { readonly kind: 'agreed' }>;
 
-export function createVirtioUserDevice(options: DeviceOptions, createSession: CreateSession): VirtioUserDevice {
-  return new Device(options, createSession);
+/** @param path the pod's port: what control commands have an effect on */
+export function createVirtioUserDevice(
+  options: DeviceOptions,
+  createSession: CreateSession,
+  path: DataPath,
+): VirtioUserDevice {
+  return new Device(options, createSession, path);
 }
 
 class Device implements VirtioUserDevice {
   readonly #options: DeviceOptions;
   readonly #createSession: CreateSession;
+  readonly #path: DataPath;
   #state: DeviceState = { kind: 'idle' };
   #featuresAgreed = false;
   /** Of the first connection that reached DRIVER_OK; later ones are measured by it. */
   #remembered: Agreement | null = null;
+  /** What the driver asked for, whatever connection it was on; null: all there are. */
+  #wantedPairs: number | null = null;
+  #activePairs = 0;
+  #net: NetState | null = null;
   /** The connection under negotiation or in use. */
   #frontend: Frontend | null = null;
   /** Bumped by shutDown: what began under an earlier epoch ends. */
   #epoch = 0;
   #tail: Promise<unknown> = Promise.resolve();
 
-  constructor(options: DeviceOptions, createSession: CreateSession) {
+  constructor(options: DeviceOptions, createSession: CreateSession, path: DataPath) {
     this.#options = options;
     this.#createSession = createSession;
+    this.#path = path;
   }
 
   get state(): DeviceState {
@@ -55,9 +70,21 @@ class Device implements VirtioUserDevice {
     return statusOf(this.#state, this.#featuresAgreed);
   }
 
+  get net(): NetState | null {
+    return this.#net;
+  }
+
+  get activePairs(): number {
+    return this.#activePairs;
+  }
+
   bringUp(frontend: Frontend): Promise<ReadyDevice> {
     const epoch = this.#epoch;
     return this.#serialised(() => this.#bringUp(frontend, epoch));
+  }
+
+  control(control: Control): Promise<void> {
+    return this.#serialised(() => this.#control(control));
   }
 
   shutDown(): Promise<readonly string[]> {
@@ -92,19 +119,24 @@ class Device implements VirtioUserDevice {
       const offered = await this.#offer(handshake);
       const agreed = this.#agree(frontend, offered);
       const session = handshake.own(this.#makeSession(agreed));
+      const activePairs = Math.min(this.#wantedPairs ?? agreed.queuePairs, agreed.queuePairs);
       await this.#setFeatures(handshake, session, agreed);
-      await this.#start(handshake, session, agreed.ackedFeatures);
+      await this.#start(handshake, session, agreed.ackedFeatures, activePairs);
       if (epoch !== this.#epoch) throw cancelled();
       const ready: ReadyDevice = {
         session,
         offeredFeatures: offered,
         ackedFeatures: agreed.ackedFeatures,
+        localFeatures: agreed.localFeatures,
         protocolFeatures: frontend.abilities.protocolFeatures,
         queuePairs: agreed.queuePairs,
+        activePairs,
         offloads: agreed.offloads,
         degradedBy: agreed.degradedBy,
       };
       this.#state = { kind: 'ready', ready };
+      this.#activePairs = activePairs;
+      this.#net = initialNetState(this.#options.mac, agreed.localFeatures);
       this.#remembered ??= { ackedFeatures: agreed.ackedFeatures, queuePairs: agreed.queuePairs };
       return ready;
     } catch (thrown) {
@@ -130,7 +162,7 @@ class Device implements VirtioUserDevice {
       pairs: agreed.queuePairs,
       queueSize: this.#options.queueSize,
       rxBufferBytes: agreed.rxBufferBytes,
-      features: agreed.ackedFeatures,
+      features: agreed.ackedFeatures | (agreed.localFeatures & featureMask(featureBit.CTRL_VQ)),
       memory: this.#options.memory,
     };
     try {
@@ -169,7 +201,7 @@ class Device implements VirtioUserDevice {
     }
   }
 
-  async #start(handshake: Handshake, session: Session, acked: bigint): Promise<void> {
+  async #start(handshake: Handshake, session: Session, acked: bigint, activePairs: number): Promise<void> {
     const region = {
       fd: session.memory,
       label: session.memoryLabel,
@@ -188,9 +220,10 @@ class Device implements VirtioUserDevice {
     }
     const { ringEnable, status } = handshake.frontend.abilities;
     if (ringEnable) {
-      // Every ring of the session is active: it was made for the pairs that were agreed on.
+      // Also those that rest: what an earlier connection said of them died with it.
       for (const ring of session.rings.keys()) {
-        await handshake.step('SET_VRING_ENABLE', (frontend) => frontend.setVringEnable(ring, true));
+        const active = ring < 2 * activePairs;
+        await handshake.step('SET_VRING_ENABLE', (frontend) => frontend.setVringEnable(ring, active));
       }
     }
     if (status) await handshake.step('SET_STATUS DRIVER_OK', (frontend) => frontend.setStatus(statusDriverOk));
@@ -209,6 +242,60 @@ class Device implements VirtioUserDevice {
           ? { kind: 'parked', missing: missing.split(', ') }
           : { kind: 'failed', error };
     return error;
+  }
+
+  async #control(control: Control): Promise<void> {
+    if (this.#state.kind !== 'ready') {
+      throw new VirtioUserError('DEVICE_NOT_RUNNING', `control command ${control.kind}: the device does not run`, {
+        remedy: 'Wait until the attachment is running: its backend is not connected.',
+      });
+    }
+    const { ready } = this.#state;
+    const queue = ready.session.control;
+    if (queue === null) {
+      throw new VirtioUserError('NOT_NEGOTIATED', `control command ${control.kind}: the device has no control queue`, {
+        details: { missing: 'CTRL_VQ' },
+        remedy: 'Set "cq": true in the network configuration.',
+      });
+    }
+    let why: unknown = null;
+    const accepted = await exchangeControl(queue, control, async (command) => {
+      try {
+        return await this.#decide(command, ready);
+      } catch (thrown) {
+        why = thrown;
+        return false;
+      }
+    });
+    if (accepted) return;
+    throw new VirtioUserError(
+      'CONTROL_REFUSED',
+      `the device refused the control command ${describe(control)}${because(why)}`,
+      {
+        details: { command: control.kind },
+        ...(why === null ? {} : { cause: why }),
+      },
+    );
+  }
+
+  /** The device's side of the control queue. @returns false: refused. A throw is a refusal with its reason */
+  async #decide(control: Control, ready: ReadyDevice): Promise<boolean> {
+    if (control.kind === 'queue-pairs') return this.#switchPairs(control.pairs, ready);
+    const net = this.#net;
+    const next = net === null ? null : applyControl(net, control, ready.localFeatures);
+    if (next === null) return false;
+    if (control.kind !== 'announced') await this.#path.setRxFilter(rxFilterOf(next));
+    this.#net = next;
+    return true;
+  }
+
+  async #switchPairs(pairs: number, ready: ReadyDevice): Promise<boolean> {
+    const frontend = this.#frontend;
+    if (pairs < 1 || pairs > ready.queuePairs || frontend === null) return false;
+    await switchQueuePairs(frontend, this.#path, this.#activePairs, pairs);
+    this.#activePairs = pairs;
+    this.#wantedPairs = pairs;
+    return true;
   }
 
   async #shutDown(): Promise<readonly string[]> {
@@ -231,6 +318,8 @@ class Device implements VirtioUserDevice {
     }
     this.#frontend = null;
     this.#featuresAgreed = false;
+    this.#activePairs = 0;
+    this.#net = null;
     this.#state = { kind: 'idle' };
     return anomalies;
   }
@@ -281,6 +370,14 @@ class Handshake {
     this.frontend.close();
     this.#session?.close();
   }
+}
+
+function describe(control: Control): string {
+  return control.kind === 'queue-pairs' ? `queue-pairs ${control.pairs}` : control.kind;
+}
+
+function because(why: unknown): string {
+  return why === null ? '' : `: ${messageOf(why)}`;
 }
 
 function cancelled(): VirtioUserError {

@@ -4,7 +4,8 @@
  * the same name, so that the files read side by side.
  *
  * Every operation rejects with a VirtioUserError: DISCONNECTED, TIMEOUT, PROTOCOL_VIOLATION, BACKEND_REFUSED, or
- * NOT_NEGOTIATED for an operation that this connection never agreed on. After any rejection the connection is closed.
+ * NOT_NEGOTIATED for an operation that this connection never agreed on. After any rejection the connection is closed,
+ * but for a refusal (BACKEND_REFUSED) of `setVringEnable`, which may concern one pair of many.
  */
 import type { NativeFd, RingLayout } from '../native/binding.ts';
 
@@ -34,6 +35,7 @@ export interface Frontend {
   /** Counts connections of one attachment; events of an older generation are stale. */
   readonly generation: number;
   readonly backendPid: number | null;
+  readonly isOpen: boolean;
   /** Valid after `getFeatures`. */
   readonly abilities: FrontendAbilities;
 

@@ -8,6 +8,7 @@
  */
 import {
   closeDependencies,
+  controlFeatures,
   featureBit,
   featureMask,
   featureNames,
@@ -34,6 +35,8 @@ export type Negotiation =
   | {
       readonly kind: 'agreed';
       readonly ackedFeatures: bigint;
+      /** Served by the frontend itself, beside the acked ones. */
+      readonly localFeatures: bigint;
       readonly queuePairs: number;
       readonly rxBufferBytes: number;
       readonly offloads: OffloadPlan;
@@ -60,6 +63,7 @@ export function negotiate(offer: Offer, options: DeviceOptions, remembered: Agre
   return {
     kind: 'agreed',
     ackedFeatures: acked,
+    localFeatures: localOf(options),
     queuePairs,
     rxBufferBytes: rxBufferBytes(acked, options.mtu),
     offloads: planOffloads(acked, options.softwareOffloads),
@@ -69,20 +73,22 @@ export function negotiate(offer: Offer, options: DeviceOptions, remembered: Agre
 
 /** The original's devargs that take features away. */
 export function maskedByOptions(options: DeviceOptions): bigint {
-  const { MRG_RXBUF, IN_ORDER, RING_PACKED, CTRL_VQ, CTRL_RX, CTRL_VLAN, GUEST_ANNOUNCE, MQ, CTRL_MAC_ADDR } =
-    featureBit;
+  const { MRG_RXBUF, IN_ORDER, RING_PACKED, MQ } = featureBit;
   return (
     (options.mrgRxbuf ? 0n : featureMask(MRG_RXBUF)) |
     (options.inOrder ? 0n : featureMask(IN_ORDER)) |
     (options.packedVq ? 0n : featureMask(RING_PACKED)) |
-    (options.cq ? 0n : featureMask(CTRL_VQ, CTRL_RX, CTRL_VLAN, GUEST_ANNOUNCE, MQ, CTRL_MAC_ADDR))
+    (options.cq ? 0n : controlFeatures | featureMask(MQ))
   );
 }
 
 /** Dependencies count the bits that the frontend supplies itself (MQ hangs on the software control queue). */
 function close(features: bigint, options: DeviceOptions): bigint {
-  const local = options.cq ? localFeatures : localFeatures & ~featureMask(featureBit.CTRL_VQ);
-  return closeDependencies(features | local) & ~localFeatures;
+  return closeDependencies(features | localOf(options)) & ~localFeatures;
+}
+
+function localOf(options: DeviceOptions): bigint {
+  return options.cq ? localFeatures : localFeatures & ~controlFeatures;
 }
 
 const pageBytes = 4096;

@@ -85,8 +85,16 @@ export class Channel {
     });
   }
 
-  /** Sends a request without a reply; waits for the acknowledgement where there is one. `fds` are borrowed. */
-  tell(name: RequestName, payload: Uint8Array = emptyPayload, fds: readonly NativeFd[] = []): Promise<void> {
+  /**
+   * Sends a request without a reply; waits for the acknowledgement where there is one. `fds` are borrowed.
+   * @param refusal what a backend that says no costs: the connection, or this request
+   */
+  tell(
+    name: RequestName,
+    payload: Uint8Array = emptyPayload,
+    fds: readonly NativeFd[] = [],
+    refusal: 'ends' | 'survives' = 'ends',
+  ): Promise<void> {
     return this.#inTurn(async () => {
       const spec: RequestSpec = requests[name];
       if (spec.replyBytes !== null) throw new VirtioUserError('BUG', `${name} has a reply`);
@@ -97,11 +105,10 @@ export class Channel {
       }
       const code = decodeU64(await this.#exchange(name, versionFlag | needReplyFlag, payload, fds, ackBytes));
       if (code !== 0n) {
-        throw this.#end(
-          new VirtioUserError('BACKEND_REFUSED', `${this.#name}: backend refused ${name}`, {
-            details: { request: name, code: code.toString(), payload: Buffer.from(payload).toString('hex') },
-          }),
-        );
+        const refused = new VirtioUserError('BACKEND_REFUSED', `${this.#name}: backend refused ${name}`, {
+          details: { request: name, code: code.toString(), payload: Buffer.from(payload).toString('hex') },
+        });
+        throw refusal === 'ends' ? this.#end(refused) : refused;
       }
     });
   }

@@ -143,7 +143,12 @@ export class VhostUserFrontend implements Frontend {
 
   async setVringEnable(ring: number, enabled: boolean): Promise<void> {
     this.#require(this.#abilities.ringEnable, 'SET_VRING_ENABLE', 'PROTOCOL_FEATURES');
-    await this.#channel.tell('SET_VRING_ENABLE', encodeVringState({ index: ring, num: enabled ? 1 : 0 }));
+    await this.#channel.tell(
+      'SET_VRING_ENABLE',
+      encodeVringState({ index: ring, num: enabled ? 1 : 0 }),
+      [],
+      'survives',
+    );
     // Memory is reused after a ring is disabled: only a backend that has seen it makes that safe.
     if (!enabled) await this.barrier();
   }

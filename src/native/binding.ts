@@ -176,9 +176,70 @@ export interface SessionOptions {
   readonly queueSize: number;
   /** Bytes of one receive buffer, 2048..69632. */
   readonly rxBufferBytes: number;
-  /** Acked feature mask: decides header size, EVENT_IDX, MRG_RXBUF, INDIRECT. */
+  /** Acked feature mask: decides header size, EVENT_IDX, MRG_RXBUF, the kind of ring, and, with CTRL_VQ, the control queue. */
   readonly features: bigint;
   readonly memory: 'memfd' | 'hugetlb' | 'thp';
+}
+
+export interface ControlCommand {
+  /** VIRTIO_NET_CTRL_* class and command, a byte each. */
+  readonly commandClass: number;
+  readonly command: number;
+  /** At most 4096 bytes. */
+  readonly data: Uint8Array;
+}
+
+/**
+ * The control queue in software: driver and device side of one ring, in memory that the backend never gets. A chain that
+ * cannot be is answered with an error where it says where, and else ends the queue: every method throws EPIPE with the
+ * reason from then on.
+ */
+export interface ControlQueue {
+  /** Driver. @returns what its answer will carry. @throws NativeFault ENOSPC (ring full), EMSGSIZE, EPIPE */
+  submit(command: ControlCommand): number;
+  /** Driver: the next answer. */
+  takeAnswer(): { readonly token: number; readonly ack: number } | null;
+  /** Device: the next command; one at a time. */
+  next(): ControlCommand | null;
+  /** Device: answers what `next` returned, 0 for success. */
+  complete(ack: number): void;
+}
+
+/** Which frames of the backend are for the pod. */
+export interface RxFilterRules {
+  /** Everything passes, whatever the rest says. */
+  readonly promiscuous: boolean;
+  readonly allMulticast: boolean;
+  readonly allUnicast: boolean;
+  readonly noMulticast: boolean;
+  readonly noUnicast: boolean;
+  readonly noBroadcast: boolean;
+  readonly mac: string;
+  readonly unicast: readonly string[];
+  readonly multicast: readonly string[];
+  /** VLAN ids whose tagged frames pass; null: tags are not looked at. */
+  readonly vlans: readonly number[] | null;
+}
+
+/** Which frames the pod's interface wants: what a network card would be told. */
+export interface PodLinkFilter {
+  readonly mac: string;
+  readonly promiscuous: boolean;
+  /** Also where the kernel (before 6.14) does not tell when a group is joined. */
+  readonly allMulticast: boolean;
+  /** Addresses beside `mac`: a macvlan on top, for instance. */
+  readonly unicast: readonly string[];
+  readonly multicast: readonly string[];
+}
+
+/** Watches the links of a pod's namespace, which it keeps alive until closed. */
+export interface PodLinkWatch {
+  /**
+   * How the link is now; null: it is gone. From the call on, the next change is told once: call it again to learn of
+   * further ones.
+   */
+  read(): Promise<PodLinkFilter | null>;
+  close(): void;
 }
 
 /**
@@ -193,6 +254,8 @@ export interface Session {
   readonly rings: readonly RingLayout[];
   readonly kicks: readonly NativeFd[];
   readonly calls: readonly NativeFd[];
+  /** Where CTRL_VQ is among the features. */
+  readonly control: ControlQueue | null;
   /**
    * What GET_VRING_BASE answers, in its low 16 bits, from a backend that has completed all it took: an anomaly check.
    * Split: used->idx. Packed: slot | wrap counter << 15. Call it when no port owns the session.
@@ -239,7 +302,7 @@ export interface PortStartOptions {
   readonly softwareChecksum: boolean;
   /** Coalesce TCP segments from the backend before they are written to the TAP. */
   readonly softwareGro: boolean;
-  /** Pairs that carry traffic, 1..pairs. */
+  /** Pairs that carry traffic, 1..pairs; the others rest until `enlist`. */
   readonly activePairs: number;
 }
 
@@ -268,6 +331,19 @@ export interface Port {
   start(session: Session, options: PortStartOptions): Promise<void>;
   /** running|discarding → held. Resolves when no pump touches the session any more; frames in flight count as lost. */
   quiesce(): Promise<void>;
+  /** From now on, also in later sessions. Resolves when the pumps obey. */
+  setRxFilter(rules: RxFilterRules): Promise<void>;
+  /**
+   * Queue pairs that carry traffic while running, in steps (VIRTIO_NET_CTRL_MQ). Fewer: `finishTransmit(n)` sends what
+   * waits in the TAP queues of the others, `detachQueues(n)` makes the kernel use the first n only, then the caller
+   * disables the rings, and `retire(n)` delivers what these had received. More: the caller enables the rings, then
+   * `enlist(n)`, which also takes `finishTransmit` back. What a pair has in its rings stays there.
+   * @throws NativeFault EINVAL (none, or more than the session has), ESHUTDOWN (not running)
+   */
+  finishTransmit(pairs: number): Promise<void>;
+  detachQueues(pairs: number): void;
+  retire(pairs: number): Promise<void>;
+  enlist(pairs: number): Promise<void>;
   /** held → discarding. */
   discard(): void;
   /**
@@ -330,6 +406,9 @@ export interface NativeBinding {
   inspectPodLink(netns: NativeFd, name: string): Promise<PodLinkState | null>;
   /** Deletes the link if it has that name and ifindex. false: it was not there. */
   deletePodLink(netns: NativeFd, name: string, ifindex: number): Promise<boolean>;
+
+  /** `onChange` is called when links or multicast groups of the namespace change; see PodLinkWatch. */
+  watchPodLink(netns: NativeFd, ifindex: number, onChange: () => void): Promise<PodLinkWatch>;
 
   createSession(options: SessionOptions): Session;
   createPump(options: PumpOptions): Pump;

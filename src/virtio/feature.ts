@@ -29,7 +29,7 @@ export const featureTable: readonly FeatureInfo[] = [
   info(1, 'GUEST_CSUM', [], 'native/core: the TAP takes NEEDS_CSUM frames'),
   info(2, 'CTRL_GUEST_OFFLOADS', [[17]]),
   info(3, 'MTU'),
-  info(5, 'MAC'),
+  info(5, 'MAC', [], 'device: net state'),
   info(6, 'GSO'),
   info(7, 'GUEST_TSO4', [[1]], 'native/core: the TAP takes GSO frames'),
   info(8, 'GUEST_TSO6', [[1]], 'native/core: the TAP takes GSO frames'),
@@ -40,14 +40,14 @@ export const featureTable: readonly FeatureInfo[] = [
   info(13, 'HOST_ECN', [[11, 12]]),
   info(14, 'HOST_UFO', [[0]]),
   info(15, 'MRG_RXBUF', [], 'native/core: receive path gathers buffers'),
-  info(16, 'STATUS'),
-  info(17, 'CTRL_VQ'),
-  info(18, 'CTRL_RX', [[17]]),
-  info(19, 'CTRL_VLAN', [[17]]),
-  info(20, 'CTRL_RX_EXTRA', [[17]]),
-  info(21, 'GUEST_ANNOUNCE', [[17]]),
+  info(16, 'STATUS', [], 'device: net state'),
+  info(17, 'CTRL_VQ', [], 'native/core: control queue; device: its commands'),
+  info(18, 'CTRL_RX', [[17]], 'device: net state; native/core: receive filter'),
+  info(19, 'CTRL_VLAN', [[17]], 'device: net state; native/core: receive filter'),
+  info(20, 'CTRL_RX_EXTRA', [[17]], 'device: net state; native/core: receive filter'),
+  info(21, 'GUEST_ANNOUNCE', [[17]], 'device: net state; attachment: announcements'),
   info(22, 'MQ', [[17]], 'device: queue pairs; native/core: port'),
-  info(23, 'CTRL_MAC_ADDR', [[17]]),
+  info(23, 'CTRL_MAC_ADDR', [[17]], 'device: net state; native/core: receive filter'),
   info(24, 'NOTIFY_ON_EMPTY'),
   info(26, 'LOG_ALL'),
   info(27, 'ANY_LAYOUT'),
@@ -94,6 +94,7 @@ export const featureBit = {
   CTRL_VQ: 17,
   CTRL_RX: 18,
   CTRL_VLAN: 19,
+  CTRL_RX_EXTRA: 20,
   GUEST_ANNOUNCE: 21,
   MQ: 22,
   CTRL_MAC_ADDR: 23,
@@ -113,15 +114,30 @@ export function hasFeature(mask: bigint, bit: number): boolean {
   return ((mask >> BigInt(bit)) & 1n) === 1n;
 }
 
-/** Supplied by the frontend itself, never by a vhost-user backend: MAC, link status, software control queue. */
-export const localFeatures = featureMask(featureBit.MAC, featureBit.STATUS, featureBit.CTRL_VQ);
+/** The control queue and what hangs on it, but MQ, in which the backend has its part. */
+export const controlFeatures = featureMask(
+  featureBit.CTRL_VQ,
+  featureBit.CTRL_RX,
+  featureBit.CTRL_VLAN,
+  featureBit.CTRL_RX_EXTRA,
+  featureBit.GUEST_ANNOUNCE,
+  featureBit.CTRL_MAC_ADDR,
+);
+
+/**
+ * Served by the frontend itself whatever the backend offers, and never on the wire: MAC, link status, and the control
+ * queue. (DPDK's virtio-user leaves bits 18 to 23 to the backend's offer and then answers their commands itself.)
+ */
+export const localFeatures = featureMask(featureBit.MAC, featureBit.STATUS) | controlFeatures;
 
 /** Transport bits that are not virtio features of the device. */
 export const transportFeatures = featureMask(featureBit.PROTOCOL_FEATURES);
 
-/** What we acknowledge when it is offered: all implemented bits without the transport's. */
+/** What we acknowledge when it is offered: all implemented bits without the transport's and those of the frontend. */
 export const supportedFeatures =
-  featureMask(...featureTable.filter(({ room }) => room !== null).map(({ bit }) => bit)) & ~transportFeatures;
+  featureMask(...featureTable.filter(({ room }) => room !== null).map(({ bit }) => bit)) &
+  ~transportFeatures &
+  ~localFeatures;
 
 /** The largest subset of `mask` in which every bit has what it depends on. */
 export function closeDependencies(mask: bigint): bigint {

@@ -40,6 +40,7 @@ it('the addon exports what the binding says, and nothing else', () => {
     setupPodLink: true,
     inspectPodLink: true,
     deletePodLink: true,
+    watchPodLink: true,
     createSession: true,
     createPump: true,
     createPort: true,

@@ -12,6 +12,7 @@ import type { Listener } from '../../src/native/binding.ts';
 import { loadNative } from '../../src/native/load.ts';
 import { silentLogger } from '../../src/telemetry/log.ts';
 import { failureOf } from '../support/connection.ts';
+import { FakeDataPath } from '../support/fake-data-path.ts';
 import { deviceOptions } from '../support/fake-session.ts';
 import { until } from '../support/process.ts';
 import { dpdkOffer, ScriptedBackend, type ScriptedOptions, vppOffer } from '../support/scripted-backend.ts';
@@ -37,7 +38,11 @@ function openDescriptors(): number {
 }
 
 function newDevice(queues = 1): VirtioUserDevice {
-  return createVirtioUserDevice(deviceOptions({ queues, queueSize: 256 }), (options) => native.createSession(options));
+  return createVirtioUserDevice(
+    deviceOptions({ queues, queueSize: 256 }),
+    (options) => native.createSession(options),
+    new FakeDataPath(),
+  );
 }
 
 interface Connected {

@@ -12,6 +12,7 @@ import { loadNative } from '../../src/native/load.ts';
 import { silentLogger } from '../../src/telemetry/log.ts';
 import { featureNames } from '../../src/virtio/feature.ts';
 import { Cleanup } from '../support/cleanup.ts';
+import { FakeDataPath } from '../support/fake-data-path.ts';
 import { deviceOptions } from '../support/fake-session.ts';
 import { Ovs } from '../support/ovs.ts';
 import { until } from '../support/process.ts';
@@ -79,7 +80,11 @@ describe('OVS-DPDK', () => {
       ...['add-port', bridge, name, '--', 'set', 'Interface', name],
       ...['type=dpdkvhostuserclient', `options:vhost-server-path=${socket}`, 'mtu_request=1500'],
     );
-    const device = createVirtioUserDevice(deviceOptions(), (options) => native.createSession(options));
+    const device = createVirtioUserDevice(
+      deviceOptions(),
+      (options) => native.createSession(options),
+      new FakeDataPath(),
+    );
     const first = await next();
     const lost = new Promise<Error>((resolve) => {
       first.frontend.onDisconnect = resolve;
@@ -109,7 +114,11 @@ describe('OVS-DPDK', () => {
     expect(report.queuePairs).toBeGreaterThanOrEqual(2);
 
     const next = connections(name, false);
-    const device = createVirtioUserDevice(deviceOptions({ queues: 2 }), (options) => native.createSession(options));
+    const device = createVirtioUserDevice(
+      deviceOptions({ queues: 2 }),
+      (options) => native.createSession(options),
+      new FakeDataPath(),
+    );
     const { frontend, released } = await next();
     const ready = await device.bringUp(frontend);
     expectAgreed(ready);

@@ -9,6 +9,7 @@ import { probeBackend } from '../../src/frontends/probe.ts';
 import { loadNative } from '../../src/native/load.ts';
 import { featureNames } from '../../src/virtio/feature.ts';
 import { Cleanup } from '../support/cleanup.ts';
+import { FakeDataPath } from '../support/fake-data-path.ts';
 import { deviceOptions } from '../support/fake-session.ts';
 import { Connections } from '../support/pod.ts';
 import { until } from '../support/process.ts';
@@ -47,7 +48,11 @@ describe('dpdk-testpmd net_vhost', () => {
       const name = `hs-${ours}.sock`;
       const port: VhostPort = { path: join(directory, name), queues: 2, client: server, tso };
       const connections = new Connections(native, { baseDirectory: directory, relativePath: name }, server, cleanup);
-      const device = createVirtioUserDevice(deviceOptions({ queues: 2 }), (options) => native.createSession(options));
+      const device = createVirtioUserDevice(
+        deviceOptions({ queues: 2 }),
+        (options) => native.createSession(options),
+        new FakeDataPath(),
+      );
 
       const first = await Testpmd.start({ ports: [port], forward: 'io' }, cleanup);
       const before = await connections.next();

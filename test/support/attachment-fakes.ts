@@ -9,14 +9,17 @@ import { attachmentId, derivedMac } from '../../src/attachment/key.ts';
 import { AttachmentManager } from '../../src/attachment/manager.ts';
 import type { AttachmentSpec } from '../../src/attachment/spec.ts';
 import { diskFiles, type StoreFiles } from '../../src/attachment/store.ts';
-import type { ReadyDevice, VirtioUserDevice } from '../../src/device/api.ts';
+import type { DeviceOptions, ReadyDevice, VirtioUserDevice } from '../../src/device/api.ts';
 import type { Frontend, FrontendSource } from '../../src/device/frontend.ts';
+import { initialNetState, type NetState } from '../../src/device/net-state.ts';
 import { VirtioUserError } from '../../src/errors.ts';
 import type { Ipam, IpamCall, IpamResult } from '../../src/ipam/result.ts';
 import type {
   NativeBinding,
   NativeFd,
+  PodLinkFilter,
   PodLinkState,
+  PodLinkWatch,
   Port,
   PortCounters,
   PortEvent,
@@ -25,6 +28,8 @@ import type {
 } from '../../src/native/binding.ts';
 import type { OvsPort, OvsPorts, OvsPortSpec } from '../../src/ovs/ports.ts';
 import { silentLogger } from '../../src/telemetry/log.ts';
+import type { Control } from '../../src/virtio/control.ts';
+import { FakeDataPath } from './fake-data-path.ts';
 
 export class FakeClock implements Clock {
   #now = 1_000_000;
@@ -135,7 +140,15 @@ export class Gate {
 
 interface FakeLink extends PodLinkState {
   readonly netns: string;
+  /** What the pod did to it beside its address. */
+  readonly filter?: Partial<PodLinkFilter>;
 }
+
+interface FakeWatch extends PodLinkWatch {
+  readonly onChange: () => void;
+}
+
+const noFilter = { promiscuous: false, allMulticast: false, unicast: [], multicast: [] } as const;
 
 /** What outlives the agent: namespaces and links. */
 export class FakeKernel {
@@ -204,12 +217,31 @@ export class FakeKernel {
     );
   }
 
-  change(link: FakeLink, change: Partial<PodLinkState>): void {
+  /** Watches that are open. */
+  readonly watches = new Set<FakeWatch>();
+
+  watch(netns: string, ifindex: number, onChange: () => void): PodLinkWatch {
+    const watch: FakeWatch = {
+      onChange,
+      read: async () => {
+        await turn();
+        const link = this.links.find((other) => other.netns === netns && other.ifindex === ifindex);
+        return link === undefined ? null : { ...noFilter, mac: link.mac, ...link.filter };
+      },
+      close: () => {
+        this.watches.delete(watch);
+      },
+    };
+    this.watches.add(watch);
+    return watch;
+  }
+
+  change(link: FakeLink, change: Partial<FakeLink>): void {
     this.links = this.links.map((other) => (other === link ? { ...other, ...change } : other));
   }
 }
 
-export class FakePort implements Port {
+export class FakePort extends FakeDataPath implements Port {
   state: 'held' | 'running' | 'discarding' | 'closed' = 'held';
   carrier = true;
   offload = 0;
@@ -219,6 +251,7 @@ export class FakePort implements Port {
   #session: FakeSession | null = null;
 
   constructor(options: PortOptions) {
+    super();
     this.options = options;
   }
 
@@ -354,8 +387,28 @@ export class FakeSource implements FrontendSource {
 export class FakeDevice implements VirtioUserDevice {
   state: VirtioUserDevice['state'] = { kind: 'idle' };
   status = 0;
+  net: NetState | null = null;
+  activePairs = 0;
+  /** Of the connection. */
+  commands: Control[] = [];
+  /** Thrown by the next command. */
+  refusal: Error | null = null;
+  readonly #options: DeviceOptions;
   #giveUp: () => void = () => undefined;
   stalls = false;
+
+  constructor(options: DeviceOptions) {
+    this.#options = options;
+  }
+
+  async control(control: Control): Promise<void> {
+    await turn();
+    if (this.state.kind !== 'ready') throw new VirtioUserError('DEVICE_NOT_RUNNING', 'the device does not run');
+    if (this.refusal !== null) throw this.refusal;
+    this.commands.push(control);
+    if (control.kind === 'queue-pairs') this.activePairs = control.pairs;
+    else if (this.net !== null && control.kind === 'mac') this.net = { ...this.net, mac: control.mac };
+  }
 
   async bringUp(frontend: Frontend): Promise<ReadyDevice> {
     const { backend } = frontend as unknown as FakeFrontend;
@@ -382,11 +435,16 @@ export class FakeDevice implements VirtioUserDevice {
       offeredFeatures: 0x1_0000_0020n,
       ackedFeatures: 0x1_0000_0020n,
       protocolFeatures: ['MQ'],
-      queuePairs: 1,
+      localFeatures: 0n,
+      queuePairs: this.#options.queues,
+      activePairs: this.#options.queues,
       offloads: { tapMask: 7, softwareGso: false, softwareChecksum: false, softwareGro: false },
       degradedBy: backend.degradedBy ?? [],
     };
     this.state = { kind: 'ready', ready };
+    this.activePairs = ready.activePairs;
+    this.net = initialNetState(this.#options.mac, 0n);
+    this.commands = [];
     return ready;
   }
 
@@ -399,6 +457,8 @@ export class FakeDevice implements VirtioUserDevice {
       session.closed = true;
     }
     this.state = { kind: 'idle' };
+    this.net = null;
+    this.activePairs = 0;
     await turn();
     return [];
   }
@@ -659,8 +719,8 @@ export class FakeNode {
       pumps: [],
       ipam: this.ipam,
       ovs: this.ovs,
-      createDevice: () => {
-        const device = new FakeDevice();
+      createDevice: (options) => {
+        const device = new FakeDevice(options);
         this.devices.push(device);
         return device;
       },
@@ -734,6 +794,8 @@ export class FakeNode {
           kernel.links = kernel.links.filter((other) => other !== link);
           return true;
         }),
+      watchPodLink: (netns, ifindex, onChange) =>
+        gate.pass('watchPodLink', () => kernel.watch(inodeOf(netns), ifindex, onChange)),
       createPort: (options) => {
         const port = new FakePort(options);
         this.ports.push(port);

@@ -4,6 +4,7 @@ import type { DeviceOptions, VirtioUserDevice } from '../../src/device/api.ts';
 import { VirtioUserError } from '../../src/errors.ts';
 import { Channel } from '../../src/frontends/channel.ts';
 import { VhostUserFrontend } from '../../src/frontends/vhost-user.ts';
+import { FakeDataPath } from './fake-data-path.ts';
 import { deviceOptions, type FakeSessions, fakeSessions } from './fake-session.ts';
 import { ManualTimers } from './manual-timers.ts';
 import { FdLedger, MemorySocket } from './memory-socket.ts';
@@ -27,13 +28,15 @@ export function connectScripted(options: ScriptedOptions, ledger = new FdLedger(
 export interface DeviceWorld {
   readonly ledger: FdLedger;
   readonly sessions: FakeSessions;
+  readonly path: FakeDataPath;
   readonly device: VirtioUserDevice;
 }
 
 export function deviceWorld(options: Partial<DeviceOptions> = {}): DeviceWorld {
   const ledger = new FdLedger();
   const sessions = fakeSessions(ledger);
-  return { ledger, sessions, device: createVirtioUserDevice(deviceOptions(options), sessions.create) };
+  const path = new FakeDataPath();
+  return { ledger, sessions, path, device: createVirtioUserDevice(deviceOptions(options), sessions.create, path) };
 }
 
 /** What a promise rejects with. Fails when it does not. */

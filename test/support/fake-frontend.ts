@@ -29,6 +29,10 @@ export class FakeFrontend implements Frontend {
   readonly regions: MemoryRegion[] = [];
   closed = 0;
 
+  get isOpen(): boolean {
+    return this.closed === 0;
+  }
+
   readonly #options: FakeFrontendOptions;
   #status = 0;
   #reject: ((error: Error) => void) | null = null;

@@ -1,6 +1,8 @@
 /** A session without memory: labels laid out like the native one's, descriptors from a ledger. */
 import type { CreateSession, DeviceOptions } from '../../src/device/api.ts';
 import type { Session, SessionOptions } from '../../src/native/binding.ts';
+import { featureBit, hasFeature } from '../../src/virtio/feature.ts';
+import { FakeControlQueue } from './fake-control-queue.ts';
 import type { FdLedger } from './memory-socket.ts';
 
 export const memoryLabel = 0x7f0000000000n;
@@ -57,6 +59,7 @@ function makeSession(options: SessionOptions, ledger: FdLedger, sessions: FakeSe
     rings,
     kicks,
     calls,
+    control: hasFeature(options.features, featureBit.CTRL_VQ) ? new FakeControlQueue() : null,
     expectedBase: () => sessions.expectedBase,
     close: () => {
       const failure = sessions.failClose;

@@ -2,7 +2,7 @@
  * A pod without cluster and agent: namespace, TAP, port and device of the product, driven step by step, for tests that
  * look at one backend closely.
  */
-import type { DeviceOptions, ReadyDevice, VirtioUserDevice } from '../../src/device/api.ts';
+import type { CreateSession, DeviceOptions, ReadyDevice, VirtioUserDevice } from '../../src/device/api.ts';
 import { createVirtioUserDevice } from '../../src/device/device.ts';
 import type { Frontend, FrontendSource } from '../../src/device/frontend.ts';
 import { createVhostUserSource } from '../../src/frontends/source.ts';
@@ -114,7 +114,8 @@ export class Pod {
 
   device(options: Omit<DeviceOptions, 'mac' | 'mtu' | 'queues'>): VirtioUserDevice {
     const { mac, mtu, queues } = this.options;
-    return createVirtioUserDevice({ ...options, mac, mtu, queues }, (session) => this.#binding.createSession(session));
+    const createSession: CreateSession = (session) => this.#binding.createSession(session);
+    return createVirtioUserDevice({ ...options, mac, mtu, queues }, createSession, this.port);
   }
 
   /** Handshake, then traffic. On failure nothing runs and the connection is released. */
@@ -131,7 +132,7 @@ export class Pod {
     try {
       const ready = await device.bringUp(frontend);
       this.port.setOffload(ready.offloads.tapMask);
-      await this.port.start(ready.session, { ...ready.offloads, activePairs: ready.queuePairs });
+      await this.port.start(ready.session, { ...ready.offloads, activePairs: ready.activePairs });
       this.port.setCarrier(true);
       return { ready, frontend, lost, stop };
     } catch (error) {

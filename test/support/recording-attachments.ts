@@ -61,4 +61,6 @@ export class RecordingAttachments implements Attachments {
   }
 
   reconnect(): void {}
+
+  async setQueuePairs(): Promise<void> {}
 }

@@ -84,7 +84,15 @@ describe('introspection', () => {
   async function serve(views: readonly AttachmentView[], changes: Partial<IntrospectionParts> = {}): Promise<string[]> {
     const reconnected: string[] = [];
     const introspection = new Introspection({
-      attachments: { list: () => views, reconnect: (id) => void reconnected.push(id) },
+      attachments: {
+        list: () => views,
+        reconnect: (id) => void reconnected.push(id),
+        setQueuePairs: async (id, pairs) => {
+          if (pairs > 4) throw new VirtioUserError('CONTROL_REFUSED', 'the device refused queue-pairs 5');
+          if (pairs === 3) throw new VirtioUserError('CONTROL_QUEUE_BROKEN', 'the control queue is broken');
+          reconnected.push(`${id} ${pairs}`);
+        },
+      },
       reconcile: async () => ({ 'ovs-port': 1 }),
       featureNames: (mask) => (mask === 1n << 32n ? ['VERSION_1'] : []),
       log: silentLogger,
@@ -112,6 +120,17 @@ describe('introspection', () => {
         counters: expect.objectContaining({ txFrames: '18446744073709551615', drops: { tx_lost: '3' } }),
       }),
     ]);
+  });
+
+  it("switches queue pairs; what the device refuses is the caller's to mend, what is broken is not", async () => {
+    const told = await serve([attachmentView()]);
+    const path = '/attachments/vu000000000001/queue-pairs';
+    expect(await ask('POST', `${path}/2`)).toEqual([200, { id: 'vu000000000001', queuePairs: 2 }]);
+    expect(told).toEqual(['vu000000000001 2']);
+    expect((await ask('POST', `${path}/5`))[0]).toBe(409);
+    expect((await ask('POST', `${path}/3`))[0]).toBe(500);
+    expect((await ask('POST', `${path}/x`))[0]).toBe(404);
+    expect((await ask('GET', `${path}/2`))[0]).toBe(404);
   });
 
   it('shows one, reconnects one, reconciles', async () => {

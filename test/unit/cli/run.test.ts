@@ -78,7 +78,7 @@ describe('features', () => {
         '0x100040001',
         'BIT  NAME       SUPPORTED  WHERE',
         '  0  CSUM       yes        native/core: the TAP header passes through; completed in software where absent',
-        ' 18  CTRL_RX    no         -',
+        ' 18  CTRL_RX    own        device: net state; native/core: receive filter',
         ' 32  VERSION_1  yes        native/core: 12-byte header, little-endian rings',
         '',
       ].join('\n'),
@@ -113,7 +113,14 @@ describe('commands that ask the agent', () => {
 
   async function agentWith(...views: readonly AttachmentView[]): Promise<void> {
     introspection = new Introspection({
-      attachments: { list: () => views, reconnect: (id) => void reconnected.push(id) },
+      attachments: {
+        list: () => views,
+        reconnect: (id) => void reconnected.push(id),
+        setQueuePairs: async (id, pairs) => {
+          if (pairs > 4) throw new VirtioUserError('CONTROL_REFUSED', 'the device refused queue-pairs 5');
+          reconnected.push(`${id} ${pairs}`);
+        },
+      },
       reconcile: () => reconcile(),
       featureNames,
       log: silentLogger,
@@ -173,6 +180,21 @@ describe('commands that ask the agent', () => {
     await agentWith(attachmentView());
     expect((await ask('attachments', 'reconnect', 'vu000000000001')).code).toBe(0);
     expect(reconnected).toEqual(['vu000000000001']);
+  });
+
+  it('attachments set-queues reaches the agent, and a refusal is told in one line', async () => {
+    await agentWith(attachmentView());
+    expect(await ask('attachments', 'set-queues', 'vu000000000001', '2')).toMatchObject({
+      code: 0,
+      out: 'vu000000000001 uses 2 queue pairs\n',
+    });
+    expect(reconnected).toEqual(['vu000000000001 2']);
+    const refused = await ask('attachments', 'set-queues', 'vu000000000001', '5');
+    expect([refused.code, refused.err]).toEqual([1, expect.stringContaining('the device refused queue-pairs 5')]);
+    for (const pairs of ['x', '1.5', '-1', '70000']) {
+      expect((await ask('attachments', 'set-queues', 'vu000000000001', pairs)).code).not.toBe(0);
+    }
+    expect(reconnected).toHaveLength(1);
   });
 
   it('gc tells what was removed', async () => {

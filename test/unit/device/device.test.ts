@@ -3,6 +3,7 @@ import type { DeviceOptions, VirtioUserDevice } from '../../../src/device/api.ts
 import { createVirtioUserDevice } from '../../../src/device/device.ts';
 import { VirtioUserError } from '../../../src/errors.ts';
 import { featureMask } from '../../../src/virtio/feature.ts';
+import { FakeDataPath } from '../../support/fake-data-path.ts';
 import { FakeFrontend } from '../../support/fake-frontend.ts';
 import { deviceOptions, type FakeSessions, fakeSessions } from '../../support/fake-session.ts';
 import { FdLedger, nativeFault } from '../../support/memory-socket.ts';
@@ -12,13 +13,15 @@ const rich = featureMask(0, 1, 7, 8, 11, 12, 15, 22, 29, 30, 32);
 interface World {
   readonly ledger: FdLedger;
   readonly sessions: FakeSessions;
+  readonly path: FakeDataPath;
   readonly device: VirtioUserDevice;
 }
 
 function world(options: Partial<DeviceOptions> = {}): World {
   const ledger = new FdLedger();
   const sessions = fakeSessions(ledger);
-  return { ledger, sessions, device: createVirtioUserDevice(deviceOptions(options), sessions.create) };
+  const path = new FakeDataPath();
+  return { ledger, sessions, path, device: createVirtioUserDevice(deviceOptions(options), sessions.create, path) };
 }
 
 async function failureOf(promise: Promise<unknown>): Promise<VirtioUserError> {
@@ -63,7 +66,7 @@ describe('bringUp', () => {
     expect(frontend.calls).toEqual(handshake);
     expect(device.state).toEqual({ kind: 'ready', ready });
     expect(sessions.made).toEqual([
-      { pairs: 1, queueSize: 1024, rxBufferBytes: 4096, features: 0x120009983n, memory: 'memfd' },
+      { pairs: 1, queueSize: 1024, rxBufferBytes: 4096, features: 0x120029983n, memory: 'memfd' },
     ]);
     expect(frontend.regions).toEqual([
       { fd: ready.session.memory, label: 0x7f0000000000n, sizeBytes: 0x4000000n, offsetBytes: 0n },
@@ -285,7 +288,7 @@ describe('shutDown', () => {
     await device.bringUp(frontend);
     expect(frontend.calls).toContain(`setVringBase 0 ${String(0x80008000)}`);
     expect(frontend.calls).toContain(`setVringBase 1 ${String(0x80008000)}`);
-    expect(sessions.made[0]?.features).toBe(0x520009983n);
+    expect(sessions.made[0]?.features).toBe(0x520029983n);
   });
 
   it.each([

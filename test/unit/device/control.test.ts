@@ -1,0 +1,215 @@
+/** Commands through the control queue of a device that runs: what they do, and what refuses them. */
+import { describe, expect, it } from '@jest/globals';
+import type { DeviceOptions, VirtioUserDevice } from '../../../src/device/api.ts';
+import { createVirtioUserDevice } from '../../../src/device/device.ts';
+import { VirtioUserError } from '../../../src/errors.ts';
+import type { ControlQueue } from '../../../src/native/binding.ts';
+import { featureMask } from '../../../src/virtio/feature.ts';
+import { failureOf } from '../../support/connection.ts';
+import { FakeControlQueue } from '../../support/fake-control-queue.ts';
+import { FakeDataPath } from '../../support/fake-data-path.ts';
+import { FakeFrontend, type FakeFrontendOptions } from '../../support/fake-frontend.ts';
+import { deviceOptions, fakeSessions } from '../../support/fake-session.ts';
+import { FdLedger } from '../../support/memory-socket.ts';
+
+const rich = featureMask(0, 1, 7, 8, 11, 12, 15, 22, 29, 30, 32);
+
+interface Running {
+  readonly device: VirtioUserDevice;
+  readonly path: FakeDataPath;
+  readonly frontend: FakeFrontend;
+  /** Wire calls since the device runs. */
+  readonly sent: () => readonly string[];
+  readonly queue: () => FakeControlQueue;
+}
+
+async function running(
+  options: Partial<DeviceOptions> = {},
+  frontendOptions: Partial<FakeFrontendOptions> = {},
+): Promise<Running> {
+  const sessions = fakeSessions(new FdLedger());
+  const path = new FakeDataPath();
+  const device = createVirtioUserDevice(deviceOptions(options), sessions.create, path);
+  const frontend = new FakeFrontend({ features: rich, ...frontendOptions });
+  const ready = await device.bringUp(frontend);
+  const before = frontend.calls.length;
+  return {
+    device,
+    path,
+    frontend,
+    sent: () => frontend.calls.slice(before),
+    queue: () => fakeQueue(ready.session.control),
+  };
+}
+
+function fakeQueue(queue: ControlQueue | null): FakeControlQueue {
+  if (!(queue instanceof FakeControlQueue)) throw new Error('no control queue');
+  return queue;
+}
+
+const refused = (request: string): VirtioUserError =>
+  new VirtioUserError('BACKEND_REFUSED', `backend refused ${request}`);
+
+describe('a control command', () => {
+  it('goes over the ring, has its effect on the port, and is kept as state', async () => {
+    const { device, path, queue } = await running();
+    await device.control({ kind: 'mac', mac: '02:00:00:00:00:05' });
+    await device.control({ kind: 'rx-mode', mode: 'promiscuous', on: false });
+    expect(queue().sent.map(({ commandClass, command }) => [commandClass, command])).toEqual([
+      [1, 1],
+      [0, 0],
+    ]);
+    expect(path.filters.at(-1)).toMatchObject({ mac: '02:00:00:00:00:05', promiscuous: false });
+    expect(device.net?.mac).toBe('02:00:00:00:00:05');
+  });
+
+  it('is refused without an effect when the port cannot follow', async () => {
+    const { device, path } = await running();
+    path.failing = 'setRxFilter';
+    const error = await failureOf(device.control({ kind: 'rx-mode', mode: 'promiscuous', on: false }));
+    expect([error.code, error.message]).toEqual(['CONTROL_REFUSED', expect.stringContaining('setRxFilter failed')]);
+    expect(device.net?.rxModes.has('promiscuous')).toBe(true);
+  });
+
+  it('is refused before DRIVER_OK, after the end, and without a control queue', async () => {
+    const { device } = await running();
+    await device.shutDown();
+    const command = { kind: 'announced' } as const;
+    expect((await failureOf(device.control(command))).code).toBe('DEVICE_NOT_RUNNING');
+    const without = await running({ cq: false });
+    expect((await failureOf(without.device.control(command))).code).toBe('NOT_NEGOTIATED');
+    expect(without.device.net?.announce).toBe(false);
+  });
+
+  it('[F61] on a ring that is broken says so, and the device runs on', async () => {
+    const { device, queue } = await running();
+    queue().brokenBy = new Error('control buffer outside its memory');
+    const error = await failureOf(device.control({ kind: 'announced' }));
+    expect([error.code, error.message]).toEqual([
+      'CONTROL_QUEUE_BROKEN',
+      expect.stringContaining('control buffer outside its memory'),
+    ]);
+    expect(device.state.kind).toBe('ready');
+  });
+
+  it('is forgotten with the connection, but for the number of pairs', async () => {
+    const { device } = await running({ queues: 4 });
+    await device.control({ kind: 'rx-mode', mode: 'promiscuous', on: false });
+    await device.control({ kind: 'queue-pairs', pairs: 2 });
+    await device.shutDown();
+    expect([device.net, device.activePairs]).toEqual([null, 0]);
+    const next = new FakeFrontend({ features: rich });
+    const ready = await device.bringUp(next);
+    expect(device.net?.rxModes.has('promiscuous')).toBe(true);
+    expect([ready.queuePairs, ready.activePairs]).toEqual([4, 2]);
+    expect(next.calls.filter((call) => call.startsWith('setVringEnable'))).toEqual(
+      [1, 1, 1, 1, 0, 0, 0, 0].map((enabled, ring) => `setVringEnable ${ring} ${enabled}`),
+    );
+  });
+});
+
+describe('a number of queue pairs', () => {
+  it('fewer: sends what waits, detaches, disables the rings, delivers what came', async () => {
+    const { device, path, frontend } = await running({ queues: 3 });
+    const order: string[] = [];
+    path.calls.push = (...calls) => order.push(...calls);
+    frontend.calls.push = (...calls) => order.push(...calls);
+    await device.control({ kind: 'queue-pairs', pairs: 2 });
+    expect(order).toEqual([
+      'finishTransmit 2',
+      'detachQueues 2',
+      'setVringEnable 4 0',
+      'setVringEnable 5 0',
+      'retire 2',
+    ]);
+    expect(device.activePairs).toBe(2);
+  });
+
+  it('more: enables the rings before anything of the pod goes there', async () => {
+    const { device, path, sent } = await running({ queues: 3 });
+    await device.control({ kind: 'queue-pairs', pairs: 1 });
+    path.calls.length = 0;
+    const before = sent().length;
+    await device.control({ kind: 'queue-pairs', pairs: 3 });
+    expect(sent().slice(before)).toEqual([2, 3, 4, 5].map((ring) => `setVringEnable ${ring} 1`));
+    expect(path.calls).toEqual(['enlist 3']);
+  });
+
+  it('the same: changes nothing', async () => {
+    const { device, path, sent } = await running({ queues: 2 });
+    await device.control({ kind: 'queue-pairs', pairs: 2 });
+    expect([path.calls, sent()]).toEqual([[], []]);
+  });
+
+  it.each([0, 3, 0x8000])('[49] [F62] of %d with 2 there is refused and changes nothing', async (pairs) => {
+    const { device, path, sent } = await running({ queues: 2 });
+    expect((await failureOf(device.control({ kind: 'queue-pairs', pairs }))).code).toBe('CONTROL_REFUSED');
+    expect([path.calls, sent(), device.activePairs]).toEqual([[], [], 2]);
+  });
+
+  it('[49] [F22] that the backend refuses half-way is taken back on both sides, and the connection lives', async () => {
+    // Rings 2 and 3 are told first; ring 4 is refused.
+    const first = await running({ queues: 3 });
+    await first.device.control({ kind: 'queue-pairs', pairs: 1 });
+    const failAt = first.frontend.calls.length + 2;
+    const { device, path, frontend, sent } = await running(
+      { queues: 3 },
+      { failAt, failure: refused('SET_VRING_ENABLE') },
+    );
+    await device.control({ kind: 'queue-pairs', pairs: 1 });
+    const before = sent().length;
+    path.calls.length = 0;
+    const error = await failureOf(device.control({ kind: 'queue-pairs', pairs: 3 }));
+    expect([error.code, error.message]).toEqual(['CONTROL_REFUSED', expect.stringContaining('SET_VRING_ENABLE')]);
+    expect(sent().slice(before)).toEqual([
+      'setVringEnable 2 1',
+      'setVringEnable 3 1',
+      'setVringEnable 4 1',
+      'setVringEnable 3 0',
+      'setVringEnable 2 0',
+    ]);
+    expect([path.calls, device.activePairs, frontend.closed, device.state.kind]).toEqual([[], 1, 0, 'ready']);
+    await device.control({ kind: 'queue-pairs', pairs: 2 });
+    expect(device.activePairs).toBe(2);
+  });
+
+  it('[49] a refusal to disable gives the pairs back to the pod', async () => {
+    const first = await running({ queues: 2 });
+    const { device, path, sent } = await running(
+      { queues: 2 },
+      { failAt: first.frontend.calls.length + 1, failure: refused('SET_VRING_ENABLE') },
+    );
+    await failureOf(device.control({ kind: 'queue-pairs', pairs: 1 }));
+    expect(sent()).toEqual(['setVringEnable 2 0', 'setVringEnable 3 0', 'setVringEnable 2 1']);
+    expect(path.calls).toEqual(['finishTransmit 1', 'detachQueues 1', 'enlist 2']);
+    expect(device.activePairs).toBe(2);
+  });
+
+  it('[50] waits for the switch before it, and a shutdown waits for both', async () => {
+    const { device, sent } = await running({ queues: 2 });
+    const switches = [
+      device.control({ kind: 'queue-pairs', pairs: 1 }),
+      device.control({ kind: 'queue-pairs', pairs: 2 }),
+    ];
+    await device.shutDown();
+    await Promise.all(switches);
+    expect(sent().slice(0, 4)).toEqual([
+      'setVringEnable 2 0',
+      'setVringEnable 3 0',
+      'setVringEnable 2 1',
+      'setVringEnable 3 1',
+    ]);
+    expect(
+      sent()
+        .slice(4)
+        .filter((call) => call.startsWith('getVringBase')),
+    ).toHaveLength(4);
+  });
+
+  it('is not switched on a connection that ends meanwhile', async () => {
+    const first = await running({ queues: 2 });
+    const { device } = await running({ queues: 2 }, { failAt: first.frontend.calls.length });
+    await failureOf(device.control({ kind: 'queue-pairs', pairs: 1 }));
+    expect(device.activePairs).toBe(2);
+  });
+});

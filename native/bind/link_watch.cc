@@ -82,6 +82,7 @@ Napi::Value LinkWatchObject::open(const Napi::CallbackInfo& info) {
         self->ifindex_ = ifindex;
         self->groups_ = opened->groups;
         self->onChange_ = handler;
+        // Without a reactor there are no sockets either; read() works all the same.
         auto reactor = environment.startReactor();
         if (!reactor) return object;
         auto watch = LinkWatch::open(reactor.value(), std::move(opened->events),

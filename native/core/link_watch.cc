@@ -25,6 +25,12 @@ bool subscribe(int fd, int group) noexcept {
 Result<UniqueFd> openLinkEvents(bool* groups) noexcept {
   UniqueFd fd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE));
   if (!fd) return lastFault("socket NETLINK_ROUTE");
+  // Without an address of its own the socket counts as the kernel's, and is left out.
+  sockaddr_nl address{};
+  address.nl_family = AF_NETLINK;
+  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    return lastFault("bind NETLINK_ROUTE");
+  }
   if (!subscribe(fd.get(), RTNLGRP_LINK)) return lastFault("setsockopt NETLINK_ADD_MEMBERSHIP");
   *groups = subscribe(fd.get(), kGroupIpv4Multicast) && subscribe(fd.get(), kGroupIpv6Multicast);
   return fd;

@@ -26,6 +26,7 @@ async function makeEverything(name = 'all.sock'): Promise<void> {
   const far = await server.next();
   native.createSession({ pairs: 1, queueSize: 64, rxBufferBytes: 2048, features: 1n << 32n, memory: 'memfd' });
   native.createPump({ name: 'vu-child', spinUs: 0 });
+  await native.watchPodLink(native.ownNetns(), 1, () => undefined);
   // What goes to and fro for ever: events are under way whenever the end comes.
   const echo = (): void => {
     far.socket.send(Buffer.alloc(64, 'e'), []);

@@ -87,7 +87,17 @@ napi_value table(napi_env env, const std::array<const char*, N>& names, const st
   return object;
 }
 
-const char* eventName(PortEventKind kind) { return kind == PortEventKind::kRingCorrupt ? "ring-corrupt" : "tap-gone"; }
+const char* eventName(PortEventKind kind) {
+  switch (kind) {
+    case PortEventKind::kRingCorrupt:
+      return "ring-corrupt";
+    case PortEventKind::kTapGone:
+      return "tap-gone";
+    case PortEventKind::kBackendStalled:
+      return "backend-stalled";
+  }
+  return "";
+}
 
 }  // namespace
 

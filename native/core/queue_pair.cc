@@ -198,6 +198,11 @@ bool QueuePair::overdue() noexcept {
   return state_ == PairState::kRunning && (rx_.usedPending() || (txBlocked_ && tx_.usedPending()));
 }
 
+void QueuePair::settle() noexcept {
+  settleRxWindow();
+  watchForStall();
+}
+
 void QueuePair::fruitlessCall(uint64_t nowNs) noexcept {
   if (state_ != PairState::kRunning || muted_) return;
   if (nowNs - callWindowNs_ > kSecondNs) {

@@ -22,14 +22,15 @@
 
 namespace vu {
 
-enum class PortEventKind : uint8_t { kRingCorrupt, kTapGone };
+// backend-stalled: it has used nothing of what waits in a transmit ring for kStallSeconds; told again after as long.
+enum class PortEventKind : uint8_t { kRingCorrupt, kTapGone, kBackendStalled };
 
 // What the pairs of one port share across pumps.
 struct PortShared {
   // A ring broke: every pair lets the session alone, whichever pump it lives on.
   std::atomic<bool> broken{false};
   std::atomic<bool> tapGone{false};
-  // Called on a pump thread, at most once per kind and start. `reason` is a literal.
+  // Called on a pump thread; kRingCorrupt and kTapGone at most once per start. `reason` is a literal.
   std::function<void(PortEventKind, const char*)> listener;
 };
 
@@ -73,6 +74,7 @@ class QueuePair {
   // Small frames of the pod that are published together.
   static constexpr uint16_t kPublishBatch = 8;
   static constexpr uint32_t kMaxFrameBuffers = 64;
+  static constexpr uint32_t kStallSeconds = 5;
   // Longest frame a TAP can be given or give: 64 KiB of IP, Ethernet, two VLAN tags, vnet header; virtio 1.2, 5.1.6.3.
   static constexpr uint32_t kMaxFrameBytes = 65589 + 12;
 
@@ -118,7 +120,8 @@ class QueuePair {
   // A call that brought no work; more than a storm's worth in one second mutes the call eventfd.
   void fruitlessCall(uint64_t nowNs) noexcept;
   void unmute(uint64_t nowNs) noexcept;
-  // About once a second: a ring that has been quiet for a while posts few buffers again.
+  // About once a second: a ring that has been quiet for a while posts few buffers again, and a backend that takes
+  // nothing is told of.
   void settle() noexcept;
 
   PairState state() const noexcept { return state_; }
@@ -160,6 +163,7 @@ class QueuePair {
   void publishRx() noexcept;
   void park(uint16_t head) noexcept;
   void growRxWindow() noexcept;
+  void settleRxWindow() noexcept;
   // `bytes`: Ethernet bytes of all `frames` of the backend that this write stands for.
   void writeTap(const iovec* parts, uint32_t count, uint64_t bytes, uint32_t frames) noexcept;
 
@@ -196,6 +200,7 @@ class QueuePair {
   uint16_t takeTail() noexcept;
   void dropTail(uint16_t tail) noexcept;
   uint32_t discardBurst() noexcept;
+  void watchForStall() noexcept;
 
   // Common (queue_pair.cc).
   void fail(const char* reason) noexcept;
@@ -257,6 +262,10 @@ class QueuePair {
   // Pages of parked buffers are given back to the system.
   bool rxReclaim_ = false;
   TxSegmentation segmentation_;
+  // Chains that the backend has used, at all and when watchForStall() last looked.
+  uint64_t reaped_ = 0;
+  uint64_t reapedSeen_ = 0;
+  uint32_t stalledSeconds_ = 0;
   // Misbehaviour that is forgiven up to a rate: F33 lengths, fruitless calls.
   uint64_t strikeWindowNs_ = 0;
   uint32_t strikes_ = 0;

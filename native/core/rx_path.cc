@@ -207,7 +207,7 @@ void QueuePair::growRxWindow() noexcept {
   }
 }
 
-void QueuePair::settle() noexcept {
+void QueuePair::settleRxWindow() noexcept {
   if (state_ != PairState::kRunning || rxWindow_ == kRxWindowMin) return;
   const bool quiet = rxBurstMost_ < kRxWindowMin / kWindowShare;
   rxBurstMost_ = 0;

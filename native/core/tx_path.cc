@@ -66,6 +66,7 @@ uint32_t QueuePair::reap() noexcept {
           queue.release(used.head, used.chain);
           if (used.tail != kNoTail) dropTail(used.tail);
           ++chains;
+          ++reaped_;
       }
     }
   });
@@ -192,6 +193,16 @@ void QueuePair::inject(const uint8_t* frame, uint32_t bytes) noexcept {
   std::memcpy(txHead(head) + headerBytes_, frame, bytes);
   submitFrame(head, txState_.queue->freeTail, bytes + headerBytes_);
   publishTx();
+}
+
+// A living backend takes what waits within microseconds, whatever its load; one whose process was stopped never does,
+// and its socket stays open.
+void QueuePair::watchForStall() noexcept {
+  const bool waits = state_ == PairState::kRunning && tx_.outstanding() != 0 && !tx_.usedPending();
+  stalledSeconds_ = waits && reaped_ == reapedSeen_ ? stalledSeconds_ + 1 : 0;
+  reapedSeen_ = reaped_;
+  if (stalledSeconds_ == 0 || stalledSeconds_ % kStallSeconds != 0 || !shared_->listener) return;
+  shared_->listener(PortEventKind::kBackendStalled, "the backend takes no frames");
 }
 
 // The hold time has passed: what waits in the TAP is old, and is dropped.

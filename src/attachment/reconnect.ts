@@ -47,6 +47,8 @@ export interface ReconnectParts {
 export const degradedAfter = 5;
 /** A living backend gets this long to let go in order; then the connection is cut. */
 export const orderlyStopMs = 500;
+/** What a backend that has taken no frames for 5 s gets to answer: with these, three misses of a probe every 5 s. */
+export const probeDeadlineMs = 10_000;
 /** A socket that could not be opened when the agent restarted is tried again. */
 export const reopenMs = 5_000;
 /** After start: a switch that has just taken up a port may drop its first frames. */
@@ -83,6 +85,9 @@ export class Reconnect {
   #connection: Connection | null = null;
   #serving: Promise<void> = Promise.resolve();
   #carrier = false;
+  #probing = false;
+  /** Of the connection. */
+  #stallTold = false;
   #connections = 0;
   #portStarted = false;
   #portClosed: Promise<void> | null = null;
@@ -160,6 +165,8 @@ export class Reconnect {
     if (this.#state === 'closing' || this.#state === 'tap-gone') return;
     if (event.kind === 'tap-gone') {
       this.#tapGone(event.reason);
+    } else if (event.kind === 'backend-stalled') {
+      void this.#probe();
     } else if (this.#state === 'running') {
       publish('ringCorrupt', { attachment: this.#parts.identity, reason: event.reason });
       this.#connection?.end(`ring corrupt: ${event.reason}`);
@@ -217,6 +224,7 @@ export class Reconnect {
       }
       this.#connection = connection;
       this.#connections += 1;
+      this.#stallTold = false;
       connection.frontend.onDisconnect = (error) => connection.end(messageOf(error));
       this.#setState('negotiating', this.#reason);
       const failure = await this.#bringUp(connection);
@@ -397,6 +405,26 @@ export class Reconnect {
       return await device.shutDown();
     } finally {
       timer.cancel();
+    }
+  }
+
+  /**
+   * A socket stays open when its process is stopped. What does not answer is cut off by the frontend, which ends the
+   * connection as any loss does; a switch that answers has a stalled dataplane, which a new connection would not mend.
+   */
+  async #probe(): Promise<void> {
+    if (this.#state !== 'running' || this.#probing) return;
+    this.#probing = true;
+    const { device, log } = this.#parts;
+    try {
+      const living = await device.probe(probeDeadlineMs);
+      if (living && !this.#stallTold)
+        log.warn({}, 'the backend answers and takes no frames: is a PMD thread assigned?');
+      this.#stallTold = true;
+    } catch (error) {
+      log.warn({ error }, 'the backend takes no frames and does not answer');
+    } finally {
+      this.#probing = false;
     }
   }
 

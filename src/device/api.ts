@@ -72,6 +72,11 @@ export interface VirtioUserDevice {
    */
   control(control: Control): Promise<void>;
   /**
+   * Asks a backend that takes no frames whether it is there. @returns false: the device does not run
+   * @throws VirtioUserError TIMEOUT, BACKEND_REFUSED, …; the connection is closed then
+   */
+  probe(deadlineMs: number): Promise<boolean>;
+  /**
    * Ends the session in order on a living connection (rings disabled, GET_VRING_BASE), or locally on a dead one, then
    * closes connection and memory. The pump must have quiesced. Never rejects; returns anomalies for the log.
    */

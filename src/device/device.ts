@@ -87,6 +87,14 @@ class Device implements VirtioUserDevice {
     return this.#serialised(() => this.#control(control));
   }
 
+  probe(deadlineMs: number): Promise<boolean> {
+    return this.#serialised(async () => {
+      if (this.#state.kind !== 'ready' || this.#frontend === null) return false;
+      await this.#frontend.probe(deadlineMs);
+      return true;
+    });
+  }
+
   shutDown(): Promise<readonly string[]> {
     this.#epoch += 1;
     // A handshake in flight ends now, not at its deadline.

@@ -55,6 +55,11 @@ export interface Frontend {
   setStatus(status: number): Promise<void>;
   getStatus(): Promise<number>;
   setMtu(mtu: number): Promise<void>;
+  /**
+   * Is anybody there? Resolves with an answer of a backend that is well.
+   * @throws VirtioUserError TIMEOUT; BACKEND_REFUSED when it asks to be reset (NEEDS_RESET, FAILED)
+   */
+  probe(deadlineMs: number): Promise<void>;
   /** Resolves when the backend has worked off everything sent before. */
   barrier(): Promise<void>;
 

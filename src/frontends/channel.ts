@@ -77,11 +77,11 @@ export class Channel {
   }
 
   /** Sends a request that has a reply of its own. @returns the payload, of exactly the size of that reply */
-  ask(name: RequestName, payload: Uint8Array = emptyPayload): Promise<Buffer> {
+  ask(name: RequestName, payload: Uint8Array = emptyPayload, deadlineMs = this.#deadlineMs): Promise<Buffer> {
     return this.#inTurn(async () => {
       const spec: RequestSpec = requests[name];
       if (spec.replyBytes === null) throw new VirtioUserError('BUG', `${name} has no reply`);
-      return this.#exchange(name, versionFlag, payload, [], spec.replyBytes);
+      return this.#exchange(name, versionFlag, payload, [], spec.replyBytes, deadlineMs);
     });
   }
 
@@ -103,7 +103,9 @@ export class Channel {
         this.#unconfirmed = true;
         return;
       }
-      const code = decodeU64(await this.#exchange(name, versionFlag | needReplyFlag, payload, fds, ackBytes));
+      const code = decodeU64(
+        await this.#exchange(name, versionFlag | needReplyFlag, payload, fds, ackBytes, this.#deadlineMs),
+      );
       if (code !== 0n) {
         const refused = new VirtioUserError('BACKEND_REFUSED', `${this.#name}: backend refused ${name}`, {
           details: { request: name, code: code.toString(), payload: Buffer.from(payload).toString('hex') },
@@ -139,11 +141,12 @@ export class Channel {
     payload: Uint8Array,
     fds: readonly NativeFd[],
     replyBytes: number,
+    deadlineMs: number,
   ): Promise<Buffer> {
     return new Promise((resolve, reject) => {
       // The reply may come while `send` is still on the stack, so everything is in place before.
       this.#decoder.expect(requests[name].number, replyBytes);
-      const cancelDeadline = this.#timers.after(this.#deadlineMs, () => this.#end(this.#timeout(name)));
+      const cancelDeadline = this.#timers.after(deadlineMs, () => this.#end(this.#timeout(name, deadlineMs)));
       this.#waiting = { name, resolve, reject, cancelDeadline };
       try {
         this.#send(name, flags, payload, fds);
@@ -215,9 +218,9 @@ export class Channel {
     return error;
   }
 
-  #timeout(name: RequestName): VirtioUserError {
-    return new VirtioUserError('TIMEOUT', `${this.#name}: no answer to ${name} within ${this.#deadlineMs} ms`, {
-      details: { request: name, deadlineMs: this.#deadlineMs },
+  #timeout(name: RequestName, deadlineMs: number): VirtioUserError {
+    return new VirtioUserError('TIMEOUT', `${this.#name}: no answer to ${name} within ${deadlineMs} ms`, {
+      details: { request: name, deadlineMs },
       remedy: 'The switch accepted the connection but does not serve it: look at its log and its load.',
     });
   }

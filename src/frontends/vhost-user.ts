@@ -22,6 +22,7 @@ import {
   localFeatures,
   supportedFeatures,
 } from '../virtio/feature.ts';
+import { statusBit, statusNames } from '../virtio/status.ts';
 import type { Channel } from './channel.ts';
 
 /** A file message names a ring in 8 bits. */
@@ -179,6 +180,17 @@ export class VhostUserFrontend implements Frontend {
   async setMtu(mtu: number): Promise<void> {
     this.#require(this.#abilities.mtu, 'NET_SET_MTU', 'MTU');
     await this.#channel.tell('NET_SET_MTU', encodeU64(BigInt(mtu)));
+  }
+
+  async probe(deadlineMs: number): Promise<void> {
+    if (!this.#abilities.status) {
+      await this.#channel.ask('GET_FEATURES', undefined, deadlineMs);
+      return;
+    }
+    const status = Number(decodeU64(await this.#channel.ask('GET_STATUS', undefined, deadlineMs)) & 0xffn);
+    if ((status & (statusBit.NEEDS_RESET | statusBit.FAILED)) === 0) return;
+    const names = statusNames(status).join(' ');
+    throw this.#fail(new VirtioUserError('BACKEND_REFUSED', `backend asks to be reset: its status is ${names}`));
   }
 
   /** A request with a reply of its own is the only barrier that every backend has; QEMU takes GET_FEATURES too. */

@@ -282,8 +282,9 @@ export interface PortEvent {
   /**
    * `ring-corrupt`: a used entry that cannot be; the port has stopped touching the session by itself.
    * `tap-gone`: the TAP was deleted (EBADFD, ENODEV).
+   * `backend-stalled`: the backend has taken nothing of what waits for 5 s; again after every further 5 s.
    */
-  readonly kind: 'ring-corrupt' | 'tap-gone';
+  readonly kind: 'ring-corrupt' | 'tap-gone' | 'backend-stalled';
   readonly reason: string;
 }
 

@@ -51,6 +51,18 @@ describe('an established TCP connection', () => {
     });
   }, 90_000);
 
+  // Its socket stays open: nothing but its silence says that it is not there.
+  it('[F13] survives a switch that is stopped for longer than its silence is taken, and goes on', async () => {
+    await survives(async () => {
+      process.kill(world.ovs.switchPid, 'SIGSTOP');
+      try {
+        await until('the loss', async () => (await world.agent.cli('attachments', 'list')).includes('held'), 40_000);
+      } finally {
+        process.kill(world.ovs.switchPid, 'SIGCONT');
+      }
+    });
+  }, 120_000);
+
   it('[69] [F11] survives SIGKILL of the switch with no operator action', async () => {
     await survives(async () => {
       await world.ovs.killSwitch();

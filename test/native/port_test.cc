@@ -53,6 +53,27 @@ TEST(Session, PackedRingsNeedVersion1) {
   EXPECT_EQ(made.fault().errnum, EINVAL);
 }
 
+TEST(Port, TellsOfABackendThatTakesNoFramesAndNotOfOneThatDoes) {
+  Bench stalled;
+  Bench living;
+  stalled.start();
+  living.start();
+  stalled.send(plainFrame(100, 1));
+  living.expectPassed(plainFrame(100, 1));
+  ASSERT_TRUE(stalled.corruption->signal.wait());
+  {
+    const std::lock_guard lock(stalled.corruption->mutex);
+    EXPECT_EQ(stalled.corruption->events[0].first, PortEventKind::kBackendStalled);
+  }
+  EXPECT_EQ(living.corruption->signal.count(), 0);
+  // Nothing has changed: when it goes on, so does the port.
+  Chain chain;
+  ASSERT_TRUE(stalled.await(chain));
+  stalled.tx().push(chain.head, 0);
+  stalled.tx().publish();
+  stalled.expectPassed(plainFrame(100, 2));
+}
+
 TEST(Pump, WithoutRoomForAThreadIsAFaultAndNotTheEndOfTheProcess) {
   pthread_attr_t usual;
   pthread_attr_t impossible;

@@ -125,6 +125,57 @@ describe('a backend that is silent', () => {
   });
 });
 
+describe('a probe of a running backend', () => {
+  const running = async (options: ScriptedOptions) => {
+    const { device, ledger } = deviceWorld();
+    const connection = connectScripted(options, ledger);
+    await device.bringUp(connection.frontend);
+    return { device, ...connection };
+  };
+
+  it.each([
+    ['GET_STATUS where there is one', dpdkOffer, 'GET_STATUS'],
+    ['GET_FEATURES elsewhere', vppOffer, 'GET_FEATURES'],
+  ])('[F13] asks by %s, and takes the answer for life', async (_how, offer, name) => {
+    const { device, backend } = await running(offer);
+    const before = backend.trace.length;
+    expect(await device.probe(10_000)).toBe(true);
+    expect(backend.trace.slice(before)).toEqual([expect.stringContaining(name)]);
+    await device.shutDown();
+    expect(await device.probe(10_000)).toBe(false);
+  });
+
+  it('[F13] that is not answered ends the connection at its own deadline', async () => {
+    const { device, backend, timers, frontend } = await running({
+      ...dpdkOffer,
+      misbehave: misbehaveAt('GET_STATUS', 2, { kind: 'silent' }),
+    });
+    const outcome = failureOf(device.probe(10_000));
+    await backend.stalled;
+    timers.advance(9_999);
+    expect(frontend.isOpen).toBe(true);
+    timers.advance(1);
+    expect(await outcome).toMatchObject({ code: 'TIMEOUT', details: { request: 'GET_STATUS', deadlineMs: 10_000 } });
+    expect(frontend.isOpen).toBe(false);
+    await device.shutDown();
+  });
+
+  it.each([
+    ['NEEDS_RESET', 0x4fn],
+    ['FAILED', 0x8fn],
+  ])('[F24] answered with %s ends the connection', async (name, status) => {
+    const bytes = encodeMessage(40, replyFlags, u64(status));
+    const { device, frontend } = await running({
+      ...dpdkOffer,
+      misbehave: misbehaveAt('GET_STATUS', 2, { kind: 'bytes', bytes }),
+    });
+    const error = await failureOf(device.probe(10_000));
+    expect([error.code, error.message]).toEqual(['BACKEND_REFUSED', expect.stringContaining(name)]);
+    expect(frontend.isOpen).toBe(false);
+    await device.shutDown();
+  });
+});
+
 describe('a backend that refuses', () => {
   it.each(acked.filter(([name]) => name !== 'NET_SET_MTU'))('[F19] [F20] [F21] %s (%d) is named', async (name, nth) => {
     const { error, device } = await failing({ ...dpdkOffer, misbehave: misbehaveAt(name, nth, { kind: 'nack' }) });

@@ -401,6 +401,20 @@ export class FakeDevice implements VirtioUserDevice {
     this.#options = options;
   }
 
+  /** What `probe` does with the connection's frontend; default: it answers. */
+  onProbe: (() => void) | null = null;
+  probes = 0;
+
+  async probe(): Promise<boolean> {
+    this.probes += 1;
+    await turn();
+    if (this.onProbe !== null) {
+      this.onProbe();
+      throw new VirtioUserError('TIMEOUT', 'no answer to GET_STATUS');
+    }
+    return this.state.kind === 'ready';
+  }
+
   async control(control: Control): Promise<void> {
     await turn();
     if (this.state.kind !== 'ready') throw new VirtioUserError('DEVICE_NOT_RUNNING', 'the device does not run');

@@ -6,9 +6,9 @@ export class FakeControlQueue implements ControlQueue {
   readonly sent: ControlCommand[] = [];
   /** Thrown by the next `next`, as a ring that says what cannot be. */
   brokenBy: Error | null = null;
-  #waiting: { readonly token: number; readonly command: ControlCommand }[] = [];
+  readonly #waiting: { readonly token: number; readonly command: ControlCommand }[] = [];
   #serving: number | null = null;
-  #answers: { readonly token: number; readonly ack: number }[] = [];
+  readonly #answers: { readonly token: number; readonly ack: number }[] = [];
 
   submit(command: ControlCommand): number {
     const token = this.sent.push(command);

@@ -113,6 +113,10 @@ export class FakeFrontend implements Frontend {
     return this.#operation(`setMtu ${mtu}`, undefined);
   }
 
+  probe(deadlineMs: number): Promise<void> {
+    return this.#operation(`probe ${deadlineMs}`, undefined);
+  }
+
   barrier(): Promise<void> {
     return this.#operation('barrier', undefined);
   }

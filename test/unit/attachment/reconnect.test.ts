@@ -186,6 +186,29 @@ describe('the port', () => {
     expect(node.state).toBe('running');
   });
 
+  it('[F13] that reports a backend without appetite has it probed, once at a time; one that answers is kept', async () => {
+    await node.connect();
+    for (let event = 0; event < 3; event += 1) node.port.emit({ kind: 'backend-stalled', reason: 'takes no frames' });
+    await settle();
+    const device = node.devices.at(-1);
+    expect([device?.probes, node.state]).toEqual([1, 'running']);
+    node.port.emit({ kind: 'backend-stalled', reason: 'takes no frames' });
+    await settle();
+    expect([device?.probes, node.state]).toEqual([2, 'running']);
+  });
+
+  it('[F13] one that does not answer goes the way of a lost backend', async () => {
+    const frontend = await node.connect();
+    const device = node.devices.at(-1);
+    if (device !== undefined) device.onProbe = () => frontend.hangUp();
+    node.port.emit({ kind: 'backend-stalled', reason: 'takes no frames' });
+    await settle();
+    await settle();
+    expect([node.state, frontend.released]).toEqual(['held', true]);
+    await node.connect();
+    expect(node.state).toBe('running');
+  });
+
   it('that reports a deleted TAP ends the attachment’s connections, and CHECK says so', async () => {
     const frontend = await node.connect();
     node.port.emit({ kind: 'tap-gone', reason: 'EBADFD' });

@@ -26,6 +26,7 @@ class SessionObject : public Napi::ObjectWrap<SessionObject>, public LiveObject 
 
  private:
   Napi::Value expectedBase(const Napi::CallbackInfo& info);
+  Napi::Value addReceiveBuffers(const Napi::CallbackInfo& info);
   void close(const Napi::CallbackInfo& info);
 
   Environment* environment_ = nullptr;
@@ -90,6 +91,7 @@ class PortObject : public Napi::ObjectWrap<PortObject>, public LiveObject {
   Napi::Value setCarrier(const Napi::CallbackInfo& info);
   Napi::Value start(const Napi::CallbackInfo& info);
   Napi::Value quiesce(const Napi::CallbackInfo& info);
+  Napi::Value useReceiveBuffers(const Napi::CallbackInfo& info);
   Napi::Value setRxFilter(const Napi::CallbackInfo& info);
   Napi::Value finishTransmit(const Napi::CallbackInfo& info);
   void detachQueues(const Napi::CallbackInfo& info);

@@ -106,6 +106,7 @@ Napi::Function PortObject::define(Napi::Env env) {
       env, "Port",
       {InstanceMethod<&PortObject::setOffload>("setOffload"), InstanceMethod<&PortObject::setCarrier>("setCarrier"),
        InstanceMethod<&PortObject::start>("start"), InstanceMethod<&PortObject::quiesce>("quiesce"),
+       InstanceMethod<&PortObject::useReceiveBuffers>("useReceiveBuffers"),
        InstanceMethod<&PortObject::setRxFilter>("setRxFilter"),
        InstanceMethod<&PortObject::finishTransmit>("finishTransmit"),
        InstanceMethod<&PortObject::detachQueues>("detachQueues"), InstanceMethod<&PortObject::retire>("retire"),
@@ -270,6 +271,17 @@ Napi::Value PortObject::setRxFilter(const Napi::CallbackInfo& info) {
   if (!rules->promiscuous) filter = std::make_shared<RxFilter>(std::move(*rules));
   const auto deferred = Napi::Promise::Deferred::New(env);
   port_->setRxFilter(std::move(filter), resolver(env, deferred));
+  return deferred.Promise();
+}
+
+Napi::Value PortObject::useReceiveBuffers(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!checkOpen(env, "useReceiveBuffers")) return env.Undefined();
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  if (const auto begun = port_->useReceiveBuffers(resolver(env, deferred)); !begun) {
+    environment_->events->letGo(env);
+    deferred.Reject(faultError(env, begun.fault()));
+  }
   return deferred.Promise();
 }
 

@@ -53,9 +53,10 @@ void setConstant(napi_env env, napi_value object, const char* name, napi_value v
 }  // namespace
 
 Napi::Function SessionObject::define(Napi::Env env) {
-  return DefineClass(
-      env, "Session",
-      {InstanceMethod<&SessionObject::expectedBase>("expectedBase"), InstanceMethod<&SessionObject::close>("close")});
+  return DefineClass(env, "Session",
+                     {InstanceMethod<&SessionObject::expectedBase>("expectedBase"),
+                      InstanceMethod<&SessionObject::addReceiveBuffers>("addReceiveBuffers"),
+                      InstanceMethod<&SessionObject::close>("close")});
 }
 
 SessionObject::~SessionObject() {
@@ -122,6 +123,26 @@ Napi::Value SessionObject::expectedBase(const Napi::CallbackInfo& info) {
     return env.Undefined();
   }
   return Napi::Number::New(env, session_->expectedBase(*ring));
+}
+
+Napi::Value SessionObject::addReceiveBuffers(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto bytes = toUint32(env, info[0], "rxBufferBytes");
+  if (!bytes) return env.Undefined();
+  if (!session_ || !session_->mapped()) {
+    throwMisuse(env, "addReceiveBuffers: the session is closed");
+    return env.Undefined();
+  }
+  if (const auto added = session_->addReceiveBuffers(*bytes); !added) {
+    throwFault(env, added.fault());
+    return env.Undefined();
+  }
+  const SharedRegion& region = session_->regions().back();
+  Napi::Object object = Napi::Object::New(env);
+  napi_set_named_property(env, object, "fd", Fd::wrap(env, region.fd));
+  napi_set_named_property(env, object, "label", bigint(env, region.label));
+  napi_set_named_property(env, object, "sizeBytes", bigint(env, region.mapping.size()));
+  return object;
 }
 
 void SessionObject::close(const Napi::CallbackInfo& info) {

@@ -144,6 +144,18 @@ Result<void> Port::enlist(uint32_t pairs, Done done) noexcept {
   return {};
 }
 
+Result<void> Port::useReceiveBuffers(Done done) noexcept {
+  if (state_ != PortState::kRunning) return Fault{ESHUTDOWN, "other receive buffers"};
+  std::vector<RxBuffers> buffers;
+  for (uint32_t pair = 0; pair < session_->options().pairs; ++pair) buffers.push_back(session_->rxBuffers(pair));
+  onEveryPair(
+      [buffers = std::move(buffers)](Pump&, QueuePair& pair) {
+        if (pair.index() < buffers.size()) pair.useReceiveBuffers(buffers[pair.index()]);
+      },
+      std::move(done));
+  return {};
+}
+
 void Port::setRxFilter(std::shared_ptr<const RxFilter> filter, Done done) noexcept {
   onEveryPair([filter = std::move(filter)](Pump&, QueuePair& pair) { pair.setRxFilter(filter); }, std::move(done));
 }

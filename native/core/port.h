@@ -53,6 +53,9 @@ class Port {
   // Growing, after the rings are enabled; also takes finishTransmit() back.
   Result<void> enlist(uint32_t pairs, Done done) noexcept;
 
+  // The buffers that the session has got last are used from now on. Errors: ESHUTDOWN (not running).
+  Result<void> useReceiveBuffers(Done done) noexcept;
+
   // Which frames of the backend are for the pod, from now on, also in later sessions; nullptr passes all.
   void setRxFilter(std::shared_ptr<const RxFilter> filter, Done done) noexcept;
 

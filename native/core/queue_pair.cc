@@ -35,15 +35,13 @@ void QueuePair::start(std::shared_ptr<Session> session, std::shared_ptr<PortShar
   headerBytes_ = s.headerBytes();
   mergeable_ = s.mergeable();
   features_ = s.options().features;
-  rxBufferBytes_ = s.options().rxBufferBytes;
-  rxStride_ = s.rxStride();
   rx_ = s.virtq(2 * index_);
   tx_ = s.virtq(2 * index_ + 1);
   txState_ = s.state(2 * index_ + 1);
-  rxLabel_ = kMemoryLabel + s.rxOffset(index_);
   headLabel_ = kMemoryLabel + s.txHeadOffset(index_);
   tailLabel_ = kMemoryLabel + s.txTailOffset(index_);
-  rxBase_ = s.addresses().host(rxLabel_, uint64_t{rxStride_} * size);
+  rxPlaces_[0] = s.rxBuffers(index_);
+  rxPlaceCount_ = 1;
   headBase_ = s.addresses().host(headLabel_, uint64_t{kTxHeadBytes} * size);
   tailBase_ = s.addresses().host(tailLabel_, uint64_t{kTxTailBytes} * s.tailCount());
   kickRx_ = s.kickFd(2 * index_);
@@ -56,7 +54,6 @@ void QueuePair::start(std::shared_ptr<Session> session, std::shared_ptr<PortShar
   rxTaken_ = 0;
   rxBurstMost_ = 0;
   quietSeconds_ = 0;
-  rxReclaim_ = s.options().memory == MemoryKind::kMemfd && rxStride_ % kPageBytes == 0;
   detached_ = index_ >= options.activePairs;
   state_ = PairState::kRetired;
   if (!detached_) enter();
@@ -78,6 +75,12 @@ void QueuePair::kickAlways() noexcept {
   (void)!::write(kickRx_, &one, sizeof one);
   (void)!::write(kickTx_, &one, sizeof one);
   counters_.event(Event::kKicks, 2);
+}
+
+void QueuePair::useReceiveBuffers(const RxBuffers& buffers) noexcept {
+  if (!session_ || rxPlaceCount_ == rxPlaces_.size()) return;
+  if (rxPlaceCount_ == 1) rxPlaceOf_.assign(session_->options().queueSize, 0);
+  rxPlaces_[rxPlaceCount_++] = buffers;
 }
 
 void QueuePair::finishTransmit() noexcept {

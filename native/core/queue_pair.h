@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "coalesce.h"
 #include "counters.h"
@@ -102,6 +103,8 @@ class QueuePair {
   void retire() noexcept;
   // retired, or transmitting no more → running: its rings are enabled and its TAP queue is attached.
   void enlist() noexcept;
+  // With a session: buffers posted from now on are these, which the backend has mapped. What is posted stays valid.
+  void useReceiveBuffers(const RxBuffers& buffers) noexcept;
   // any → held. Counts what is in flight as lost; the session is not touched any more.
   void stop() noexcept;
   // held → discarding.
@@ -213,7 +216,11 @@ class QueuePair {
   void enter() noexcept;
   void kickAlways() noexcept;
   void leave() noexcept;
-  uint8_t* rxBuffer(uint16_t head) const noexcept { return rxBase_ + size_t{rxStride_} * head; }
+  const RxBuffers& rxPlace(uint16_t head) const noexcept {
+    return rxPlaces_[rxPlaceCount_ == 1 ? 0 : rxPlaceOf_[head]];
+  }
+  uint8_t* rxBuffer(uint16_t head) const noexcept { return rxPlace(head).host(head); }
+  void describeRx(uint16_t head) noexcept;
   uint8_t* txHead(uint16_t head) const noexcept { return headBase_ + size_t{kTxHeadBytes} * head; }
   uint8_t* txTail(uint16_t tail) const noexcept { return tailBase_ + size_t{kTxTailBytes} * tail; }
 
@@ -227,15 +234,16 @@ class QueuePair {
   // The TAP queue is, or will be, detached: nothing is read from it. Writing to it still reaches the pod.
   bool detached_ = false;
   uint32_t headerBytes_ = 12;
-  uint32_t rxBufferBytes_ = 0;
-  uint32_t rxStride_ = 0;
+  // Where receive buffers have been in this session; new ones are posted from the last. While there is one place only,
+  // nobody asks which buffer is where.
+  std::array<RxBuffers, Session::kMaxRegions> rxPlaces_{};
+  uint32_t rxPlaceCount_ = 0;
+  std::vector<uint8_t> rxPlaceOf_;
   Virtq rx_;
   Virtq tx_;
   QueueStateView txState_;
-  uint8_t* rxBase_ = nullptr;
   uint8_t* headBase_ = nullptr;
   uint8_t* tailBase_ = nullptr;
-  uint64_t rxLabel_ = 0;
   uint64_t headLabel_ = 0;
   uint64_t tailLabel_ = 0;
   uint64_t features_ = 0;
@@ -259,8 +267,6 @@ class QueuePair {
   uint16_t rxTaken_ = 0;
   uint16_t rxBurstMost_ = 0;
   uint16_t quietSeconds_ = 0;
-  // Pages of parked buffers are given back to the system.
-  bool rxReclaim_ = false;
   TxSegmentation segmentation_;
   // Chains that the backend has used, at all and when watchForStall() last looked.
   uint64_t reaped_ = 0;

@@ -202,8 +202,7 @@ void QueuePair::growRxWindow() noexcept {
   quietSeconds_ = 0;
   while (rx_.freeCount() != 0 && rx_.outstanding() < rxWindow_) {
     const uint16_t head = rx_.allocate();
-    rx_.describe(head, rxLabel_ + uint64_t{rxStride_} * head, rxBufferBytes_, kDescWrite, 0);
-    rx_.submit(head, 1, rxBufferBytes_, kNoTail);
+    describeRx(head);
   }
 }
 
@@ -218,10 +217,19 @@ void QueuePair::settleRxWindow() noexcept {
   }
 }
 
+// Posts a buffer whose descriptor says something else, or nothing yet.
+void QueuePair::describeRx(uint16_t head) noexcept {
+  const RxBuffers& place = rxPlaces_[rxPlaceCount_ - 1];
+  if (rxPlaceCount_ > 1) rxPlaceOf_[head] = static_cast<uint8_t>(rxPlaceCount_ - 1);
+  rx_.describe(head, place.labelOf(head), place.bytes, kDescWrite, 0);
+  rx_.submit(head, 1, place.bytes, kNoTail);
+}
+
 // Ours alone until it is posted again, so its page can be given back: it reads as zeros afterwards.
 void QueuePair::park(uint16_t head) noexcept {
   rx_.release(head, 1);
-  if (rxReclaim_) (void)::madvise(rxBuffer(head), rxStride_, MADV_REMOVE);
+  const RxBuffers& place = rxPlace(head);
+  if (place.reclaim) (void)::madvise(place.host(head), place.stride, MADV_REMOVE);
 }
 
 void QueuePair::repost(uint16_t head) noexcept {
@@ -229,7 +237,15 @@ void QueuePair::repost(uint16_t head) noexcept {
     park(head);
     return;
   }
-  rx_.repost(head, rxLabel_ + uint64_t{rxStride_} * head, rxBufferBytes_);
+  const RxBuffers& place = rxPlaces_[rxPlaceCount_ - 1];
+  if (rxPlaceCount_ == 1 || rxPlaceOf_[head] == rxPlaceCount_ - 1) [[likely]] {
+    rx_.repost(head, place.labelOf(head), place.bytes);
+  } else {
+    // Its page in the old place is not used again.
+    const RxBuffers& old = rxPlace(head);
+    if (old.reclaim) (void)::madvise(old.host(head), old.stride, MADV_REMOVE);
+    describeRx(head);
+  }
   if (rx_.unpublished() >= kRepostBatch) publishRx();
 }
 

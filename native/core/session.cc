@@ -20,19 +20,23 @@ Result<UniqueFd> createMemfd(const char* name, unsigned flags) noexcept {
   return fd;
 }
 
+bool validRxBuffer(uint32_t bytes) noexcept { return bytes >= 2048 && bytes <= 69632; }
+
+// Receive buffers begin on a cache line.
+uint64_t strideOf(uint32_t rxBufferBytes) noexcept { return alignUp(rxBufferBytes, 64); }
+
 bool valid(const SessionOptions& options) noexcept {
   return options.pairs >= 1 && options.pairs <= 256 && options.queueSize >= 64 && options.queueSize <= 4096 &&
          std::has_single_bit(options.queueSize) &&
          // Packed rings know no legacy form (virtio 1.2, section 6).
          ((options.features & kFeatureRingPacked) == 0 || (options.features & kFeatureVersion1) != 0) &&
-         options.rxBufferBytes >= 2048 && options.rxBufferBytes <= 69632;
+         validRxBuffer(options.rxBufferBytes);
 }
 
 }  // namespace
 
 Session::Session(const SessionOptions& options) noexcept : options_(options) {
   headerBytes_ = (options.features & (kFeatureVersion1 | kFeatureMrgRxbuf)) != 0 ? 12 : 10;
-  rxStride_ = static_cast<uint32_t>(alignUp(options.rxBufferBytes, 64));
   tailCount_ = options.queueSize / 2;
   uint64_t offset = 0;
   uint64_t stateOffset = alignUp(sizeof(StateHeader), 64);
@@ -48,12 +52,12 @@ Session::Session(const SessionOptions& options) noexcept : options_(options) {
   for (uint32_t pair = 0; pair < options.pairs; ++pair) {
     PairPlace place;
     place.rx = offset;
-    place.txHeads = alignUp(place.rx + uint64_t{rxStride_} * options.queueSize, kPageBytes);
+    place.txHeads = alignUp(place.rx + strideOf(options.rxBufferBytes) * options.queueSize, kPageBytes);
     place.txTails = place.txHeads + uint64_t{kTxHeadBytes} * options.queueSize;
     offset = place.txTails + uint64_t{kTxTailBytes} * tailCount_;
     pairs_.push_back(place);
   }
-  memoryBytes_ = alignUp(offset, options.memory == MemoryKind::kHugetlb ? kHugePageBytes : kPageBytes);
+  memoryBytes_ = alignUp(offset, pageBytes());
   if ((options.features & kFeatureCtrlVq) != 0) {
     controlPlace_ = ControlLayout::at(stateOffset, packed());
     stateOffset = controlPlace_.end;
@@ -71,30 +75,70 @@ Result<std::shared_ptr<Session>> Session::create(const SessionOptions& options) 
   return session;
 }
 
-Result<void> Session::createMemory() noexcept {
+uint64_t Session::pageBytes() const noexcept {
+  return options_.memory == MemoryKind::kHugetlb ? kHugePageBytes : kPageBytes;
+}
+
+Result<SharedRegion> Session::share(uint64_t bytes, uint64_t allocate) const noexcept {
   const bool huge = options_.memory == MemoryKind::kHugetlb;
+  SharedRegion region;
   auto fd = createMemfd("vu-session", MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0U));
   if (!fd) return fd.fault();
-  *memoryFd_ = std::move(fd).value();
-  const auto bytes = static_cast<off_t>(memoryBytes_);
-  if (::ftruncate(memoryFd_->get(), bytes) != 0) return lastFault("ftruncate session memory");
+  *region.fd = std::move(fd).value();
+  if (::ftruncate(region.fd->get(), static_cast<off_t>(bytes)) != 0) return lastFault("ftruncate session memory");
   // Huge pages are reserved as a whole by mmap below.
-  if (!huge && ::fallocate(memoryFd_->get(), 0, 0, static_cast<off_t>(ringBytes_)) != 0) {
+  if (!huge && allocate != 0 && ::fallocate(region.fd->get(), 0, 0, static_cast<off_t>(allocate)) != 0) {
     return lastFault("fallocate rings");
   }
   // A file that nobody can shrink cannot turn an access of ours into SIGBUS.
-  if (::fcntl(memoryFd_->get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+  if (::fcntl(region.fd->get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
     return lastFault("seal session memory");
   }
-  auto mapping =
-      Mapping::shared(memoryFd_->get(), memoryBytes_, huge ? "reserve 2 MB huge pages" : "mmap session memory");
+  auto mapping = Mapping::shared(region.fd->get(), bytes, huge ? "reserve 2 MB huge pages" : "mmap session memory");
   if (!mapping) return mapping.fault();
-  memory_ = std::move(mapping).value();
-  if (options_.memory == MemoryKind::kThp && ::madvise(memory_.data(), memory_.size(), MADV_HUGEPAGE) != 0) {
+  region.mapping = std::move(mapping).value();
+  if (options_.memory == MemoryKind::kThp && ::madvise(region.mapping.data(), bytes, MADV_HUGEPAGE) != 0) {
     return lastFault("madvise MADV_HUGEPAGE");
   }
-  addresses_.add(AddressRegion{kMemoryLabel, memoryBytes_, memory_.data()});
+  return region;
+}
+
+Result<void> Session::createMemory() noexcept {
+  auto region = share(memoryBytes_, ringBytes_);
+  if (!region) return region.fault();
+  regions_.push_back(std::move(region).value());
+  regions_.back().label = kMemoryLabel;
+  regions_.back().rxBufferBytes = options_.rxBufferBytes;
+  addresses_.add(AddressRegion{kMemoryLabel, memoryBytes_, base()});
   return {};
+}
+
+Result<void> Session::addReceiveBuffers(uint32_t rxBufferBytes) noexcept {
+  if (!mapped() || !validRxBuffer(rxBufferBytes)) return Fault{EINVAL, "receive buffers"};
+  if (regions_.size() == kMaxRegions) return Fault{ENOSPC, "regions of session memory"};
+  const uint64_t perPair = alignUp(strideOf(rxBufferBytes) * options_.queueSize, kPageBytes);
+  const uint64_t bytes = alignUp(perPair * options_.pairs, pageBytes());
+  auto region = share(bytes, 0);
+  if (!region) return region.fault();
+  const SharedRegion& last = regions_.back();
+  // A gap between labels: a length that is wrong by one meets no other region.
+  const uint64_t label = alignUp(last.label + last.mapping.size(), kHugePageBytes) + kHugePageBytes;
+  if (!addresses_.add(AddressRegion{label, bytes, region.value().mapping.data()})) {
+    return Fault{ENOSPC, "labels of session memory"};
+  }
+  regions_.push_back(std::move(region).value());
+  regions_.back().label = label;
+  regions_.back().rxBufferBytes = rxBufferBytes;
+  return {};
+}
+
+RxBuffers Session::rxBuffers(uint32_t pair) const noexcept {
+  const SharedRegion& region = regions_.back();
+  const uint64_t stride = strideOf(region.rxBufferBytes);
+  const uint64_t offset =
+      regions_.size() == 1 ? pairs_[pair].rx : alignUp(stride * options_.queueSize, kPageBytes) * pair;
+  return RxBuffers{region.mapping.data() + offset, region.label + offset, region.rxBufferBytes,
+                   static_cast<uint32_t>(stride), options_.memory == MemoryKind::kMemfd && stride % kPageBytes == 0};
 }
 
 Result<void> Session::createState() noexcept {
@@ -140,10 +184,10 @@ void Session::initQueues() noexcept {
     Virtq rx = virtq(2 * pair);
     // Buffers that are not posted wait in the free list; each keeps its descriptor for good.
     rx.initFreeList();
-    const uint64_t label = kMemoryLabel + pairs_[pair].rx;
+    const RxBuffers buffers = rxBuffers(pair);
     for (uint32_t i = 0; i < kRxWindowMin; ++i) {
       const uint16_t index = rx.allocate();
-      rx.describe(index, label + uint64_t{rxStride_} * index, options_.rxBufferBytes, kDescWrite, 0);
+      rx.describe(index, buffers.labelOf(index), options_.rxBufferBytes, kDescWrite, 0);
       rx.submit(index, 1, options_.rxBufferBytes, kNoTail);
     }
     rx.publish();
@@ -165,9 +209,9 @@ Virtq Session::virtq(uint32_t ring) const noexcept {
   const VringLayout& layout = rings_[ring].vring;
   const VirtqFeatures features{eventIdx(), inOrder()};
   if (packed()) {
-    return Virtq(PackedVirtq(PackedRing::over(memory_.data(), layout, options_.queueSize), state(ring), features));
+    return Virtq(PackedVirtq(PackedRing::over(base(), layout, options_.queueSize), state(ring), features));
   }
-  return Virtq(SplitVirtq(Vring::over(memory_.data(), layout, options_.queueSize), state(ring), features));
+  return Virtq(SplitVirtq(Vring::over(base(), layout, options_.queueSize), state(ring), features));
 }
 
 QueueStateView Session::state(uint32_t ring) const noexcept {
@@ -176,9 +220,11 @@ QueueStateView Session::state(uint32_t ring) const noexcept {
 
 void Session::close() noexcept {
   control_.reset();
-  memory_.reset();
+  for (SharedRegion& region : regions_) {
+    region.mapping.reset();
+    region.fd->reset();
+  }
   stateMemory_.reset();
-  memoryFd_->reset();
   stateFd_.reset();
   for (auto& kick : kicks_) kick->reset();
   for (auto& call : calls_) call->reset();

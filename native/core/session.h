@@ -56,8 +56,34 @@ struct SessionOptions {
   MemoryKind memory = MemoryKind::kMemfd;
 };
 
+// The receive buffers of one pair: one per descriptor, `stride` apart.
+struct RxBuffers {
+  uint8_t* base = nullptr;
+  uint64_t label = 0;
+  // Of one buffer.
+  uint32_t bytes = 0;
+  uint32_t stride = 0;
+  // Pages of buffers that nobody uses can be given back to the system.
+  bool reclaim = false;
+
+  uint8_t* host(uint16_t head) const noexcept { return base + size_t{stride} * head; }
+  uint64_t labelOf(uint16_t head) const noexcept { return label + uint64_t{stride} * head; }
+};
+
+// Memory that the backend maps: a sealed memfd.
+struct SharedRegion {
+  std::shared_ptr<UniqueFd> fd = std::make_shared<UniqueFd>();
+  Mapping mapping;
+  uint64_t label = 0;
+  // Of one receive buffer in this region.
+  uint32_t rxBufferBytes = 0;
+};
+
 class Session {
  public:
+  // What SET_MEM_TABLE can name, and so what addReceiveBuffers() can come to.
+  static constexpr size_t kMaxRegions = AddressMap::kMaxRegions;
+
   // Receive buffers are posted and published. Errors: EINVAL (options), ENOMEM (no free huge pages), ENOSPC, EMFILE, …
   static Result<std::shared_ptr<Session>> create(const SessionOptions& options) noexcept;
 
@@ -74,20 +100,20 @@ class Session {
   bool inOrder() const noexcept { return (options_.features & kFeatureInOrder) != 0; }
   bool packed() const noexcept { return (options_.features & kFeatureRingPacked) != 0; }
 
-  int memoryFd() const noexcept { return memoryFd_->get(); }
+  int memoryFd() const noexcept { return regions_.front().fd->get(); }
   uint64_t memoryBytes() const noexcept { return memoryBytes_; }
   int stateFd() const noexcept { return stateFd_.get(); }
   int kickFd(uint32_t ring) const noexcept { return kicks_[ring]->get(); }
   int callFd(uint32_t ring) const noexcept { return calls_[ring]->get(); }
   // The same descriptors for those who pass them on; close() closes them for everybody.
-  const std::shared_ptr<UniqueFd>& memory() const noexcept { return memoryFd_; }
+  const std::shared_ptr<UniqueFd>& memory() const noexcept { return regions_.front().fd; }
   const std::shared_ptr<UniqueFd>& kick(uint32_t ring) const noexcept { return kicks_[ring]; }
   const std::shared_ptr<UniqueFd>& call(uint32_t ring) const noexcept { return calls_[ring]; }
   // Offsets; add kMemoryLabel for what goes on the wire. Packed: packedLayoutAt() says what lies in `avail` and `used`.
   const VringLayout& layout(uint32_t ring) const noexcept { return rings_[ring].vring; }
 
   // Below: only while mapped.
-  bool mapped() const noexcept { return memory_.data() != nullptr; }
+  bool mapped() const noexcept { return stateMemory_.data() != nullptr; }
   // Where the device of a ring should have stopped when it has completed all that it took. Split: used.idx. Packed:
   // slot and, in bit 15, wrap counter. That is the low half of what GET_VRING_BASE says.
   uint16_t expectedBase(uint32_t ring) const noexcept;
@@ -95,10 +121,15 @@ class Session {
   QueueStateView state(uint32_t ring) const noexcept;
   // nullptr without CTRL_VQ.
   ControlQueue* control() noexcept { return control_ ? &*control_ : nullptr; }
-  uint8_t* base() const noexcept { return memory_.data(); }
+  uint8_t* base() const noexcept { return regions_.front().mapping.data(); }
   const AddressMap& addresses() const noexcept { return addresses_; }
-  // Stride of receive buffers in memory: rxBufferBytes rounded up to a cache line.
-  uint32_t rxStride() const noexcept { return rxStride_; }
+  // Adds a region with receive buffers of another size for every pair; what was posted stays where it is. The backend
+  // must have mapped it before a pair uses it. Errors: EINVAL, ENOSPC (no region left), ENOMEM, EMFILE.
+  Result<void> addReceiveBuffers(uint32_t rxBufferBytes) noexcept;
+  // The memory above, then what was added, in order.
+  const std::vector<SharedRegion>& regions() const noexcept { return regions_; }
+  // Of a pair, in the region added last.
+  RxBuffers rxBuffers(uint32_t pair) const noexcept;
   uint32_t tailCount() const noexcept { return tailCount_; }
   uint64_t rxOffset(uint32_t pair) const noexcept { return pairs_[pair].rx; }
   uint64_t txHeadOffset(uint32_t pair) const noexcept { return pairs_[pair].txHeads; }
@@ -123,6 +154,9 @@ class Session {
   };
 
   explicit Session(const SessionOptions& options) noexcept;
+  uint64_t pageBytes() const noexcept;
+  // `allocate`: bytes from the start that are to exist at once.
+  Result<SharedRegion> share(uint64_t bytes, uint64_t allocate) const noexcept;
   Result<void> createMemory() noexcept;
   Result<void> createState() noexcept;
   Result<void> createEvents() noexcept;
@@ -130,7 +164,6 @@ class Session {
 
   SessionOptions options_;
   uint32_t headerBytes_ = 0;
-  uint32_t rxStride_ = 0;
   uint32_t tailCount_ = 0;
   uint64_t ringBytes_ = 0;
   uint64_t memoryBytes_ = 0;
@@ -138,11 +171,10 @@ class Session {
   std::vector<RingPlace> rings_;
   std::vector<PairPlace> pairs_;
   ControlLayout controlPlace_;
-  std::shared_ptr<UniqueFd> memoryFd_ = std::make_shared<UniqueFd>();
+  std::vector<SharedRegion> regions_;
   UniqueFd stateFd_;
   std::vector<std::shared_ptr<UniqueFd>> kicks_;
   std::vector<std::shared_ptr<UniqueFd>> calls_;
-  Mapping memory_;
   Mapping stateMemory_;
   std::optional<ControlQueue> control_;
   AddressMap addresses_;

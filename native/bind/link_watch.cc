@@ -18,6 +18,7 @@ napi_value filterValue(napi_env env, const LinkFilter& filter) {
   napi_value result = nullptr;
   napi_create_object(env, &result);
   napi_set_named_property(env, result, "mac", text(env, macText(filter.mac)));
+  napi_set_named_property(env, result, "mtu", number(env, filter.mtu));
   napi_set_named_property(env, result, "promiscuous", Napi::Boolean::New(env, filter.promiscuous));
   napi_set_named_property(env, result, "allMulticast", Napi::Boolean::New(env, filter.allMulticast));
   napi_set_named_property(env, result, "unicast", macs(env, filter.unicast));

@@ -349,6 +349,9 @@ Result<std::optional<LinkFilter>> Rtnetlink::filter(uint32_t ifindex) noexcept {
           if (RTA_PAYLOAD(attribute) == filter.mac.size())
             std::memcpy(filter.mac.data(), RTA_DATA(attribute), filter.mac.size());
           break;
+        case IFLA_MTU:
+          filter.mtu = u32Of(attribute);
+          break;
         case IFLA_PROMISCUITY:
           filter.promiscuous = filter.promiscuous || u32Of(attribute) != 0;
           break;

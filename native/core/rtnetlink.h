@@ -49,9 +49,10 @@ struct LinkInfo {
   bool carrier = false;
 };
 
-// Which frames a link wants: what a network card would be told (dev_set_rx_mode).
+// What a link wants of its device: what a network card would be told (dev_set_rx_mode, dev_set_mtu).
 struct LinkFilter {
   MacAddress mac{};
+  uint32_t mtu = 0;
   bool promiscuous = false;
   bool allMulticast = false;
   std::vector<MacAddress> unicast;

@@ -1,6 +1,6 @@
 /**
- * The driver of a pod's device as far as commands go: what the pod does to its interface (MAC address, promiscuous and
- * multicast modes, addresses of a macvlan on top) becomes commands of the control queue, as a network card's driver would
+ * The driver of a pod's device as far as commands go: what the pod does to its interface (MAC address, MTU, promiscuous
+ * and multicast modes, addresses of a macvlan on top) becomes commands of the control queue, as a network card's driver would
  * send them. A device that was reset knows nothing, so each connection is told everything anew.
  *
  * Changes are learnt from the kernel's link events. What it tells nobody (a packet socket that joins a group) is found by
@@ -14,7 +14,7 @@ import { type Control, macTableEntries } from '../virtio/control.ts';
 import type { Clock } from './dependencies.ts';
 
 export interface PodDriverParts {
-  readonly device: Pick<VirtioUserDevice, 'control' | 'net'>;
+  readonly device: Pick<VirtioUserDevice, 'control' | 'net' | 'setMtu'>;
   /** null: the namespace is gone. */
   readonly openWatch: (onChange: () => void) => Promise<PodLinkWatch | null>;
   /** The pod has another MAC address than the switch was told. */
@@ -132,6 +132,8 @@ export class PodDriver {
     const { device, onMacChange } = this.#parts;
     const macBefore = device.net?.mac;
     for (const command of commandsFor(this.#told, wanted)) await device.control(command);
+    // No command of the control queue: virtio has none for it, vhost-user a message.
+    if (this.#told?.mtu !== wanted.mtu) await device.setMtu(wanted.mtu);
     this.#told = wanted;
     if (macBefore !== undefined && macBefore !== wanted.mac) onMacChange();
   }
@@ -144,7 +146,9 @@ export class PodDriver {
 export function commandsFor(told: PodLinkFilter | null, wanted: PodLinkFilter): readonly Control[] {
   const commands: Control[] = [];
   const mode = (name: 'promiscuous' | 'allMulticast', on: boolean): Control => ({ kind: 'rx-mode', mode: name, on });
-  const before = effective(told ?? { mac: '', promiscuous: true, allMulticast: false, unicast: [], multicast: [] });
+  const before = effective(
+    told ?? { mac: '', mtu: 0, promiscuous: true, allMulticast: false, unicast: [], multicast: [] },
+  );
   const after = effective(wanted);
   if (after.promiscuous && !before.promiscuous) commands.push(mode('promiscuous', true));
   if (after.allMulticast && !before.allMulticast) commands.push(mode('allMulticast', true));

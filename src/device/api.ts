@@ -72,6 +72,13 @@ export interface VirtioUserDevice {
    */
   control(control: Control): Promise<void>;
   /**
+   * The pod's interface has another MTU: the backend is told, and gets larger receive buffers to fill where a frame must
+   * fit one. Holds for later connections too.
+   * @throws VirtioUserError DEVICE_NOT_RUNNING; BACKEND_REFUSED, RESOURCE_EXHAUSTED: the device runs on with the MTU
+   *   before; others when the connection has ended
+   */
+  setMtu(mtu: number): Promise<void>;
+  /**
    * Asks a backend that takes no frames whether it is there. @returns false: the device does not run
    * @throws VirtioUserError TIMEOUT, BACKEND_REFUSED, …; the connection is closed then
    */

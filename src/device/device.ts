@@ -21,10 +21,11 @@ import { statusBit, statusDriverOk, statusFeaturesOk } from '../virtio/status.ts
 import { freshBase, plausibleBase } from '../virtio/vring-base.ts';
 import type { CreateSession, DeviceOptions, DeviceState, ReadyDevice, VirtioUserDevice } from './api.ts';
 import { exchangeControl } from './control-path.ts';
-import type { Frontend } from './frontend.ts';
-import { type Agreement, negotiate, type Negotiation } from './negotiate.ts';
+import type { Frontend, MemoryRegion } from './frontend.ts';
+import { type Agreement, negotiate, type Negotiation, rxBufferBytes } from './negotiate.ts';
 import { applyControl, initialNetState, type NetState, rxFilterOf } from './net-state.ts';
 import { type DataPath, switchQueuePairs } from './queue-pairs.ts';
+import { firstRegion, growReceiveBuffers } from './receive-buffers.ts';
 import { statusOf } from './state.ts';
 
 type Agreed = Extract<Negotiation, { readonly kind: 'agreed' }>;
@@ -46,6 +47,10 @@ class Device implements VirtioUserDevice {
   #featuresAgreed = false;
   /** Of the first connection that reached DRIVER_OK; later ones are measured by it. */
   #remembered: Agreement | null = null;
+  #mtu: number;
+  /** Of the session: what the backend has mapped, and how large a receive buffer is. */
+  #regions: readonly MemoryRegion[] = [];
+  #rxBufferBytes = 0;
   /** What the driver asked for, whatever connection it was on; null: all there are. */
   #wantedPairs: number | null = null;
   #activePairs = 0;
@@ -60,6 +65,7 @@ class Device implements VirtioUserDevice {
     this.#options = options;
     this.#createSession = createSession;
     this.#path = path;
+    this.#mtu = options.mtu;
   }
 
   get state(): DeviceState {
@@ -85,6 +91,10 @@ class Device implements VirtioUserDevice {
 
   control(control: Control): Promise<void> {
     return this.#serialised(() => this.#control(control));
+  }
+
+  setMtu(mtu: number): Promise<void> {
+    return this.#serialised(() => this.#changeMtu(mtu));
   }
 
   probe(deadlineMs: number): Promise<boolean> {
@@ -144,6 +154,8 @@ class Device implements VirtioUserDevice {
       };
       this.#state = { kind: 'ready', ready };
       this.#activePairs = activePairs;
+      this.#regions = [firstRegion(session)];
+      this.#rxBufferBytes = agreed.rxBufferBytes;
       this.#net = initialNetState(this.#options.mac, agreed.localFeatures);
       this.#remembered ??= { ackedFeatures: agreed.ackedFeatures, queuePairs: agreed.queuePairs };
       return ready;
@@ -160,7 +172,7 @@ class Device implements VirtioUserDevice {
 
   #agree(frontend: Frontend, offered: bigint): Agreed {
     const offer = { features: offered, maxQueuePairs: frontend.abilities.maxQueuePairs };
-    const result = negotiate(offer, this.#options, this.#remembered);
+    const result = negotiate(offer, { ...this.#options, mtu: this.#mtu }, this.#remembered);
     if (result.kind === 'refused') throw notNegotiated(result.missing, `it offers ${formatMask(offered)}`);
     return result;
   }
@@ -202,20 +214,15 @@ class Device implements VirtioUserDevice {
 
   async #setMtu(frontend: Frontend): Promise<void> {
     try {
-      await frontend.setMtu(this.#options.mtu);
+      await frontend.setMtu(this.#mtu);
     } catch (thrown) {
       if (!(thrown instanceof VirtioUserError) || thrown.code !== 'BACKEND_REFUSED') throw thrown;
-      throw notNegotiated([`MTU ${this.#options.mtu}`], 'it refused NET_SET_MTU', thrown);
+      throw notNegotiated([`MTU ${this.#mtu}`], 'it refused NET_SET_MTU', thrown);
     }
   }
 
   async #start(handshake: Handshake, session: Session, acked: bigint, activePairs: number): Promise<void> {
-    const region = {
-      fd: session.memory,
-      label: session.memoryLabel,
-      sizeBytes: session.memoryBytes,
-      offsetBytes: 0n,
-    };
+    const region = firstRegion(session);
     await handshake.step('SET_MEM_TABLE', (frontend) => frontend.setMemoryTable([region]));
     const base = freshBase(hasFeature(acked, featureBit.RING_PACKED));
     for (const [ring, layout] of session.rings.entries()) {
@@ -252,13 +259,41 @@ class Device implements VirtioUserDevice {
     return error;
   }
 
-  async #control(control: Control): Promise<void> {
-    if (this.#state.kind !== 'ready') {
-      throw new VirtioUserError('DEVICE_NOT_RUNNING', `control command ${control.kind}: the device does not run`, {
-        remedy: 'Wait until the attachment is running: its backend is not connected.',
-      });
+  async #changeMtu(mtu: number): Promise<void> {
+    const { ready, frontend } = this.#runningDevice(`MTU ${mtu}`);
+    if (mtu === this.#mtu) return;
+    const needed = rxBufferBytes(ready.ackedFeatures, mtu);
+    if (needed > this.#rxBufferBytes) {
+      const { session } = ready;
+      const growing = {
+        frontend,
+        path: this.#path,
+        session,
+        regions: this.#regions,
+        activePairs: this.#activePairs,
+      };
+      try {
+        this.#regions = await growReceiveBuffers(growing, needed);
+      } catch (thrown) {
+        throw VirtioUserError.from(thrown, `receive buffers of ${needed} bytes`, 'RESOURCE_EXHAUSTED');
+      }
+      this.#rxBufferBytes = needed;
     }
-    const { ready } = this.#state;
+    if (frontend.abilities.mtu) await frontend.setMtu(mtu);
+    this.#mtu = mtu;
+  }
+
+  #runningDevice(doing: string): { readonly ready: ReadyDevice; readonly frontend: Frontend } {
+    if (this.#state.kind === 'ready' && this.#frontend !== null) {
+      return { ready: this.#state.ready, frontend: this.#frontend };
+    }
+    throw new VirtioUserError('DEVICE_NOT_RUNNING', `${doing}: the device does not run`, {
+      remedy: 'Wait until the attachment is running: its backend is not connected.',
+    });
+  }
+
+  async #control(control: Control): Promise<void> {
+    const { ready } = this.#runningDevice(`control command ${control.kind}`);
     const queue = ready.session.control;
     if (queue === null) {
       throw new VirtioUserError('NOT_NEGOTIATED', `control command ${control.kind}: the device has no control queue`, {

@@ -5,8 +5,9 @@
  *
  * Every operation rejects with a VirtioUserError: DISCONNECTED, TIMEOUT, PROTOCOL_VIOLATION, BACKEND_REFUSED, or
  * NOT_NEGOTIATED for an operation that this connection never agreed on. After any rejection the connection is closed,
- * but for a refusal (BACKEND_REFUSED) of `setVringEnable`, which may concern one pair of many.
+ * but for a refusal (BACKEND_REFUSED) of `setVringEnable` and `setMtu`, without which the rest goes on.
  */
+import type { VirtioUserError } from '../errors.ts';
 import type { NativeFd, RingLayout } from '../native/binding.ts';
 
 export interface MemoryRegion {
@@ -70,6 +71,8 @@ export interface Frontend {
   onDisconnect: ((error: Error) => void) | null;
   /** Ends the connection; operations under way reject. Idempotent. */
   close(): void;
+  /** The same, and `onDisconnect` is told: for a connection whose state the two sides do not agree on any more. */
+  fail(error: VirtioUserError): void;
 }
 
 /** Told of a fresh connection; the next one is offered only after `released` is called for it. */

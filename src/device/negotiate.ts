@@ -100,7 +100,7 @@ const largestFrameBytes = 12 + 14 + 65535;
  * Without MRG_RXBUF every frame must fit one buffer: 64 KiB where the backend may send TSO frames, else one MTU frame
  * (with a VLAN tag).
  */
-function rxBufferBytes(acked: bigint, mtu: number): number {
+export function rxBufferBytes(acked: bigint, mtu: number): number {
   if (hasFeature(acked, featureBit.MRG_RXBUF)) return mergeableBytes;
   const large = hasFeature(acked, featureBit.GUEST_TSO4) || hasFeature(acked, featureBit.GUEST_TSO6);
   const needed = large ? largestFrameBytes : 12 + 18 + mtu;

@@ -5,11 +5,15 @@
  * and what it had delivered reaches the pod. More: the backend takes up the rings first. A refusal half-way is taken
  * back, so that there are never rings that one side believes in and the other does not.
  */
+import { VirtioUserError } from '../errors.ts';
 import type { Port } from '../native/binding.ts';
 import type { Frontend } from './frontend.ts';
 
 /** What the device commands of the dataplane. */
-export type DataPath = Pick<Port, 'setRxFilter' | 'finishTransmit' | 'detachQueues' | 'retire' | 'enlist'>;
+export type DataPath = Pick<
+  Port,
+  'setRxFilter' | 'useReceiveBuffers' | 'finishTransmit' | 'detachQueues' | 'retire' | 'enlist'
+>;
 
 /** @throws VirtioUserError or NativeFault; then the pairs are `from` again, unless the connection has ended */
 export async function switchQueuePairs(frontend: Frontend, path: DataPath, from: number, to: number): Promise<void> {
@@ -34,8 +38,11 @@ async function grow(frontend: Frontend, path: DataPath, from: number, to: number
   await path.enlist(to);
 }
 
-/** Both rings of the pairs `first` up to, not including, `end`; all of them, or none. */
-async function enableRings(frontend: Frontend, first: number, end: number, enabled: boolean): Promise<void> {
+/**
+ * Both rings of the pairs `first` up to, not including, `end`; all of them, or none. Where a refusal cannot be taken back
+ * the connection ends.
+ */
+export async function enableRings(frontend: Frontend, first: number, end: number, enabled: boolean): Promise<void> {
   const done: number[] = [];
   try {
     for (let ring = 2 * first; ring < 2 * end; ring += 1) {
@@ -43,7 +50,15 @@ async function enableRings(frontend: Frontend, first: number, end: number, enabl
       done.push(ring);
     }
   } catch (thrown) {
-    if (frontend.isOpen) for (const ring of done.toReversed()) await frontend.setVringEnable(ring, !enabled);
+    if (frontend.isOpen) await takeBack(frontend, done, enabled);
     throw thrown;
+  }
+}
+
+async function takeBack(frontend: Frontend, rings: readonly number[], enabled: boolean): Promise<void> {
+  try {
+    for (const ring of rings.toReversed()) await frontend.setVringEnable(ring, !enabled);
+  } catch (thrown) {
+    frontend.fail(VirtioUserError.from(thrown, 'queue pairs', 'BACKEND_REFUSED'));
   }
 }

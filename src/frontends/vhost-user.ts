@@ -179,7 +179,7 @@ export class VhostUserFrontend implements Frontend {
 
   async setMtu(mtu: number): Promise<void> {
     this.#require(this.#abilities.mtu, 'NET_SET_MTU', 'MTU');
-    await this.#channel.tell('NET_SET_MTU', encodeU64(BigInt(mtu)));
+    await this.#channel.tell('NET_SET_MTU', encodeU64(BigInt(mtu)), [], 'survives');
   }
 
   async probe(deadlineMs: number): Promise<void> {
@@ -200,6 +200,10 @@ export class VhostUserFrontend implements Frontend {
 
   close(): void {
     this.#channel.close();
+  }
+
+  fail(error: VirtioUserError): void {
+    this.#fail(error);
   }
 
   #require(agreed: boolean, operation: string, feature: string): void {

@@ -221,9 +221,10 @@ export interface RxFilterRules {
   readonly vlans: readonly number[] | null;
 }
 
-/** Which frames the pod's interface wants: what a network card would be told. */
+/** What the pod's interface wants of its device: what a network card would be told. */
 export interface PodLinkFilter {
   readonly mac: string;
+  readonly mtu: number;
   readonly promiscuous: boolean;
   /** Also where the kernel (before 6.14) does not tell when a group is joined. */
   readonly allMulticast: boolean;
@@ -261,6 +262,16 @@ export interface Session {
    * Split: used->idx. Packed: slot | wrap counter << 15. Call it when no port owns the session.
    */
   expectedBase(ring: number): number;
+  /**
+   * Adds a region with receive buffers of another size, 2048..69632 bytes each. What is posted stays valid; new ones are
+   * posted there after `Port.useReceiveBuffers`, when the backend has mapped it. Owned by the session.
+   * @throws NativeFault ENOSPC (8 regions are all that a memory table names), ENOMEM, EMFILE
+   */
+  addReceiveBuffers(rxBufferBytes: number): {
+    readonly fd: NativeFd;
+    readonly label: bigint;
+    readonly sizeBytes: bigint;
+  };
   /** Unmaps. Throws while a port still owns the session (quiesce first). Idempotent. */
   close(): void;
 }
@@ -332,6 +343,8 @@ export interface Port {
   start(session: Session, options: PortStartOptions): Promise<void>;
   /** running|discarding → held. Resolves when no pump touches the session any more; frames in flight count as lost. */
   quiesce(): Promise<void>;
+  /** Posts the buffers that the session got last, from now on. @throws NativeFault ESHUTDOWN (not running) */
+  useReceiveBuffers(): Promise<void>;
   /** From now on, also in later sessions. Resolves when the pumps obey. */
   setRxFilter(rules: RxFilterRules): Promise<void>;
   /**

@@ -226,7 +226,7 @@ export class FakeKernel {
       read: async () => {
         await turn();
         const link = this.links.find((other) => other.netns === netns && other.ifindex === ifindex);
-        return link === undefined ? null : { ...noFilter, mac: link.mac, ...link.filter };
+        return link === undefined ? null : { ...noFilter, mac: link.mac, mtu: link.mtu, ...link.filter };
       },
       close: () => {
         this.watches.delete(watch);
@@ -413,6 +413,13 @@ export class FakeDevice implements VirtioUserDevice {
       throw new VirtioUserError('TIMEOUT', 'no answer to GET_STATUS');
     }
     return this.state.kind === 'ready';
+  }
+
+  mtu = 0;
+
+  async setMtu(mtu: number): Promise<void> {
+    await turn();
+    this.mtu = mtu;
   }
 
   async control(control: Control): Promise<void> {

@@ -13,6 +13,10 @@ export class FakeDataPath implements DataPath {
     this.filters.push(rules);
   }
 
+  async useReceiveBuffers(): Promise<void> {
+    this.#called('useReceiveBuffers');
+  }
+
   async finishTransmit(pairs: number): Promise<void> {
     this.#called(`finishTransmit ${pairs}`);
   }

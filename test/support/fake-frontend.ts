@@ -121,6 +121,11 @@ export class FakeFrontend implements Frontend {
     return this.#operation('barrier', undefined);
   }
 
+  fail(error: VirtioUserError): void {
+    this.close();
+    this.onDisconnect?.(error);
+  }
+
   close(): void {
     this.closed += 1;
     this.#reject?.(new VirtioUserError('DISCONNECTED', 'closed by the agent'));

@@ -1,6 +1,6 @@
 /** A session without memory: labels laid out like the native one's, descriptors from a ledger. */
 import type { CreateSession, DeviceOptions } from '../../src/device/api.ts';
-import type { Session, SessionOptions } from '../../src/native/binding.ts';
+import type { NativeFd, Session, SessionOptions } from '../../src/native/binding.ts';
 import { featureBit, hasFeature } from '../../src/virtio/feature.ts';
 import { FakeControlQueue } from './fake-control-queue.ts';
 import type { FdLedger } from './memory-socket.ts';
@@ -17,6 +17,8 @@ export interface FakeSessions {
   expectedBase: number;
   /** Thrown by the next `create`. */
   failWith: Error | null;
+  /** Thrown by `addReceiveBuffers`. */
+  failGrowth: Error | null;
   /** Thrown by `close`, once. */
   failClose: Error | null;
 }
@@ -27,6 +29,7 @@ export function fakeSessions(ledger: FdLedger): FakeSessions {
     open: new Set(),
     expectedBase: 0,
     failWith: null,
+    failGrowth: null,
     failClose: null,
     create: (options) => {
       if (sessions.failWith !== null) throw sessions.failWith;
@@ -52,6 +55,7 @@ function makeSession(options: SessionOptions, ledger: FdLedger, sessions: FakeSe
   const memory = ledger.make();
   const kicks = rings.map(() => ledger.make());
   const calls = rings.map(() => ledger.make());
+  const grown: NativeFd[] = [];
   const session: Session = {
     memory,
     memoryBytes: 0x4000000n,
@@ -60,12 +64,18 @@ function makeSession(options: SessionOptions, ledger: FdLedger, sessions: FakeSe
     kicks,
     calls,
     control: hasFeature(options.features, featureBit.CTRL_VQ) ? new FakeControlQueue() : null,
+    addReceiveBuffers: () => {
+      if (sessions.failGrowth !== null) throw sessions.failGrowth;
+      const fd = ledger.make();
+      grown.push(fd);
+      return { fd, label: memoryLabel + 0x100000000n * BigInt(grown.length), sizeBytes: 0x400000n };
+    },
     expectedBase: () => sessions.expectedBase,
     close: () => {
       const failure = sessions.failClose;
       sessions.failClose = null;
       if (failure !== null) throw failure;
-      for (const fd of [memory, ...kicks, ...calls]) fd.close();
+      for (const fd of [memory, ...kicks, ...calls, ...grown]) fd.close();
       sessions.open.delete(session);
     },
   };

@@ -40,7 +40,7 @@ const difference = (now: readonly bigint[], then: readonly bigint[]): bigint[] =
 export class TestpmdWire {
   testpmd: Testpmd;
   readonly #directory: string;
-  readonly #pods: readonly [Pod, Pod];
+  readonly pods: readonly [Pod, Pod];
   readonly #options: WireOptions;
   readonly #binding: NativeBinding;
 
@@ -52,7 +52,7 @@ export class TestpmdWire {
     binding: NativeBinding,
   ) {
     this.#directory = directory;
-    this.#pods = pods;
+    this.pods = pods;
     this.testpmd = testpmd;
     this.#options = options;
     this.#binding = binding;
@@ -96,7 +96,7 @@ export class TestpmdWire {
   async connect(rings: RingOptions, queueSize: number, ended: Cleanup): Promise<readonly [Running, Running]> {
     const up = async (side: 0 | 1): Promise<Running> => {
       const path = { baseDirectory: this.#directory, relativePath: `${side}.sock` };
-      const pod = this.#pods[side];
+      const pod = this.pods[side];
       const device = pod.device({
         queueSize,
         cq: true,
@@ -121,7 +121,7 @@ export class TestpmdWire {
   /** Traffic from pod 0 to pod 1 and back. @throws when a frame was lost or changed where none may be */
   async drive(load: Load, timeoutMs = 50_000): Promise<Reflected> {
     const args = [...node.slice(1), 'drive', '10.88.0.2', String(port), JSON.stringify(load)];
-    const driver = await this.#pods[0].netns.runAny(node[0], args, { timeoutMs });
+    const driver = await this.pods[0].netns.runAny(node[0], args, { timeoutMs });
     if (driver.code !== 0) throw new Error(`driver (${driver.code}): ${driver.stderr.trim()}\n${this.testpmd.log}`);
     return JSON.parse(driver.stdout) as Reflected;
   }
@@ -147,7 +147,7 @@ export class TestpmdWire {
   }
 
   #ours(): bigint[] {
-    return this.#pods.map((pod) => ringFrames(pod.counters())).flatMap(({ sent, received }) => [sent, received]);
+    return this.pods.map((pod) => ringFrames(pod.counters())).flatMap(({ sent, received }) => [sent, received]);
   }
 }
 

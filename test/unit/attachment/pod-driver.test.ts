@@ -40,6 +40,7 @@ async function inPod(change: Partial<PodLinkFilter>): Promise<void> {
 
 const own = (): PodLinkFilter => ({
   mac: spec.device.mac,
+  mtu: 1500,
   promiscuous: false,
   allMulticast: false,
   unicast: [],
@@ -77,6 +78,14 @@ describe("the driver of a pod's device", () => {
     const frames = node.port.injected.slice(announced);
     expect(frames.length).toBeGreaterThan(0);
     for (const frame of frames) expect(Buffer.from(frame.subarray(6, 12)).toString('hex')).toBe('020000000077');
+  });
+
+  it('tells of another MTU', async () => {
+    await node.connect();
+    await settle();
+    node.kernel.change(link(), { mtu: 9000 });
+    await inPod({});
+    expect(device().mtu).toBe(9000);
   });
 
   it('acknowledges the announcement when all of it is out', async () => {

@@ -9,12 +9,13 @@ import { failureOf } from '../../support/connection.ts';
 import { FakeControlQueue } from '../../support/fake-control-queue.ts';
 import { FakeDataPath } from '../../support/fake-data-path.ts';
 import { FakeFrontend, type FakeFrontendOptions } from '../../support/fake-frontend.ts';
-import { deviceOptions, fakeSessions } from '../../support/fake-session.ts';
+import { deviceOptions, type FakeSessions, fakeSessions } from '../../support/fake-session.ts';
 import { FdLedger } from '../../support/memory-socket.ts';
 
 const rich = featureMask(0, 1, 7, 8, 11, 12, 15, 22, 29, 30, 32);
 
 interface Running {
+  readonly sessions: FakeSessions;
   readonly device: VirtioUserDevice;
   readonly path: FakeDataPath;
   readonly frontend: FakeFrontend;
@@ -34,6 +35,7 @@ async function running(
   const ready = await device.bringUp(frontend);
   const before = frontend.calls.length;
   return {
+    sessions,
     device,
     path,
     frontend,
@@ -211,5 +213,101 @@ describe('a number of queue pairs', () => {
     const { device } = await running({ queues: 2 }, { failAt: first.frontend.calls.length });
     await failureOf(device.control({ kind: 'queue-pairs', pairs: 1 }));
     expect(device.activePairs).toBe(2);
+  });
+});
+
+describe('another MTU', () => {
+  const offersNoMerging = { features: featureMask(0, 1, 22, 29, 30, 32) } as const;
+
+  it('is told to the backend; buffers that merge hold it already', async () => {
+    const { device, sent, path } = await running();
+    await device.setMtu(9000);
+    expect([sent(), path.calls]).toEqual([['setMtu 9000'], []]);
+    await device.setMtu(9000);
+    expect(sent()).toHaveLength(1);
+  });
+
+  it('where a frame must fit one buffer: pauses the active rings, sets the longer table, goes on in larger buffers', async () => {
+    const { device, sent, path, frontend } = await running({ queues: 2, mrgRxbuf: false }, offersNoMerging);
+    await device.control({ kind: 'queue-pairs', pairs: 1 });
+    const before = sent().length;
+    path.calls.length = 0;
+    await device.setMtu(9000);
+    expect(sent().slice(before)).toEqual([
+      'setVringEnable 0 0',
+      'setVringEnable 1 0',
+      'setMemoryTable 2',
+      'setVringEnable 0 1',
+      'setVringEnable 1 1',
+      'setMtu 9000',
+    ]);
+    expect(path.calls).toEqual(['useReceiveBuffers']);
+    const [first, again, second] = frontend.regions;
+    expect([again, second?.label]).toEqual([first, (first?.label ?? 0n) + 0x100000000n]);
+    await device.setMtu(1500);
+    expect(sent().at(-1)).toBe('setMtu 1500');
+    expect(sent().filter((call) => call.startsWith('setMemoryTable'))).toHaveLength(1);
+  });
+
+  it('holds for the next connection, which begins with buffers that fit', async () => {
+    const { device, sessions } = await running({ mrgRxbuf: false }, offersNoMerging);
+    await device.setMtu(9000);
+    await device.shutDown();
+    const next = new FakeFrontend(offersNoMerging);
+    await device.bringUp(next);
+    expect(sessions.made.map((options) => options.rxBufferBytes)).toEqual([4096, 12288]);
+    expect(next.calls).toContain('setMtu 9000');
+  });
+
+  it('that the backend refuses is not kept, and the connection lives', async () => {
+    const first = await running();
+    const { device, frontend } = await running(
+      {},
+      { failAt: first.frontend.calls.length, failure: refused('NET_SET_MTU') },
+    );
+    expect((await failureOf(device.setMtu(9000))).code).toBe('BACKEND_REFUSED');
+    expect([frontend.closed, device.state.kind]).toEqual([0, 'ready']);
+    await device.setMtu(9000);
+    expect(frontend.calls.at(-1)).toBe('setMtu 9000');
+  });
+
+  it.each([
+    ['the table', 2],
+    ['a ring afterwards', 3],
+  ])('[F20] ends the connection when the backend refuses %s: nothing is left half paused', async (_what, step) => {
+    const first = await running({ mrgRxbuf: false }, offersNoMerging);
+    const { device, frontend } = await running(
+      { mrgRxbuf: false },
+      { ...offersNoMerging, failAt: first.frontend.calls.length + step, failure: refused('SET_MEM_TABLE') },
+    );
+    const ends: Error[] = [];
+    frontend.onDisconnect = (error) => ends.push(error);
+    expect((await failureOf(device.setMtu(9000))).code).toBe('BACKEND_REFUSED');
+    expect([ends.length, frontend.isOpen]).toEqual([1, false]);
+  });
+
+  it('goes on as before when the backend will not pause', async () => {
+    const first = await running({ mrgRxbuf: false }, offersNoMerging);
+    const { device, frontend, sent } = await running(
+      { mrgRxbuf: false },
+      { ...offersNoMerging, failAt: first.frontend.calls.length + 1, failure: refused('SET_VRING_ENABLE') },
+    );
+    expect((await failureOf(device.setMtu(9000))).code).toBe('BACKEND_REFUSED');
+    expect(sent()).toEqual(['setVringEnable 0 0', 'setVringEnable 1 0', 'setVringEnable 0 1']);
+    expect(frontend.isOpen).toBe(true);
+  });
+
+  it('for which there is no memory leaves everything as it was', async () => {
+    const { device, sessions, sent } = await running({ mrgRxbuf: false }, offersNoMerging);
+    sessions.failGrowth = new Error('mmap session memory: ENOMEM');
+    expect((await failureOf(device.setMtu(9000))).code).toBe('RESOURCE_EXHAUSTED');
+    expect([sent(), device.state.kind]).toEqual([[], 'ready']);
+  });
+
+  it('leaves no descriptor behind', async () => {
+    const { device, sessions } = await running({ mrgRxbuf: false }, offersNoMerging);
+    await device.setMtu(9000);
+    await device.shutDown();
+    expect(sessions.open.size).toBe(0);
   });
 });

@@ -1,0 +1,53 @@
+/** The memory table grows on a running DPDK backend: rings paused, table set, rings go on where they were. */
+import { afterEach, describe, expect, it } from '@jest/globals';
+import { firstRegion, growReceiveBuffers } from '../../src/device/receive-buffers.ts';
+import { loadNative } from '../../src/native/load.ts';
+import { Cleanup } from '../support/cleanup.ts';
+import { TestpmdWire } from '../support/testpmd-wire.ts';
+
+const cleanup = new Cleanup();
+
+afterEach(async () => {
+  expect(await cleanup.run()).toEqual([]);
+}, 60_000);
+
+describe('receive buffers that grow while frames move', () => {
+  it.each([
+    ['split', { packed: false, mergeable: true, inOrder: false }],
+    ['packed', { packed: true, mergeable: true, inOrder: true }],
+  ])(
+    'over %s rings: a TCP stream loses nothing, and both sides go on counting alike',
+    async (_what, rings) => {
+      const wire = await TestpmdWire.create(loadNative(), { pairs: 2, server: true, tso: true }, cleanup);
+      const running = await wire.connect(rings, 1024, cleanup);
+      let over = false;
+      const traffic = wire
+        .drive({ flows: 8, datagrams: 0, datagramBytes: 100, tcpBytes: 256 << 20 })
+        .finally(() => (over = true));
+      const grown = running.map(({ ready: { session } }) => [firstRegion(session)]);
+      for (const bytes of [8192, 16384, 4096, 69632]) {
+        for (const [side, { ready, frontend }] of running.entries()) {
+          const pod = wire.pods[side as 0 | 1];
+          const growing = {
+            frontend,
+            path: pod.port,
+            session: ready.session,
+            regions: grown[side] ?? [],
+            activePairs: ready.queuePairs,
+          };
+          grown[side] = [...(await growReceiveBuffers(growing, bytes))];
+        }
+      }
+      expect(over).toBe(false);
+      expect((await traffic).tcpBytes).toBe(256 << 20);
+      expect(grown.map((regions) => regions.length)).toEqual([5, 5]);
+
+      const [before, theirsBefore] = [await wire.counters(), await wire.theirs()];
+      await wire.drive({ flows: 64, datagrams: 5000, datagramBytes: 1400, tcpBytes: 0 });
+      const { frames, refused } = await wire.agreed(before, theirsBefore);
+      const [sent0 = 0n, received0 = 0n, sent1 = 0n, received1 = 0n] = frames;
+      expect([refused, received1, received0]).toEqual([[0n, 0n], sent0, sent1]);
+    },
+    90_000,
+  );
+});

@@ -99,9 +99,13 @@ export class Cluster {
       .catch((error: unknown) => this.#parts.log.warn({ error }, 'closing the client failed'));
   }
 
-  /** Why nothing of this pod may be removed on suspicion, or null. */
-  whyKeepPod(pod: PodIdentity): string | null {
+  /**
+   * Why nothing of this pod may be removed on suspicion, or null. Without the API the namespace alone is the witness.
+   * With it the pod must be known to be gone, and a record that names none cannot be looked up: it stays until its DEL.
+   */
+  whyKeepPod(pod: PodIdentity | null): string | null {
     if (this.#parts.credentials === null) return null;
+    if (pod === null) return 'it names no pod that could be looked up';
     return this.#session === null ? 'the pods of this node are not known yet' : this.#session.whyKeepPod(pod);
   }
 }

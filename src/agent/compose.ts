@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { realClock } from '../attachment/dependencies.ts';
+import { DeviceInfoDirectory } from '../attachment/device-info.ts';
 import { AttachmentManager } from '../attachment/manager.ts';
 import type { BackendSpec } from '../attachment/spec.ts';
 import { parseQueuedDelete } from '../cni/queued-delete.ts';
@@ -60,6 +61,7 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
     pumps: createPumps(binding, options),
     ipam: new DelegatedIpam({ binDirs: [options.cniBinDir] }),
     ovs,
+    deviceInfo: new DeviceInfoDirectory(options.deviceInfoDir),
     createDevice: (device) => createVirtioUserDevice(device, (session) => binding.createSession(session)),
     createSource: (backend) => createSource(backend, binding, options, directories, log),
     clock: realClock,
@@ -105,6 +107,7 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
       runDir: options.runDir,
       backendDirs: options.backendDirs,
       ovsSocketDir: dirname(ovsdbPath),
+      deviceInfoDir: options.deviceInfoDir,
     },
   });
   const cniServer: CniServer = new CniServer({

@@ -208,7 +208,7 @@ export class AttachmentManager implements Attachments {
         isBusy: (id) => this.#busy.has(id),
         isSetAside: (id) => this.#store.isSetAside(id),
         presence: (record) => netnsPresence(binding, record, options.bootId),
-        whyKeep: ({ spec }) => (spec.pod === null ? null : (this.#dependencies.whyKeepPod?.(spec.pod) ?? null)),
+        whyKeep: ({ spec }) => this.#dependencies.whyKeepPod?.(spec.pod) ?? null,
         letGo: (record) => this.#letGo(record),
         removeRecord: (record, reason) => this.#finish(record, 'reconcile', reason),
         taggedPorts: () => ovs.list(options.nodeName, signal),

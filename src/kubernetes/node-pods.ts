@@ -123,6 +123,7 @@ export function whyKeepPod(
   pods: Pick<NodePods, 'list' | 'trouble'>,
   pod: { readonly namespace: string; readonly name: string; readonly uid: string },
 ): string | null {
+  if (pod.namespace === '') return `the namespace of pod ${pod.name} is not known`;
   const known = pods.list();
   if (known === null) return `the pods of this node are not known: ${pods.trouble ?? 'no list yet'}`;
   const there = known.some(

@@ -21,6 +21,7 @@ const options = {
   runDir: '/run/virtio-user',
   backendDirs: ['/run/virtio-user/vhost', '/run/openvswitch'],
   ovsSocketDir: '/run/openvswitch',
+  deviceInfoDir: '/var/run/k8s.cni.cncf.io/devinfo/cni',
 };
 const callersFaults = [
   'INPUT_DECODE',

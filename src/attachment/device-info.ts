@@ -6,7 +6,7 @@
  * nothing is followed, and the file appears complete or not at all.
  */
 import { constants } from 'node:fs';
-import { mkdir, open, rename, rm } from 'node:fs/promises';
+import { chmod, mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import { isJsonObject, type JsonObject } from '../json.ts';
@@ -76,6 +76,7 @@ export class DeviceInfoDirectory implements DeviceInfoFiles {
     const temporary = this.#temporary(id);
     try {
       await this.#disk.mkdir(this.#directory, { recursive: true, mode: 0o755 });
+      await this.#enter();
       const text = JSON.stringify(merged(await this.#read(target), info, path));
       await this.#disk.rm(temporary, { force: true });
       const file = await this.#disk.open(temporary, 'wx', 0o444);
@@ -95,11 +96,19 @@ export class DeviceInfoDirectory implements DeviceInfoFiles {
     const name = deviceInfoName(path, this.#directory);
     if (name === null) return;
     try {
+      await this.#enter();
       for (const file of [join(this.#directory, name), this.#temporary(id)]) await this.#disk.rm(file, { force: true });
     } catch (error) {
-      if (errnoOf(error) === 'ENOTDIR') return;
+      if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return;
       throw this.#failed('remove', path, error);
     }
+  }
+
+  /** Multus makes the directory with mode 0, which keeps out who has no CAP_DAC_OVERRIDE: root in our container. */
+  async #enter(): Promise<void> {
+    const ownerMay = 0o700;
+    const { mode } = await stat(this.#directory);
+    if ((mode & ownerMay) !== ownerMay) await chmod(this.#directory, 0o755);
   }
 
   /** Not a name that `deviceInfoName` lets pass. */

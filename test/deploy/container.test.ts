@@ -2,7 +2,17 @@
  * The image's root file system under the DaemonSet's security context, on a real OVS-DPDK: what a kubelet would start,
  * started by runc. One profile after the other.
  */
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Cleanup } from '../support/cleanup.ts';
@@ -50,6 +60,8 @@ describe.each(['default', 'restricted'])('the image with the %s profile', (secur
     ovs = await Ovs.start(path('ovs'), { tso: true }, cleanup);
     await ovs.addBridge(bridge);
     mkdirSync(path('bin'));
+    mkdirSync(path('devinfo'));
+    chmodSync(path('devinfo'), 0); // as Multus leaves it
     cpSync('/usr/lib/cni/host-local', path('bin/host-local'));
     const manifests = await helmTemplate({
       securityProfile,

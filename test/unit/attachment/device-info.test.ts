@@ -1,5 +1,6 @@
 /** The file that tells a pod of its device (NPWG Device Information Specification 1.1.0), on a real file system. */
 import {
+  chmodSync,
   existsSync,
   lstatSync,
   mkdirSync,
@@ -62,6 +63,16 @@ describe('a device-info file', () => {
   it('is removed from a directory that does not exist', async () => {
     await files.remove(path, id);
     expect(existsSync(directory)).toBe(false);
+  });
+
+  it('is written and removed in the directory as Multus makes it: with mode 0', async () => {
+    mkdirSync(directory, { recursive: true });
+    for (const step of ['write', 'remove'] as const) {
+      chmodSync(directory, 0);
+      await files[step](path, id, info);
+      expect(lstatSync(directory).mode & 0o777).toBe(0o755);
+    }
+    expect(readdirSync(directory)).toEqual([]);
   });
 
   it('keeps what a device plugin has said and adds what is missing', async () => {

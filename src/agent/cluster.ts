@@ -22,6 +22,8 @@ type Environment = Readonly<Record<string, string | undefined>>;
 const tokenPath = '/var/run/secrets/kubernetes.io/serviceaccount/token';
 /** What happens before the client is loaded: the ready attachments of a full node fit. */
 const newsLimit = 500;
+/** Of the whole life of an agent the least important thing. */
+const farewellMs = 2_000;
 
 /**
  * @returns null: no use of the API
@@ -88,6 +90,25 @@ export class Cluster {
       log.error({ error }, 'no use of the Kubernetes API: its client cannot start');
     } finally {
       this.#early = [];
+    }
+  }
+
+  /**
+   * To be called before anything is let go: tells the cluster that this agent stops. Never rejects, and never takes
+   * longer than its bound, since a kubelet waits for our end.
+   */
+  async farewell(): Promise<void> {
+    const session = this.#session;
+    if (session === null) return;
+    const { log } = this.#parts;
+    const { promise: tooLate, reject } = Promise.withResolvers<never>();
+    const timer = setTimeout(() => reject(new Error(`no answer in ${farewellMs} ms`)), farewellMs);
+    try {
+      await Promise.race([session.farewell(), tooLate]);
+    } catch (error) {
+      log.warn({ error }, 'the cluster could not be told that the agent stops');
+    } finally {
+      clearTimeout(timer);
     }
   }
 

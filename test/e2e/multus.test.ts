@@ -91,6 +91,19 @@ describe('a network that Multus adds', () => {
     expect(await eth0(pod)).toBe(before);
   }, 20_000);
 
+  it('takes its MAC from the arguments that the annotation carries, where the network declares nothing', async () => {
+    const bare = network('bare', { capabilities: {}, ovs: { bridge } });
+    const cniArgs = { mac: '02:00:00:00:00:18', ips: ['10.79.0.6/24'] };
+    const [argued, legacy] = [
+      await podWith({ network: bare, cniArgs }),
+      await podWith({ network: bare, mac: '02:00:00:00:00:19', ips: ['10.79.0.7/24'] }),
+    ];
+    expect(await multus.add(argued)).toMatchObject([{ mac: '02:00:00:00:00:18', ips: ['10.79.0.6'] }]);
+    const [status] = await multus.add(legacy);
+    expect(status).toMatchObject({ mac: '02:00:00:00:00:19', ips: ['10.79.0.7'] });
+    expect(status).not.toHaveProperty('device-info');
+  }, 20_000);
+
   it('carries frames between pods', async () => {
     const [one, two] = [await podWith({ network: dpdkNet }), await podWith({ network: dpdkNet })];
     await multus.add(one);
@@ -192,7 +205,9 @@ describe('the author of a NetworkAttachmentDefinition', () => {
 describe('many pods at once', () => {
   it('fit into what the daemon leaves of its memory', async () => {
     const crowd: MultusPod[] = [];
-    for (let index = 0; index < 12; index += 1) crowd.push(await podWith({ network: dpdkNet, deviceID: `x${index}` }));
+    const cniArgs = { large: 'x'.repeat(256 * 1024) };
+    for (let index = 0; index < 12; index += 1)
+      crowd.push(await podWith({ network: dpdkNet, deviceID: `x${index}`, cniArgs }));
     const statuses = (await Promise.all(crowd.map((pod) => multus.add(pod)))).flat();
     const distinct = (read: (status: NetworkStatus) => string): number => new Set(statuses.map(read)).size;
     expect([distinct(({ ips }) => String(ips[0])), distinct(({ mac }) => mac)]).toEqual([12, 12]);

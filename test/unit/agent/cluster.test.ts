@@ -119,7 +119,11 @@ describe('why an orphan is kept', () => {
   });
 
   it('its namespace was never recorded, so that it cannot be found', () => {
-    expect(whyKeepPod({ list: () => [], trouble: null }, { ...pod, namespace: '' })).toContain('not known');
+    expect(whyKeepPod(listed(), { ...pod, namespace: '' })).toContain('namespace of pod web-0 is not known');
+  });
+
+  it('the node has no pods at all, as one of a wrong name has none', () => {
+    expect(whyKeepPod({ list: () => [], trouble: null }, pod)).toContain('no pod of this node');
   });
 
   it('nobody can say', () => {

@@ -142,7 +142,7 @@ export class AttachmentManager implements Attachments {
       throw new VirtioUserError('CHECK_MISMATCH', `attachment ${id}: the namespace ${record.spec.netnsPath} is gone`);
     }
     try {
-      assertLink(record, await binding.inspectPodLink(netns, spec.key.ifName));
+      assertLink(record, await binding.inspectPodLink(netns, spec.key.ifName), prevResult);
     } finally {
       netns.close();
     }

@@ -353,8 +353,8 @@ describe('DEL', () => {
 });
 
 describe('CHECK', () => {
-  const check = (): Promise<void> =>
-    node.manager.check({ spec, prevResult: {} }, context(new AbortController().signal));
+  const check = (prevResult: unknown = {}): Promise<void> =>
+    node.manager.check({ spec, prevResult }, context(new AbortController().signal));
   beforeEach(() => node.add(spec));
 
   it('succeeds with the backend away, and with what others added', async () => {
@@ -378,6 +378,24 @@ describe('CHECK', () => {
     if (link === undefined) throw fault('ENODEV');
     node.kernel.change(link, change);
     await expect(check()).rejects.toMatchObject({ code: 'CHECK_MISMATCH', message: expect.stringContaining(told) });
+  });
+
+  it('misses a route only while prevResult has it, as ADD answered it', async () => {
+    const [link] = node.kernel.links;
+    if (link === undefined) throw fault('ENODEV');
+    node.kernel.change(link, { routes: [] });
+    const interfaces: readonly unknown[] = [];
+    for (const gw of ['10.77.0.1', '', undefined, null]) {
+      await expect(check({ interfaces, routes: [{ dst: '0.0.0.0/0', gw }] })).rejects.toMatchObject({
+        code: 'CHECK_MISMATCH',
+        message: expect.stringContaining('route 0.0.0.0/0'),
+      });
+    }
+    for (const strange of [{ routes: [] }, { interfaces, routes: 'none' }, null, 7])
+      await expect(check(strange)).rejects.toMatchObject({ code: 'CHECK_MISMATCH' });
+    await check({ interfaces });
+    await check({ interfaces, routes: [{ dst: '10.0.0.0/8' }, { dst: '::/0' }, { dst: 'x' }] });
+    await check({ interfaces, routes: [{ dst: '0.0.0.0/0', gw: '10.77.0.9' }] });
   });
 
   it('fails for a link or a namespace that is gone, and for IPAM', async () => {

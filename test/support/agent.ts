@@ -15,6 +15,7 @@ export interface AgentOptions {
   readonly backendDirs?: readonly string[];
   readonly extraArgs?: readonly string[];
   readonly stateDir?: string;
+  readonly deviceInfoDir?: string;
 }
 
 export class Agent {
@@ -32,7 +33,7 @@ export class Agent {
     this.stateDir = options.stateDir ?? join(directory, 'state');
     this.runDir = join(directory, 'run');
     this.socketPath = join(this.runDir, 'agent.sock');
-    this.deviceInfoDir = join(directory, 'devinfo/cni');
+    this.deviceInfoDir = options.deviceInfoDir ?? join(directory, 'devinfo/cni');
     this.metricsAddress = `127.0.0.1:${nextPort++}`;
     this.#args = [
       mainPath,

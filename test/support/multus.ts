@@ -1,8 +1,8 @@
 /**
- * Multus (thick, 4.x) as its delegates see it, since Multus itself is not among the packages of a test machine: what it
- * puts into environment and stdin, in which order it calls, what it makes of the answers. Told from its behaviour
- * (pkg/types/conf.go, pkg/multus/multus.go), libcni's (capabilities, cache of results) and the NPWG client library's
- * (device-info, network-status).
+ * Multus (thick, 4.x) as its delegates see it, without its five minutes of building: what it puts into environment and
+ * stdin, in which order it calls, what it makes of the answers. Told from its behaviour (pkg/types/conf.go,
+ * pkg/multus/multus.go), libcni's (capabilities, cache of results) and the NPWG client library's (device-info,
+ * network-status); test/deploy/multus.test.ts holds it against the real one.
  */
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
@@ -34,6 +34,7 @@ export interface MultusPod {
   readonly containerId: string;
   readonly netns: Netns;
   readonly name: string;
+  readonly uid?: string;
   readonly selections: readonly Selection[];
 }
 
@@ -54,6 +55,8 @@ export interface MultusOptions {
   /** In the place of /var/run/k8s.cni.cncf.io/devinfo/cni. */
   readonly deviceInfoDir: string;
   readonly cgroup: MemoryCgroup;
+  /** In the place of ours. */
+  readonly executable?: string;
 }
 
 interface Delegate {
@@ -125,7 +128,7 @@ export class Multus {
   /** One call of libcni. */
   async call(verb: string, pod: MultusPod, delegate: Delegate, netnsPath = pod.netns.path): Promise<CniOutcome> {
     const prevResult = verb === 'ADD' ? undefined : this.#cache.get(`${pod.containerId}-${delegate.ifName}`);
-    const [command, args] = this.#options.cgroup.within(executablePath);
+    const [command, args] = this.#options.cgroup.within(this.#options.executable ?? executablePath);
     const startedMs = performance.now();
     const finished = await runAny(command, args, {
       env: {
@@ -164,7 +167,7 @@ export class Multus {
       ['K8S_POD_NAMESPACE', 'default'],
       ['K8S_POD_NAME', pod.name],
       ['K8S_POD_INFRA_CONTAINER_ID', pod.containerId],
-      ['K8S_POD_UID', '57cd01b0-d0c6-4db7-adb7-a6af2e8b86b7'],
+      ['K8S_POD_UID', pod.uid ?? '57cd01b0-d0c6-4db7-adb7-a6af2e8b86b7'],
       // Deprecated since 3.5, and still there.
       ...(isAdd && mac !== undefined ? [['MAC', mac]] : []),
       ...(isAdd && ips !== undefined ? [['IP', ips.join(',')]] : []),

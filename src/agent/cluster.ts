@@ -101,10 +101,15 @@ export class Cluster {
     const session = this.#session;
     if (session === null) return;
     const { log } = this.#parts;
-    const { promise: tooLate, reject } = Promise.withResolvers<never>();
-    const timer = setTimeout(() => reject(new Error(`no answer in ${farewellMs} ms`)), farewellMs);
+    const { promise: bound, reject } = Promise.withResolvers<never>();
+    const tooLate = new AbortController();
+    const timer = setTimeout(() => {
+      const error = new Error(`no answer in ${farewellMs} ms`);
+      tooLate.abort(error);
+      reject(error);
+    }, farewellMs);
     try {
-      await Promise.race([session.farewell(), tooLate]);
+      await Promise.race([session.farewell(tooLate.signal), bound]);
     } catch (error) {
       log.warn({ error }, 'the cluster could not be told that the agent stops');
     } finally {

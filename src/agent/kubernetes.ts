@@ -75,8 +75,8 @@ export class KubernetesSession {
   }
 
   /** Says that the agent stops. @throws what the API server says, or nothing for as long as it is silent */
-  farewell(): Promise<void> {
-    return this.#publisher.farewell();
+  farewell(tooLate: AbortSignal): Promise<void> {
+    return this.#publisher.farewell(tooLate);
   }
 
   async close(): Promise<void> {

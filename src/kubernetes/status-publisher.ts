@@ -85,12 +85,14 @@ export class StatusPublisher {
 
   /**
    * The last word of an agent that stops in order, after what is being written now. Nothing is written after it.
+   * @param tooLate nothing is begun any more
    * @throws what the API server says
    */
-  async farewell(): Promise<void> {
+  async farewell(tooLate: AbortSignal): Promise<void> {
     this.stop();
     const last = this.#next(); // as it is now, before everything is let go
     await this.#writing;
+    tooLate.throwIfAborted();
     await this.#options.api.applyNode(stoppedStatus(last, this.#options.now()));
   }
 

@@ -322,7 +322,8 @@ describe('a Kubernetes API server', () => {
     try {
       const startedMs = performance.now();
       await agent.stop();
-      expect(performance.now() - startedMs).toBeLessThan(5_000);
+      // Two seconds for the last word; nothing else waits for the API server.
+      expect(performance.now() - startedMs).toBeLessThan(4_000);
       expect(agent.log).toContain('the cluster could not be told that the agent stops');
       expect(agent.log).toContain('"stopped"');
     } finally {

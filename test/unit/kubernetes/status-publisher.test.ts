@@ -175,7 +175,7 @@ describe('publishing the state of the node', () => {
   it('an agent that stops in order says so, and leaves the rest as it was', async () => {
     await touch();
     await pass(60_000);
-    await publisher.farewell();
+    await publisher.farewell(new AbortController().signal);
     expect(written).toHaveLength(2);
     const [before, after] = written;
     expect(after?.status).toEqual({
@@ -201,12 +201,24 @@ describe('publishing the state of the node', () => {
     const { promise, resolve } = Promise.withResolvers<void>();
     hold = promise;
     await touch();
-    const last = publisher.farewell();
+    const last = publisher.farewell(new AbortController().signal);
     await pass(1_000);
     expect(attempts).toBe(1);
     resolve();
     await last;
     expect(written.map(({ status }) => status.conditions[0]?.reason)).toEqual(['AgentReady', 'AgentStopped']);
+  });
+
+  it('a last word that comes too late is not begun', async () => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    hold = promise;
+    await touch();
+    const tooLate = new AbortController();
+    const last = publisher.farewell(tooLate.signal);
+    tooLate.abort(new Error('too late'));
+    resolve();
+    await expect(last).rejects.toThrow('too late');
+    expect(attempts).toBe(1);
   });
 
   it('writes nothing after a stop', async () => {

@@ -59,9 +59,9 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
   const attachments: AttachmentManager = new AttachmentManager({
     binding,
     pumps: createPumps(binding, options),
+    deviceInfo: new DeviceInfoDirectory(options.deviceInfoDir),
     ipam: new DelegatedIpam({ binDirs: [options.cniBinDir] }),
     ovs,
-    deviceInfo: new DeviceInfoDirectory(options.deviceInfoDir),
     createDevice: (device) => createVirtioUserDevice(device, (session) => binding.createSession(session)),
     createSource: (backend) => createSource(backend, binding, options, directories, log),
     clock: realClock,

@@ -39,9 +39,9 @@ export interface LifeCycleOptions {
 export interface AttachmentDependencies {
   readonly binding: NativeBinding;
   readonly pumps: readonly Pump[];
+  readonly deviceInfo: DeviceInfoFiles;
   readonly ipam: Ipam;
   readonly ovs: OvsPorts;
-  readonly deviceInfo: DeviceInfoFiles;
   readonly createDevice: (options: DeviceOptions) => VirtioUserDevice;
   readonly createSource: (backend: BackendSpec) => FrontendSource;
   readonly clock: Clock;

@@ -683,9 +683,9 @@ export class FakeNode {
     const dependencies: AttachmentDependencies = {
       binding: this.#binding(),
       pumps: [],
+      deviceInfo: new DeviceInfoDirectory(this.deviceInfoDir, this.#deviceInfoDisk()),
       ipam: this.ipam,
       ovs: this.ovs,
-      deviceInfo: new DeviceInfoDirectory(this.deviceInfoDir, this.#deviceInfoDisk()),
       createDevice: () => {
         const device = new FakeDevice();
         this.devices.push(device);

@@ -360,7 +360,7 @@ describe('a Kubernetes API server', () => {
             () => false,
             (error: unknown) => {
               expect(JSON.stringify(error) + String(error)).toContain(
-                'an agent writes the object of its own node only',
+                'an agent writes the object and the lease of its own node only',
               );
               return true;
             },
@@ -369,6 +369,8 @@ describe('a Kubernetes API server', () => {
       500,
     );
     await client('node1').applyNode(sample);
+    await client('node1').renewLease(namespace, 40);
+    await expect(client('node3').renewLease(namespace, 40)).rejects.toThrow('the lease of its own node only');
     await server.kubectl(
       'patch',
       'virtiousernode',

@@ -22,6 +22,8 @@ type Environment = Readonly<Record<string, string | undefined>>;
 const tokenPath = '/var/run/secrets/kubernetes.io/serviceaccount/token';
 /** What happens before the client is loaded: the ready attachments of a full node fit. */
 const newsLimit = 500;
+/** Of the whole life of an agent the least important thing. */
+const farewellMs = 2_000;
 
 /**
  * @returns null: no use of the API
@@ -91,6 +93,30 @@ export class Cluster {
     }
   }
 
+  /**
+   * To be called before anything is let go: tells the cluster that this agent stops. Never rejects, and never takes
+   * longer than its bound, since a kubelet waits for our end.
+   */
+  async farewell(): Promise<void> {
+    const session = this.#session;
+    if (session === null) return;
+    const { log } = this.#parts;
+    const { promise: bound, reject } = Promise.withResolvers<never>();
+    const tooLate = new AbortController();
+    const timer = setTimeout(() => {
+      const error = new Error(`no answer in ${farewellMs} ms`);
+      tooLate.abort(error);
+      reject(error);
+    }, farewellMs);
+    try {
+      await Promise.race([session.farewell(tooLate.signal), bound]);
+    } catch (error) {
+      log.warn({ error }, 'the cluster could not be told that the agent stops');
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
   async close(): Promise<void> {
     this.#closed = true;
     this.#stopListening();
@@ -99,9 +125,13 @@ export class Cluster {
       .catch((error: unknown) => this.#parts.log.warn({ error }, 'closing the client failed'));
   }
 
-  /** Why nothing of this pod may be removed on suspicion, or null. */
-  whyKeepPod(pod: PodIdentity): string | null {
+  /**
+   * Why nothing of this pod may be removed on suspicion, or null. Without the API the namespace alone is the witness.
+   * With it the pod must be known to be gone, and a record that names none cannot be looked up: it stays until its DEL.
+   */
+  whyKeepPod(pod: PodIdentity | null): string | null {
     if (this.#parts.credentials === null) return null;
+    if (pod === null) return 'it names no pod that could be looked up';
     return this.#session === null ? 'the pods of this node are not known yet' : this.#session.whyKeepPod(pod);
   }
 }

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { realClock } from '../attachment/dependencies.ts';
+import { DeviceInfoDirectory } from '../attachment/device-info.ts';
 import { AttachmentManager } from '../attachment/manager.ts';
 import type { BackendSpec } from '../attachment/spec.ts';
 import { parseQueuedDelete } from '../cni/queued-delete.ts';
@@ -58,6 +59,7 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
   const attachments: AttachmentManager = new AttachmentManager({
     binding,
     pumps: createPumps(binding, options),
+    deviceInfo: new DeviceInfoDirectory(options.deviceInfoDir),
     ipam: new DelegatedIpam({ binDirs: [options.cniBinDir] }),
     ovs,
     createDevice: (device, path) => createVirtioUserDevice(device, (session) => binding.createSession(session), path),
@@ -105,6 +107,7 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
       runDir: options.runDir,
       backendDirs: options.backendDirs,
       ovsSocketDir: dirname(ovsdbPath),
+      deviceInfoDir: options.deviceInfoDir,
     },
   });
   const cniServer: CniServer = new CniServer({

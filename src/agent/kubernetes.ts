@@ -49,7 +49,7 @@ export class KubernetesSession {
     if (credentials.kind === 'kubeconfig') this.#config.loadFromFile(credentials.path);
     else this.#config.loadFromCluster();
     this.#namespace = agentNamespace(this.#config);
-    this.#api = new KubernetesApi(this.#config, nodeName);
+    this.#api = new KubernetesApi(this.#config, nodeName, log);
     this.#pods = new NodePods({ config: this.#config, nodeName, log });
     this.#publisher = new StatusPublisher({ api: this.#api, view, log });
     this.#events = new EventRecorder(this.#api, log);
@@ -72,6 +72,11 @@ export class KubernetesSession {
 
   whyKeepPod(pod: PodIdentity): string | null {
     return whyKeepPod(this.#pods, pod);
+  }
+
+  /** Says that the agent stops. @throws what the API server says, or nothing for as long as it is silent */
+  farewell(tooLate: AbortSignal): Promise<void> {
+    return this.#publisher.farewell(tooLate);
   }
 
   async close(): Promise<void> {

@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { parse } from 'yaml';
+import { defaultDeviceInfoDir } from '../attachment/device-info.ts';
 import { messageOf, VirtioUserError } from '../errors.ts';
 import { isJsonObject, type JsonObject } from '../json.ts';
 import { type LogLevel, logLevels } from '../telemetry/log.ts';
@@ -37,6 +38,7 @@ export interface AgentOptions {
   readonly nodeName: string;
   readonly ovsdb: string;
   readonly backendDirs: readonly string[];
+  readonly deviceInfoDir: string;
   readonly vhostGroup: string | null;
   readonly pumpThreads: number;
   readonly spinUs: number;
@@ -86,6 +88,7 @@ const definitions: Definitions = {
     join(runDir, 'vhost'),
     '/run/openvswitch',
   ]),
+  deviceInfoDir: option('where device-info files may lie that Multus names', directory(), defaultDeviceInfoDir),
   vhostGroup: option('group that may connect to the vhost sockets', groupName, 'none', () => null),
   pumpThreads: option('threads that move frames', integer(1, 64), '1'),
   spinUs: option('microseconds that an idle pump spins before it sleeps', integer(0, 1000), '50'),
@@ -150,6 +153,7 @@ export function resolveAgentOptions(sources: OptionSources): AgentOptions {
     nodeName: pick('nodeName', settled),
     ovsdb: pick('ovsdb', settled),
     backendDirs: pick('backendDirs', settled),
+    deviceInfoDir: pick('deviceInfoDir', settled),
     vhostGroup: pick('vhostGroup', settled),
     pumpThreads: pick('pumpThreads', settled),
     spinUs: pick('spinUs', settled),

@@ -30,7 +30,7 @@ export async function runAgent(options: AgentOptions): Promise<0 | typeof exitFa
       // Also while starting: a restore that hangs must not hold up a shut-down.
       await Promise.race([started.then(() => void cluster.open()), asked]);
       log.info({ signal: await asked }, 'stopping');
-      await agent.stop();
+      await Promise.all([cluster.farewell(), agent.stop()]);
     } catch (error) {
       await agent.stop();
       throw error;

@@ -30,7 +30,7 @@ export interface GarbageRequest {
 
 export interface CheckRequest {
   readonly spec: AttachmentSpec;
-  /** prevResult as parsed JSON, for the IPAM plugin's CHECK. */
+  /** As parsed JSON: for the IPAM plugin, and for what was changed after ADD on purpose. */
   readonly prevResult: unknown;
 }
 

@@ -9,6 +9,7 @@ import type { IpamResult } from '../ipam/result.ts';
 import type { NativeFd } from '../native/binding.ts';
 import type { AttachmentDependencies } from './dependencies.ts';
 import { ipamCall } from './detach.ts';
+import { deviceInfo } from './device-info.ts';
 import { attachmentId } from './key.ts';
 import { LiveAttachment, type PodInterface } from './live-attachment.ts';
 import { identityOf } from './netns.ts';
@@ -22,8 +23,6 @@ import type { RecordStore } from './store.ts';
 
 /** Undo has a deadline of its own: the caller's has passed by then. */
 const undoTimeoutMs = 20_000;
-
-const noAddresses: IpamResult = { ips: [], routes: [], dns: null };
 
 export interface Attached {
   readonly record: ReadyRecord;
@@ -95,7 +94,7 @@ class Climb {
     this.#proceed();
     const ready = this.#ready(ifindex, ipam);
     const link = this.#setUpLink(ifindex, ipam).then(() => live.setAddresses(ipam.ips.map(({ address }) => address)));
-    const wired = this.#together(link, this.#ovsPort());
+    const wired = this.#together(link, this.#together(this.#ovsPort(), this.#describeDevice()));
     if (backend.wait === 'required') {
       await wired;
       await live.waitUntilRunning(backend.waitTimeoutMs, this.#caller);
@@ -129,7 +128,9 @@ class Climb {
   async #address(recorded: Promise<void>): Promise<IpamResult> {
     const { ipam } = this.#dependencies;
     const call = ipamCall(this.#spec);
-    if (call === null) return noAddresses;
+    if (call === null) {
+      return { ips: this.#spec.addresses.map((address) => ({ address, gateway: null })), routes: [], dns: null };
+    }
     // An ADD that fails gives back itself what it may have taken.
     const result = await ipam.add(call, this.#signal, recorded);
     this.#rollback.push('address', () => ipam.del(call, undoSignal()));
@@ -174,6 +175,14 @@ class Climb {
       if (!certain) this.#rollback.push('OVS port', undo);
       throw thrown;
     }
+  }
+
+  async #describeDevice(): Promise<void> {
+    const { deviceInfoPath: path, backend } = this.#spec;
+    if (path === null) return;
+    const { deviceInfo: files } = this.#dependencies;
+    this.#rollback.push('device info', () => files.remove(path, this.id)); // of a half, too
+    await files.write(path, this.id, deviceInfo(backend));
   }
 
   #setUpLink(ifindex: number, ipam: IpamResult): Promise<void> {

@@ -6,6 +6,7 @@ import type { Ipam } from '../ipam/result.ts';
 import type { NativeBinding, Pump } from '../native/binding.ts';
 import type { OvsPorts } from '../ovs/ports.ts';
 import type { Logger } from '../telemetry/log.ts';
+import type { DeviceInfoFiles } from './device-info.ts';
 import type { BackendSpec, PodIdentity } from './spec.ts';
 import type { StoreFiles } from './store.ts';
 
@@ -39,6 +40,7 @@ export interface LifeCycleOptions {
 export interface AttachmentDependencies {
   readonly binding: NativeBinding;
   readonly pumps: readonly Pump[];
+  readonly deviceInfo: DeviceInfoFiles;
   readonly ipam: Ipam;
   readonly ovs: OvsPorts;
   readonly createDevice: (options: DeviceOptions, path: DataPath) => VirtioUserDevice;
@@ -46,8 +48,11 @@ export interface AttachmentDependencies {
   readonly clock: Clock;
   readonly log: Logger;
   readonly options: LifeCycleOptions;
-  /** Why nothing of this pod may be removed on suspicion, or null; never asked on DEL. Default: nothing keeps it. */
-  readonly whyKeepPod?: (pod: PodIdentity) => string | null;
+  /**
+   * Why nothing of this pod may be removed on suspicion, or null; never asked on DEL. Default: nothing keeps it. Also
+   * asked of a record that names no pod: whoever would look the pod up must say what that means.
+   */
+  readonly whyKeepPod?: (pod: PodIdentity | null) => string | null;
   /** Where records are written; default: the disk. */
   readonly files?: StoreFiles;
 }

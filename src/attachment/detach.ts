@@ -15,7 +15,7 @@ import type { AttachmentRecord } from './record.ts';
 import type { AttachmentSpec } from './spec.ts';
 import type { RecordStore } from './store.ts';
 
-export type DetachStep = 'connection' | 'OVS port' | 'interface' | 'address' | 'record';
+export type DetachStep = 'connection' | 'OVS port' | 'interface' | 'address' | 'device info' | 'record';
 
 export interface DetachFailure {
   readonly step: DetachStep;
@@ -43,7 +43,8 @@ export async function detach(
   dependencies: AttachmentDependencies,
   signal: AbortSignal,
 ): Promise<readonly DetachFailure[]> {
-  const { ovs, ipam, log } = dependencies;
+  const { ovs, ipam, deviceInfo, log } = dependencies;
+  const { deviceInfoPath } = record.spec;
   const ifindex = record.phase === 'creating' ? null : record.ifindex;
   const deleting: AttachmentRecord = { ...common(record), phase: 'deleting', ifindex };
   const announced = Promise.all([
@@ -60,6 +61,7 @@ export async function detach(
     ['OVS port', record.spec.ovs === null ? Promise.resolve() : ovs.remove(record.id, signal)],
     ['interface', removeLink(record, store, dependencies)],
     ['address', address],
+    ['device info', deviceInfoPath === null ? Promise.resolve() : deviceInfo.remove(deviceInfoPath, record.id)],
   ];
   const outcomes = await Promise.allSettled(steps.map(([, work]) => work));
   const failures = outcomes.flatMap((outcome, index): DetachFailure[] => {

@@ -142,7 +142,7 @@ export class AttachmentManager implements Attachments {
       throw new VirtioUserError('CHECK_MISMATCH', `attachment ${id}: the namespace ${record.spec.netnsPath} is gone`);
     }
     try {
-      assertLink(record, await binding.inspectPodLink(netns, spec.key.ifName));
+      assertLink(record, await binding.inspectPodLink(netns, spec.key.ifName), prevResult);
     } finally {
       netns.close();
     }
@@ -215,7 +215,7 @@ export class AttachmentManager implements Attachments {
         isBusy: (id) => this.#busy.has(id),
         isSetAside: (id) => this.#store.isSetAside(id),
         presence: (record) => netnsPresence(binding, record, options.bootId),
-        whyKeep: ({ spec }) => (spec.pod === null ? null : (this.#dependencies.whyKeepPod?.(spec.pod) ?? null)),
+        whyKeep: ({ spec }) => this.#dependencies.whyKeepPod?.(spec.pod) ?? null,
         letGo: (record) => this.#letGo(record),
         removeRecord: (record, reason) => this.#finish(record, 'reconcile', reason),
         taggedPorts: () => ovs.list(options.nodeName, signal),

@@ -1,5 +1,5 @@
 /** From an IPAM result to what netlink is told, and back to what CHECK expects. */
-import type { IpamResult } from '../ipam/result.ts';
+import type { IpamAddress, IpamResult, IpamRoute } from '../ipam/result.ts';
 import type { PodAddress, PodLinkSetup, PodRoute, TapSpec } from '../native/binding.ts';
 import type { DeviceSpec } from './spec.ts';
 
@@ -36,16 +36,19 @@ function splitCidr(cidr: string): PodAddress {
 }
 
 /** A route without a gateway takes that of the first address of its family, as the reference IPAM helper does. */
+export function gatewayOf({ dst, gw, scope }: IpamRoute, ips: readonly IpamAddress[]): string | null {
+  const linkScope = scope !== null && scope >= 253;
+  if (gw !== null || linkScope) return gw;
+  return ips.find(({ address, gateway }) => isV6(address) === isV6(dst) && gateway !== null)?.gateway ?? null;
+}
+
 export function linkSetup(ifindex: number, ipam: IpamResult): PodLinkSetup {
-  const gatewayFor = (dst: string): string | null =>
-    ipam.ips.find((ip) => isV6(ip.address) === isV6(dst) && ip.gateway !== null)?.gateway ?? null;
   const routes = ipam.routes.map((route): PodRoute => {
     const { address, prefixLength } = splitCidr(route.dst);
-    const linkScope = route.scope !== null && route.scope >= 253;
     return {
       destination: address,
       prefixLength,
-      gateway: route.gw ?? (linkScope ? null : gatewayFor(route.dst)),
+      gateway: gatewayOf(route, ipam.ips),
       mtu: route.mtu,
       advmss: route.advmss,
       priority: route.priority,

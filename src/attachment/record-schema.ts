@@ -32,6 +32,9 @@ const spec = z.object({
   }),
   ovs: z.object({ bridge: name, vlan: z.int().min(1).max(4094).nullable() }).nullable(),
   ipam: z.object({ type: name, netconf: z.string().max(4 << 20) }).nullable(),
+  // Records of 0.1.0 have neither.
+  addresses: z.array(text).max(256).default([]),
+  deviceInfoPath: text.nullable().default(null),
 });
 
 const integer = z.int().nullable();

@@ -45,6 +45,10 @@ export interface AttachmentSpec {
   readonly device: DeviceSpec;
   readonly ovs: OvsSpec | null;
   readonly ipam: IpamSpec | null;
+  /** With prefix length; what the pod asked for where no IPAM plugin is named. */
+  readonly addresses: readonly string[];
+  /** Where Multus wants the device described, checked; null: nowhere. */
+  readonly deviceInfoPath: string | null;
 }
 
 /** What ADD made, in our terms; `cni/result.ts` renders it for a cniVersion. */

@@ -15,7 +15,7 @@ export function fillPlaceholders(template: string, values: ReadonlyMap<string, s
       const accepted = [...values.keys()].map((key) => `{${key}}`).join(' ');
       throw refused(`placeholder ${whole.slice(0, 40)}; accepted: ${accepted}`);
     }
-    if (!/^[A-Za-z0-9_][A-Za-z0-9._-]*$/.test(value)) {
+    if (!/^[A-Za-z0-9_][A-Za-z0-9._:-]{0,255}$/.test(value)) {
       throw refused(`${whole} is ${JSON.stringify(value.slice(0, 64))} for this pod, which cannot be part of a path`);
     }
     return value;

@@ -60,7 +60,7 @@ const backend = strict({
     .regex(/^\//, { error: 'accepted: an absolute path' })
     .meta({
       description:
-        'Socket of the backend, below a directory of --backend-dirs, under 108 bytes; placeholders {id} {containerID} {ifName} {podName} {podNamespace}. Default: RUN_DIR/vhost/{id}.sock',
+        'Socket of the backend, below a directory of --backend-dirs, under 108 bytes; placeholders {id} {containerID} {ifName} {podName} {podNamespace} {deviceID}. Default: RUN_DIR/vhost/{id}.sock',
     })
     .optional(),
   server: flag.meta({ description: 'true: we listen and the switch connects' }).default(true),

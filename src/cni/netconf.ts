@@ -2,24 +2,25 @@
 import type { z } from 'zod';
 import { attachmentId, derivedMac, type AttachmentKey } from '../attachment/key.ts';
 import type { AttachmentSpec, IpamSpec } from '../attachment/spec.ts';
-import { type ErrorCode, messageOf, VirtioUserError } from '../errors.ts';
+import { messageOf, VirtioUserError } from '../errors.ts';
 import { pluginName } from '../ipam/result.ts';
 import { isJsonObject, type JsonObject } from '../json.ts';
 import { checkBackendPath, fillPlaceholders } from './backend-path.ts';
 import { type CniEnvironment, parseArgs, podOf } from './environment.ts';
 import type { Verb } from './frame.ts';
-import { type CniVersion, macAddress, netconfSchema, networkName, supportedVersions } from './netconf-schema.ts';
+import { type CniVersion, netconfSchema, networkName, supportedVersions } from './netconf-schema.ts';
+import {
+  allocatedDevice,
+  inside,
+  requestedAddresses,
+  requestedDeviceInfoPath,
+  requestedMac,
+  shown,
+} from './pod-requests.ts';
 
 const depthLimit = 32;
 /** Mistakes named in one message. */
 const namedFaults = 3;
-
-/** A value as the admin wrote it, bounded. Values are never deeper than the depth limit here. */
-function shown(value: unknown): string {
-  if (value === undefined) return 'missing';
-  const text = JSON.stringify(value);
-  return text.length <= 80 ? text : `${text.slice(0, 80)}…`;
-}
 
 export interface RawNetconf {
   readonly cniVersion: CniVersion;
@@ -119,6 +120,8 @@ export interface NetconfOptions {
   readonly backendDirs: readonly string[];
   /** Where OVS makes the sockets of `dpdkvhostuser` ports. */
   readonly ovsSocketDir: string;
+  /** Where Multus has devices described. */
+  readonly deviceInfoDir: string;
 }
 
 /** @throws CONFIG_UNSUPPORTED, CONFIG_INVALID, SOCKET_PATH, INPUT_ENVIRONMENT (MAC of CNI_ARGS) */
@@ -137,6 +140,7 @@ export function attachmentSpec(raw: RawNetconf, environment: CniEnvironment, opt
     ['ifName', ifName],
     ['podName', pod?.name ?? ''],
     ['podNamespace', pod?.namespace ?? ''],
+    ['deviceID', allocatedDevice(raw.json)],
   ]);
   // OVS names the socket of a dpdkvhostuser port after the port, in a directory of its own.
   const ovsPath = ovs !== undefined && !backend.server ? `${options.ovsSocketDir}/${id}` : null;
@@ -162,32 +166,9 @@ export function attachmentSpec(raw: RawNetconf, environment: CniEnvironment, opt
     device: { ...device, mac: requestedMac(raw.json, args, device.mac) ?? derivedMac(options.nodeName, key) },
     ovs: ovs === undefined ? null : { bridge: ovs.bridge, vlan: ovs.vlan ?? null },
     ipam: raw.ipam,
+    addresses: raw.ipam === null ? requestedAddresses(raw.json, args) : [],
+    deviceInfoPath: requestedDeviceInfoPath(raw.json, containerId, options.deviceInfoDir),
   };
-}
-
-/** runtimeConfig.mac, then args.cni.mac, then CNI_ARGS, then device.mac; an empty one counts as none. Lower-case. */
-function requestedMac(json: JsonObject, args: ReadonlyMap<string, string>, configured?: string): string | null {
-  const candidates: readonly (readonly [string, unknown, ErrorCode])[] = [
-    ['runtimeConfig.mac', inside(json, ['runtimeConfig', 'mac']), 'CONFIG_UNSUPPORTED'],
-    ['args.cni.mac', inside(json, ['args', 'cni', 'mac']), 'CONFIG_UNSUPPORTED'],
-    ['CNI_ARGS MAC', args.get('MAC'), 'INPUT_ENVIRONMENT'],
-    ['device.mac', configured, 'CONFIG_UNSUPPORTED'],
-  ];
-  const wanted = candidates.find(([, value]) => value !== undefined && value !== null && value !== '');
-  if (wanted === undefined) return null;
-  const [source, value, code] = wanted;
-  const parsed = macAddress.safeParse(value);
-  if (parsed.success) return parsed.data.toLowerCase();
-  throw new VirtioUserError(code, `${source}: ${shown(value)}; ${parsed.error.issues[0]?.message ?? ''}`, {
-    details: { key: source },
-  });
-}
-
-function inside(json: JsonObject, path: readonly PropertyKey[]): unknown {
-  return path.reduce<unknown>(
-    (at, step) => (isJsonObject(at) && Object.hasOwn(at, step) ? at[String(step)] : undefined),
-    json,
-  );
 }
 
 function unsupported(error: z.ZodError, json: JsonObject): VirtioUserError {

@@ -1,4 +1,5 @@
 /** What ADD answers, in the requested cniVersion (CNI 1.1.0, "ADD Success"; the older ones as their documents say). */
+import { gatewayOf } from '../attachment/pod-link.ts';
 import type { AttachmentResult } from '../attachment/spec.ts';
 import type { CniVersion } from './netconf-schema.ts';
 
@@ -31,9 +32,11 @@ export function renderResult(result: AttachmentResult, cniVersion: CniVersion): 
     );
   }
   if (routes.length > 0 || !modern) {
-    rendered['routes'] = routes.map((route) =>
-      modern ? defined({ ...route }) : defined({ dst: route.dst, gw: route.gw }),
-    );
+    rendered['routes'] = routes.map((route) => {
+      // The gateway that was set, also where it is the address's: Multus reads network-status from here.
+      const gw = gatewayOf(route, ips);
+      return modern ? defined({ ...route, gw }) : defined({ dst: route.dst, gw });
+    });
   }
   const dnsEntries =
     dns === null

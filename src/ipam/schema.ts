@@ -1,24 +1,7 @@
 /** Reads what an IPAM plugin printed; CNI 0.3.0 to 1.1.0 differ in keys that are ignored here (`ips[].version`). */
-import { isIP } from 'node:net';
-import ipaddr from 'ipaddr.js';
 import { z } from 'zod';
+import { canonicalCidr, familyOf, isCidr } from './cidr.ts';
 import type { IpamResult } from './result.ts';
-
-/** 4, 6, or 0. ipaddr.js takes octal and shortened forms for other addresses; `isIP` refuses them, but takes zones. */
-function familyOf(text: string): number {
-  return text.includes('%') ? 0 : isIP(text);
-}
-
-function isCidr(text: string): boolean {
-  const [address = '', prefix = '', ...more] = text.split('/');
-  const family = familyOf(address);
-  return (
-    more.length === 0 &&
-    family !== 0 &&
-    /^(0|[1-9]\d{0,2})$/.test(prefix) &&
-    Number(prefix) <= (family === 4 ? 32 : 128)
-  );
-}
 
 const cidr = z.string().refine(isCidr, 'not an address with a prefix length');
 const address = z.string().refine((text) => familyOf(text) !== 0, 'not an IP address');
@@ -87,9 +70,4 @@ export function parseIpamResult(value: unknown): { readonly result: IpamResult }
             },
     },
   };
-}
-
-function canonicalCidr(text: string): string {
-  const [address = '', prefix = ''] = text.split('/');
-  return `${ipaddr.parse(address).toString()}/${prefix}`;
 }

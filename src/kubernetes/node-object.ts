@@ -2,6 +2,7 @@
  * What the cluster sees of a node: the VirtioUserNode object (group virtio-user.dev), computed from the agent's own view.
  * Pure: the same view gives the same object, so that an unchanged node is not written again.
  */
+import { z } from 'zod';
 import type { AttachmentView } from '../attachment/api.ts';
 
 export const group = 'virtio-user.dev';
@@ -47,6 +48,8 @@ export interface NodeView {
   readonly corruptRecords: number;
 }
 
+type Conditioned = Pick<NodeStatus, 'conditions'>;
+
 const unhealthyLimit = 20;
 
 /** Most connected first; what an admin wants in one word. */
@@ -56,7 +59,8 @@ function backendSummary(attachments: number, disconnected: number): string {
   return disconnected === attachments ? 'Disconnected' : 'Partial';
 }
 
-export function nodeStatus(view: NodeView, previous: NodeStatus | null, now: Date): NodeStatus {
+/** @param previous what is published now: a condition that holds its status holds its time */
+export function nodeStatus(view: NodeView, previous: Conditioned | null, now: Date): NodeStatus {
   // Being made or being removed is no illness.
   const attachments = view.attachments.filter(({ state }) => state !== 'creating' && state !== 'closing');
   const unhealthy = attachments.filter((attachment) => attachment.state !== 'running');
@@ -120,8 +124,45 @@ export function sameStatus(a: NodeStatus, b: NodeStatus): boolean {
 }
 
 /** Whether a condition changed its status: such news does not wait. */
-export function conditionFlipped(a: NodeStatus | null, b: NodeStatus): boolean {
+export function conditionFlipped(a: Conditioned | null, b: NodeStatus): boolean {
   return b.conditions.some(
     (condition) => a?.conditions.find((before) => before.type === condition.type)?.status !== condition.status,
   );
+}
+
+/**
+ * What the last agent leaves behind when it stops in order. The rest stays as last seen: an upgrade takes seconds, and
+ * whoever reads it sees by Ready that nobody keeps it current.
+ */
+export function stoppedStatus(last: NodeStatus, now: Date): NodeStatus {
+  const conditions = last.conditions.map((condition): NodeCondition => {
+    if (condition.type !== 'Ready') return condition;
+    return {
+      type: 'Ready',
+      status: 'False',
+      reason: 'AgentStopped',
+      message: 'the agent was stopped; interfaces and connections wait for the next one',
+      lastTransitionTime: condition.status === 'False' ? condition.lastTransitionTime : now.toISOString(),
+    };
+  });
+  return { ...last, conditions };
+}
+
+const stored = z.object({ status: z.object({ conditions: z.array(z.unknown()) }) });
+
+const storedCondition = z.object({
+  type: z.enum(['Ready', 'BackendConnected', 'StateRestored', 'Degraded']),
+  status: z.enum(['True', 'False']),
+  reason: z.string(),
+  message: z.string(),
+  lastTransitionTime: z.string(),
+});
+
+/** Of an object as the API server has it: what this version understands. */
+export function conditionsOf(object: unknown): readonly NodeCondition[] {
+  const { data } = stored.safeParse(object);
+  return (data?.status.conditions ?? []).flatMap((condition) => {
+    const parsed = storedCondition.safeParse(condition);
+    return parsed.success ? [parsed.data] : [];
+  });
 }

@@ -123,8 +123,11 @@ export function whyKeepPod(
   pods: Pick<NodePods, 'list' | 'trouble'>,
   pod: { readonly namespace: string; readonly name: string; readonly uid: string },
 ): string | null {
+  if (pod.namespace === '') return `the namespace of pod ${pod.name} is not known`;
   const known = pods.list();
   if (known === null) return `the pods of this node are not known: ${pods.trouble ?? 'no list yet'}`;
+  // The agent is a pod itself: a node without any is another node's name, and would cost every pod its address.
+  if (known.length === 0) return 'the API server knows no pod of this node at all';
   const there = known.some(
     ({ namespace, name, uid, staticUid, ended }) =>
       !ended && namespace === pod.namespace && name === pod.name && ['', uid, staticUid].includes(pod.uid),

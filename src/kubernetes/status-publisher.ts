@@ -3,12 +3,25 @@
  * most every 10 s, and the same content again every 5 minutes so that a deleted object comes back. Failures are retried
  * with backoff whatever happens meanwhile; one that no retry mends (the CRD is older than the agent) is tried again every
  * 5 minutes. Each reason for a failure is logged once.
+ *
+ * An agent's restart is no news: times of conditions that hold are taken over from the agent before, backends have some
+ * seconds to come back before they count as gone, and only an agent that stops in order says that it is not there.
  */
 import type { Logger } from '../telemetry/log.ts';
 import { apiFailure } from './failure.ts';
-import { conditionFlipped, type NodeStatus, nodeStatus, type NodeView, sameStatus } from './node-object.ts';
+import {
+  conditionFlipped,
+  type NodeCondition,
+  type NodeStatus,
+  nodeStatus,
+  type NodeView,
+  sameStatus,
+  stoppedStatus,
+} from './node-object.ts';
 
 export interface StatusApi {
+  /** What the agent before wrote, if anything. */
+  readConditions(): Promise<readonly NodeCondition[]>;
   applyNode(status: NodeStatus): Promise<void>;
 }
 
@@ -18,6 +31,8 @@ export interface StatusPublisherOptions {
   readonly log: Logger;
   readonly coalesceMs?: number;
   readonly refreshMs?: number;
+  /** How long the first write waits for backends that connect anew. */
+  readonly settleMs?: number;
   readonly now?: () => Date;
 }
 
@@ -26,23 +41,34 @@ const retryMs = [1_000, 30_000] as const;
 
 export class StatusPublisher {
   readonly #options: Required<StatusPublisherOptions>;
+  readonly #startedAtMs: number;
+  /** Of the agent before; null: not asked yet. */
+  #inherited: readonly NodeCondition[] | null = null;
   #written: NodeStatus | null = null;
   #writtenAtMs = 0;
   #toldReason: string | null = null;
   #timer: NodeJS.Timeout | null = null;
-  #writing = false;
+  #writing: Promise<void> | null = null;
   #failures = 0;
+  #retryInMs = 0;
   #stopped = false;
 
   constructor(options: StatusPublisherOptions) {
-    this.#options = { coalesceMs: 10_000, refreshMs: 300_000, now: () => new Date(), ...options };
+    this.#options = { coalesceMs: 10_000, refreshMs: 300_000, settleMs: 3_000, now: () => new Date(), ...options };
+    this.#startedAtMs = this.#options.now().getTime();
   }
 
   /** Something may have changed. Computes the whole status: gather what comes in bursts. */
   touch(): void {
-    if (this.#stopped || this.#writing || this.#failures > 0) return;
+    if (this.#stopped || this.#writing !== null || this.#failures > 0) return;
     const next = this.#next();
-    const sinceMs = this.#options.now().getTime() - this.#writtenAtMs;
+    const nowMs = this.#options.now().getTime();
+    const settlingMs = this.#startedAtMs + this.#options.settleMs - nowMs;
+    if (this.#written === null && next.disconnected > 0 && settlingMs > 0) {
+      this.#schedule(settlingMs);
+      return;
+    }
+    const sinceMs = nowMs - this.#writtenAtMs;
     const spacingMs =
       this.#written !== null && sameStatus(this.#written, next)
         ? this.#options.refreshMs
@@ -57,35 +83,56 @@ export class StatusPublisher {
     if (this.#timer !== null) clearTimeout(this.#timer);
   }
 
+  /**
+   * The last word of an agent that stops in order, after what is being written now. Nothing is written after it.
+   * @param tooLate nothing is begun any more
+   * @throws what the API server says
+   */
+  async farewell(tooLate: AbortSignal): Promise<void> {
+    this.stop();
+    const last = this.#next(); // as it is now, before everything is let go
+    await this.#writing;
+    tooLate.throwIfAborted();
+    await this.#options.api.applyNode(stoppedStatus(last, this.#options.now()));
+  }
+
   #next(): NodeStatus {
-    return nodeStatus(this.#options.view(), this.#written, this.#options.now());
+    const previous = this.#written ?? { conditions: this.#inherited ?? [] };
+    return nodeStatus(this.#options.view(), previous, this.#options.now());
   }
 
   #schedule(delayMs: number): void {
     if (this.#timer !== null) clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.#write(), delayMs);
+    this.#timer = setTimeout(() => {
+      this.#writing = this.#write().finally(() => {
+        this.#writing = null;
+        this.#goOn();
+      });
+    }, delayMs);
     this.#timer.unref();
   }
 
+  /** Never rejects. */
   async #write(): Promise<void> {
-    const next = this.#next();
-    this.#writing = true;
-    let delayMs = 0;
+    const { api, log, now } = this.#options;
     try {
-      await this.#options.api.applyNode(next);
-      if (this.#failures > 0) this.#options.log.info({ failures: this.#failures }, 'the node object is written again');
+      this.#inherited ??= await api.readConditions();
+      const next = this.#next();
+      await api.applyNode(next);
+      if (this.#failures > 0) log.info({ failures: this.#failures }, 'the node object is written again');
       this.#written = next;
-      this.#writtenAtMs = this.#options.now().getTime();
+      this.#writtenAtMs = now().getTime();
       this.#failures = 0;
       this.#toldReason = null;
     } catch (error) {
-      delayMs = this.#failed(error);
-    } finally {
-      this.#writing = false;
+      this.#retryInMs = this.#failed(error);
     }
+  }
+
+  #goOn(): void {
     if (this.#stopped) return;
     if (this.#failures === 0) this.touch();
-    else this.#schedule(delayMs);
+    else this.#schedule(this.#retryInMs);
   }
 
   /** @returns milliseconds until the next try */

@@ -247,6 +247,7 @@ describe('the pods of this node', () => {
     expect(whyKeepPod(watched, pod)).toContain('not known: no list yet');
     await until('the failure', () => watched.trouble?.includes('ECONNREFUSED') === true);
     expect(watched.list()).toBeNull();
+    await createPod(); // nothing is concluded from an empty node either
     await proxy.accept();
     await current(watched);
     expect(whyKeepPod(watched, pod)).toBeNull();

@@ -6,7 +6,9 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { KubernetesApi } from '../../src/kubernetes/api.ts';
 import { nodeStatus } from '../../src/kubernetes/node-object.ts';
 import { PooledKubeConfig } from '../../src/kubernetes/pooled-config.ts';
+import { Agent } from '../support/agent.ts';
 import { Cleanup } from '../support/cleanup.ts';
+import { RecordingLogger } from '../support/recording-logger.ts';
 import { run, until } from '../support/process.ts';
 import { ApiServer } from './support/api-server.ts';
 import {
@@ -29,11 +31,22 @@ describe('a Kubernetes API server', () => {
   let server: ApiServer;
   let token: string;
 
-  const client = (nodeName: string): KubernetesApi => {
+  const client = (nodeName: string, log?: RecordingLogger, as = token): KubernetesApi => {
     const config = new PooledKubeConfig();
-    config.loadFromFile(server.kubeconfig(token));
+    config.loadFromFile(server.kubeconfig(as));
     configs.push(config);
-    return new KubernetesApi(config, nodeName);
+    return new KubernetesApi(config, nodeName, log);
+  };
+  /** As kubelet mounts it: it names the node. */
+  const agentToken = async (): Promise<string> => {
+    const node = ['--bound-object-kind=Node', '--bound-object-name=node1'];
+    return (await server.kubectl('create', 'token', 'virtio-user-agent', '-n', namespace, ...node)).trim();
+  };
+  const owners = async (...what: string[]): Promise<unknown[]> => {
+    const { metadata } = JSON.parse(await server.kubectl('get', ...what, '-o', 'json')) as {
+      metadata: { ownerReferences?: unknown[] };
+    };
+    return metadata.ownerReferences ?? [];
   };
   const sample = nodeStatus(
     {
@@ -101,17 +114,7 @@ describe('a Kubernetes API server', () => {
 
   it("keeps every field of an agent's status, written with the agent's own rights", async () => {
     await server.apply([{ apiVersion: 'v1', kind: 'Node', metadata: { name: 'node1' } }]);
-    token = (
-      await server.kubectl(
-        'create',
-        'token',
-        'virtio-user-agent',
-        '-n',
-        namespace,
-        '--bound-object-kind=Node',
-        '--bound-object-name=node1',
-      )
-    ).trim();
+    token = await agentToken();
     const api = client('node1');
     await api.applyNode(sample);
     const { status } = JSON.parse(await server.kubectl('get', 'virtiousernode', 'node1', '-o', 'json')) as {
@@ -158,10 +161,51 @@ describe('a Kubernetes API server', () => {
     ).toBe('StateCorrupt 2');
   }, 30_000);
 
+  it('makes its object and its lease the Node’s, also those of an agent that did not', async () => {
+    const uid = await server.kubectl('get', 'node', 'node1', '-o', 'jsonpath={.metadata.uid}');
+    const owner = { apiVersion: 'v1', kind: 'Node', name: 'node1', uid };
+    expect(await owners('virtiousernode', 'node1')).toEqual([owner]);
+    expect(await owners('lease', 'virtio-user-node1', '-n', namespace)).toEqual([owner]);
+    const patch = '{"metadata":{"ownerReferences":null}}';
+    await server.kubectl('patch', 'virtiousernode', 'node1', '--type=merge', '-p', patch);
+    await client('node1').applyNode(sample);
+    expect(await owners('virtiousernode', 'node1')).toEqual([owner]);
+  }, 30_000);
+
+  it('goes with the Node, and comes again with the next one of its name', async () => {
+    server.startGarbageCollector();
+    // That of a pod outlives the Node; one that is bound to the Node does not.
+    const podToken = await server.kubectl('create', 'token', 'virtio-user-agent', '-n', namespace);
+    const api = client('node1', undefined, podToken.trim());
+    await api.applyNode(sample);
+    await server.kubectl('delete', 'node', 'node1');
+    const gone = async (...what: string[]): Promise<boolean> => (await server.tryKubectl('get', ...what)).code !== 0;
+    await until('the object to go', () => gone('virtiousernode', 'node1'), 40_000, 200);
+    await until('the lease to go', () => gone('lease', 'virtio-user-node1', '-n', namespace), 40_000, 200);
+    await server.apply([{ apiVersion: 'v1', kind: 'Node', metadata: { name: 'node1' } }]);
+    const uid = await server.kubectl('get', 'node', 'node1', '-o', 'jsonpath={.metadata.uid}');
+    token = await agentToken();
+    await api.applyNode(sample); // by the agent that never stopped
+    await api.renewLease(namespace, 40);
+    expect(await owners('virtiousernode', 'node1')).toMatchObject([{ uid }]);
+    expect(await owners('lease', 'virtio-user-node1', '-n', namespace)).toMatchObject([{ uid }]);
+  }, 90_000);
+
+  it('is kept without a Node of this name, which is said once', async () => {
+    const log = new RecordingLogger();
+    const api = client('nodeless', log);
+    await api.applyNode(sample);
+    await api.applyNode(sample);
+    expect(await owners('virtiousernode', 'nodeless')).toEqual([]);
+    expect(log.messages).toEqual(['the node object will not go with its Node']);
+    await server.kubectl('delete', 'virtiousernode', 'nodeless');
+  }, 30_000);
+
   it('allows the agent what it does, and no more', async () => {
     for (const allowed of [
       ['list', 'pods', '--all-namespaces'],
       ['watch', 'pods', '--all-namespaces'],
+      ['get', 'nodes'],
       ['create', 'virtiousernodes.virtio-user.dev'],
       ['patch', 'virtiousernodes.virtio-user.dev', '--subresource=status'],
       ['create', 'events.events.k8s.io', '--all-namespaces'],
@@ -175,6 +219,9 @@ describe('a Kubernetes API server', () => {
       ['delete', 'pods', '--all-namespaces'],
       ['create', 'pods', '-n', namespace],
       ['patch', 'nodes'],
+      ['list', 'nodes'],
+      ['list', 'virtiousernodes.virtio-user.dev'],
+      ['update', 'virtiousernodes.virtio-user.dev'],
       ['delete', 'virtiousernodes.virtio-user.dev'],
       ['update', 'leases', '-n', 'kube-system'],
       ['get', 'configmaps', '-n', namespace],
@@ -183,47 +230,105 @@ describe('a Kubernetes API server', () => {
     }
   }, 60_000);
 
-  it('needs each of its rules', async () => {
+  it('needs each verb of its rules', async () => {
     const manifests = await kustomize(deploy);
-    const attempts: Readonly<Record<string, (turn: number) => Promise<unknown>>> = {
-      pods: () => run(kubectl, [`--kubeconfig=${server.kubeconfig(token)}`, 'get', 'pods', '--all-namespaces']),
-      virtiousernodes: (turn) => client(`fresh-${turn}`).applyNode(sample),
-      'virtiousernodes/status': () => client('node1').applyNode(sample),
-      events: (turn) =>
-        client('node1').createEvent({
-          namespace: 'default',
-          name: `node1.rule.${turn}`,
-          type: 'Normal',
-          reason: 'AttachmentReady',
-          action: 'Attach',
-          note: 'x',
-          regarding: { apiVersion: 'v1', kind: 'Node', name: 'node1' },
-        }),
-      leases: () => client('node1').renewLease(namespace, 40),
-    };
     let turn = 0;
-    const works = (attempt: (turn: number) => Promise<unknown>): Promise<boolean> =>
-      attempt(++turn).then(
+    const asAgent = (...args: string[]): Promise<string> =>
+      run(kubectl, [`--kubeconfig=${server.kubeconfig(token)}`, ...args]);
+    const event = (): string => `node1.rule.${turn}`;
+    const createEvent = (api: KubernetesApi): Promise<void> =>
+      api.createEvent({
+        namespace: 'default',
+        name: event(),
+        type: 'Normal',
+        reason: 'AttachmentReady',
+        action: 'Attach',
+        note: 'x',
+        regarding: { apiVersion: 'v1', kind: 'Node', name: 'node1' },
+      });
+    /** A new object each time: nothing that an earlier attempt left may help. */
+    const uses: Readonly<Record<string, () => Promise<unknown>>> = {
+      'list pods': () => asAgent('get', 'pods', '--all-namespaces'),
+      'watch pods': () => asAgent('get', '--raw', '/api/v1/pods?watch=1&timeoutSeconds=1'),
+      'get nodes': async () => {
+        await server.tryKubectl('delete', 'virtiousernode', 'node1');
+        await client('node1').applyNode(sample);
+        if ((await owners('virtiousernode', 'node1')).length === 0) throw new Error('it belongs to nobody');
+      },
+      'get virtiousernodes': () => client('node1').readConditions(),
+      'create virtiousernodes': () => client(`fresh-${turn}`).applyNode(sample),
+      'patch virtiousernodes': () => client(`fresh-${turn}`).applyNode(sample),
+      'patch virtiousernodes/status': () => client('node1').applyNode(sample),
+      'create events': () => createEvent(client('node1')),
+      'patch events': async () => {
+        await createEvent(client('node1'));
+        await client('node1').repeatEvent('default', event(), 2);
+      },
+      'create leases': async () => {
+        await server.tryKubectl('delete', 'lease', '-n', namespace, 'virtio-user-node1');
+        await client('node1').renewLease(namespace, 40);
+      },
+      'get leases': () => client('node1').renewLease(namespace, 40),
+      'update leases': () => client('node1').renewLease(namespace, 40),
+    };
+    const works = (use: () => Promise<unknown>): Promise<boolean> => {
+      turn += 1;
+      return use().then(
         () => true,
         () => false,
       );
-    const rulesSeen: string[] = [];
+    };
+    const seen: string[] = [];
     for (const kind of ['ClusterRole', 'Role']) {
       const role = find(manifests, kind);
-      const rules = role['rules'] as { resources: string[] }[];
+      const rules = role['rules'] as { resources: string[]; verbs: string[] }[];
       for (const rule of rules) {
-        const [resource = ''] = rule.resources;
-        const attempt = attempts[resource];
-        if (attempt === undefined) throw new Error(`nothing needs ${resource}`);
-        expect({ resource, works: await works(attempt) }).toEqual({ resource, works: true });
-        await server.apply([{ ...role, rules: rules.filter((other) => other !== rule) }]);
-        await until(`${resource} to be refused`, async () => !(await works(attempt)), 10_000, 100);
-        await server.apply([role]);
-        await until(`${resource} to be allowed again`, () => works(attempt), 10_000, 100);
-        rulesSeen.push(resource);
+        for (const verb of rule.verbs) {
+          const name = `${verb} ${rule.resources.join()}`;
+          const use = uses[name];
+          if (use === undefined) throw new Error(`nothing needs to ${name}`);
+          expect({ name, works: await works(use) }).toEqual({ name, works: true });
+          const less = { ...rule, verbs: rule.verbs.filter((other) => other !== verb) };
+          const rest = rules.map((other) => (other === rule ? less : other)).filter(({ verbs }) => verbs.length > 0);
+          await server.apply([{ ...role, rules: rest }]);
+          await until(`${name} to be refused`, async () => !(await works(use)), 10_000, 100);
+          await server.apply([role]);
+          await until(`${name} to be allowed again`, () => works(use), 10_000, 100);
+          seen.push(name);
+        }
       }
     }
-    expect(rulesSeen.sort()).toEqual(Object.keys(attempts).sort());
+    expect(seen.sort()).toEqual(Object.keys(uses).sort());
+  }, 180_000);
+
+  it('is told by an agent that stops in order, for as long as it listens', async () => {
+    const directory = mkdtempSync('/run/vu-farewell-');
+    cleanup.add('directory of the agent', () => rmSync(directory, { recursive: true, force: true }));
+    process.env['KUBECONFIG'] = server.kubeconfig(token);
+    cleanup.add('environment', () => delete process.env['KUBECONFIG']);
+    const extraArgs = ['--kubernetes=on', '--node-name=node1'];
+    const agent = await Agent.start(directory, { extraArgs }, cleanup);
+    const condition = (type: string, field: string): Promise<string> =>
+      server.kubectl('get', 'vun', 'node1', '-o', `jsonpath={.status.conditions[?(@.type=="${type}")].${field}}`);
+    const seen = async (): Promise<boolean> => (await condition('Ready', 'reason')) === 'AgentReady';
+    await until('the agent to be seen', seen, 20_000, 100);
+    const since = await condition('StateRestored', 'lastTransitionTime');
+    await agent.stop();
+    expect(await condition('Ready', 'reason')).toBe('AgentStopped');
+    await agent.start();
+    await until('the next agent to be seen', seen, 20_000, 100);
+    expect(await condition('StateRestored', 'lastTransitionTime')).toBe(since); // an upgrade is no news
+    server.freeze();
+    try {
+      const startedMs = performance.now();
+      await agent.stop();
+      // Two seconds for the last word; nothing else waits for the API server.
+      expect(performance.now() - startedMs).toBeLessThan(4_000);
+      expect(agent.log).toContain('the cluster could not be told that the agent stops');
+      expect(agent.log).toContain('"stopped"');
+    } finally {
+      server.thaw();
+    }
   }, 90_000);
 
   it('admits the pod in its own namespace, and in no namespace below privileged', async () => {
@@ -255,7 +360,7 @@ describe('a Kubernetes API server', () => {
             () => false,
             (error: unknown) => {
               expect(JSON.stringify(error) + String(error)).toContain(
-                'an agent writes the object of its own node only',
+                'an agent writes the object and the lease of its own node only',
               );
               return true;
             },
@@ -264,6 +369,8 @@ describe('a Kubernetes API server', () => {
       500,
     );
     await client('node1').applyNode(sample);
+    await client('node1').renewLease(namespace, 40);
+    await expect(client('node3').renewLease(namespace, 40)).rejects.toThrow('the lease of its own node only');
     await server.kubectl(
       'patch',
       'virtiousernode',

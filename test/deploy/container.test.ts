@@ -2,7 +2,17 @@
  * The image's root file system under the DaemonSet's security context, on a real OVS-DPDK: what a kubelet would start,
  * started by runc. One profile after the other.
  */
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Cleanup } from '../support/cleanup.ts';
@@ -50,6 +60,8 @@ describe.each(['default', 'restricted'])('the image with the %s profile', (secur
     ovs = await Ovs.start(path('ovs'), { tso: true }, cleanup);
     await ovs.addBridge(bridge);
     mkdirSync(path('bin'));
+    mkdirSync(path('devinfo'));
+    chmodSync(path('devinfo'), 0); // as Multus leaves it
     cpSync('/usr/lib/cni/host-local', path('bin/host-local'));
     const manifests = await helmTemplate({
       securityProfile,
@@ -61,6 +73,7 @@ describe.each(['default', 'restricted'])('the image with the %s profile', (secur
         stateDir: path('state'),
         vswitchDir: path('ovs'),
         seccompDir: path('seccomp'),
+        deviceInfoDir: path('devinfo'),
       },
       agent: {
         kubernetes: 'off',
@@ -150,7 +163,10 @@ describe.each(['default', 'restricted'])('the image with the %s profile', (secur
     for (const index of [1, 2]) {
       const netns = await Netns.create(`vu-deploy-${securityProfile}-${index}`, cleanup);
       const call = { containerId: newContainerId(), netnsPath: netns.path, podName: `pod${index}` };
-      pods.push({ netns, call, result: await runtime.add(netconf(), call) });
+      const CNIDeviceInfoFile = path(`devinfo/deploy-net-${call.containerId}_eth0`);
+      const result = await runtime.add({ ...netconf(), runtimeConfig: { CNIDeviceInfoFile } }, call);
+      expect(readJson(CNIDeviceInfoFile)).toMatchObject({ type: 'vhost-user' });
+      pods.push({ netns, call, result });
     }
     const [one, two] = pods;
     const address = two?.result.ips?.[0]?.address.split('/')[0] ?? 'no address';
@@ -189,6 +205,7 @@ describe.each(['default', 'restricted'])('the image with the %s profile', (secur
     for (const { call, result } of pods) await runtime.del(netconf(), call, result);
     expect(readdirSync(path('run/vhost'))).toEqual([]);
     expect(readdirSync(path('state/attachments'))).toEqual([]);
+    expect(readdirSync(path('devinfo'))).toEqual([]);
     expect(await ovs.ports(bridge)).toEqual([]);
     const started = performance.now();
     await pod.kill('agent', 'TERM');

@@ -144,7 +144,8 @@ describe('RBAC', () => {
       };
       expect(rules).toEqual([
         { apiGroups: [''], resources: ['pods'], verbs: ['list', 'watch'] },
-        { apiGroups: [group], resources: [plural], verbs: ['get', 'list', 'watch', 'create', 'patch'] },
+        { apiGroups: [''], resources: ['nodes'], verbs: ['get'] },
+        { apiGroups: [group], resources: [plural], verbs: ['get', 'create', 'patch'] },
         { apiGroups: [group], resources: [`${plural}/status`], verbs: ['patch'] },
         { apiGroups: ['events.k8s.io'], resources: ['events'], verbs: ['create', 'patch'] },
       ]);

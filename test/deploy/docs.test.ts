@@ -3,14 +3,18 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from '@jest/globals';
+import { parse } from 'yaml';
 import { agentOptionHelp } from '../../src/agent/options.ts';
 import { cniError } from '../../src/cni/error.ts';
 import { netconfJsonSchema } from '../../src/cni/netconf-schema.ts';
+import { capabilities } from '../../src/cni/pod-requests.ts';
 import { exitCode } from '../../src/cli/exit-code.ts';
 import { errorCodes, VirtioUserError } from '../../src/errors.ts';
 import { eventReasons } from '../../src/kubernetes/event-recorder.ts';
-import { nodeStatus } from '../../src/kubernetes/node-object.ts';
+import { nodeStatus, stoppedStatus } from '../../src/kubernetes/node-object.ts';
 import { Metrics } from '../../src/telemetry/metrics.ts';
+import { attachmentView } from '../support/attachment-view.ts';
+import { chart, container, find, helmTemplate, type PodSpec, podSpec } from './support/manifests.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -56,6 +60,29 @@ describe('docs/errors.md', () => {
     expect(table(manual('errors.md'), 'condition').map(([name]) => code(name))).toEqual(conditions);
   });
 
+  it('has every reason of every condition, and what to do', () => {
+    const view = {
+      agentVersion: '',
+      ready: true,
+      readyReason: '',
+      attachments: [attachmentView(1)],
+      corruptRecords: 0,
+    };
+    const parked = { ...view, ready: false, attachments: [attachmentView(1, { state: 'parked' })], corruptRecords: 1 };
+    const healthy = nodeStatus(view, null, new Date());
+    const unwell = nodeStatus(parked, null, new Date());
+    const stopped = stoppedStatus(healthy, new Date());
+    const reasons = healthy.conditions.map(({ type }) => {
+      const all = [healthy, unwell, stopped].map(
+        ({ conditions }) => conditions.find((one) => one.type === type)?.reason,
+      );
+      return [type, [...new Set(all)].join(', ')];
+    });
+    const rows = table(manual('errors.md'), 'condition');
+    expect(rows.map(([name, documented]) => [code(name), code(documented)])).toEqual(reasons);
+    for (const [name, , , remedy] of rows) expect({ name, remedy }).not.toEqual({ name, remedy: '' });
+  });
+
   it('has every exit code of the command line', () => {
     const section = manual('errors.md').split('## Exit codes of the command line')[1]?.split('##')[0] ?? '';
     const numbers = [...section.matchAll(/(?:^|· ?|\n)(\d+) /g)].map(([, number]) => Number(number));
@@ -76,6 +103,17 @@ describe('docs/metrics.md', () => {
     const { body } = await metrics.render();
     const served = [...body.matchAll(/^# TYPE (virtio_user_\w+) (\w+)$/gm)].map(([, name, type]) => `${name} ${type}`);
     expect(rows.map(([name, type]) => `${code(name)} ${type}`).sort()).toEqual(served.sort());
+  });
+
+  it('has every alert with what to do', () => {
+    const { groups } = parse(readFileSync(join(chart, 'files/rules.yaml'), 'utf8')) as {
+      groups: { rules: { alert: string }[] }[];
+    };
+    const documented = table(manual('metrics.md'), 'alert');
+    expect(documented.map(([name]) => code(name))).toEqual(
+      groups.flatMap(({ rules }) => rules.map(({ alert }) => alert)),
+    );
+    for (const [name, meaning, remedy] of documented) expect([name, meaning, remedy]).not.toContain('');
   });
 
   it('has every reason of a drop', () => {
@@ -117,6 +155,12 @@ describe('docs/configuration.md', () => {
     if (schema.minimum !== undefined) expect(accepted).toContain(`${schema.minimum} to ${schema.maximum}`);
   });
 
+  it('has every capability, and which are ignored', () => {
+    expect(table(manual('configuration.md'), 'capability').map(([name]) => code(name))).toEqual([...capabilities]);
+    for (const ignored of ['bandwidth', 'portMappings', 'ipRanges', 'dns', 'aliases', 'infinibandGUID', 'cgroupPath'])
+      expect(manual('configuration.md')).toContain(`\`${ignored}\``);
+  });
+
   it('has every option of the agent with variable and default', () => {
     const documented = table(manual('configuration.md'), 'flag').map(([flag, environment, fallback]) =>
       [flag, environment, fallback].map(code),
@@ -127,6 +171,39 @@ describe('docs/configuration.md', () => {
 });
 
 describe('docs/security.md', () => {
+  const spec = async (values: Readonly<Record<string, unknown>>): Promise<PodSpec> =>
+    podSpec(find(await helmTemplate(values), 'DaemonSet'));
+  const securityTable = (heading: string): string[][] => table(manual('security.md'), heading);
+
+  it('has every capability of both profiles', async () => {
+    const rows = securityTable('right').filter(([name]) => /^`[A-Z_]+`$/.test(name ?? ''));
+    const added = async (securityProfile: string): Promise<readonly string[]> =>
+      container(await spec({ securityProfile }), 'agent').securityContext.capabilities.add ?? [];
+    const documented = (column: number): string[] =>
+      rows.filter((row) => row[column] === 'yes').map(([name]) => code(name));
+    expect(documented(1)).toEqual(await added('default'));
+    expect(documented(2)).toEqual(await added('restricted'));
+  });
+
+  it('has every path of the node that the agent and its installer see', async () => {
+    const { volumes } = await spec({});
+    const paths = volumes.flatMap(({ hostPath }) => (hostPath === undefined ? [] : [hostPath.path]));
+    expect(
+      securityTable('path')
+        .map(([path]) => code(path))
+        .sort(),
+    ).toEqual(paths.sort());
+  });
+
+  it('has every right of the account', async () => {
+    const manifests = await helmTemplate();
+    const rules = ['ClusterRole', 'Role'].flatMap(
+      (kind) => find(manifests, kind)['rules'] as { resources: string[]; verbs: string[] }[],
+    );
+    const documented = securityTable('resource').map(([resource, verbs]) => [code(resource), verbs]);
+    expect(documented).toEqual(rules.map(({ resources, verbs }) => [resources.join(), verbs.join(', ')]));
+  });
+
   it('says how many calls the seccomp profile allows', () => {
     const profile = JSON.parse(readFileSync(join(root, 'deploy/seccomp/virtio-user.json'), 'utf8')) as {
       syscalls: { names: string[] }[];

@@ -4,7 +4,9 @@ import { join, relative } from 'node:path';
 import { parse } from 'yaml';
 import { describe, expect, it } from '@jest/globals';
 import { resolveAgentOptions } from '../../src/agent/options.ts';
+import { defaultDeviceInfoDir } from '../../src/attachment/device-info.ts';
 import { netconfSchema } from '../../src/cni/netconf-schema.ts';
+import { capabilities as known } from '../../src/cni/pod-requests.ts';
 import { run } from '../support/process.ts';
 import {
   byIdentity,
@@ -203,6 +205,17 @@ describe('the DaemonSet', () => {
     });
   });
 
+  it('lets the agent describe devices where Multus reads, and not where device plugins do', async () => {
+    for (const name of ['primary', 'secondary', 'restricted']) {
+      const manifests = await overlay(name);
+      const spec = podSpec(find(manifests, 'DaemonSet'));
+      const mount = container(spec, 'agent').volumeMounts.find((one) => one.name === 'devinfo');
+      expect(mount).toEqual({ name: 'devinfo', mountPath: defaultDeviceInfoDir });
+      expect(configMapData(manifests)['agent.yaml']).toContain(`device-info-dir: ${defaultDeviceInfoDir}\n`);
+      expect(JSON.stringify(spec)).not.toContain('devinfo/dp');
+    }
+  });
+
   it('gives the agent options that it takes', async () => {
     for (const name of ['primary', 'secondary', 'restricted']) {
       const data = configMapData(await overlay(name));
@@ -274,6 +287,7 @@ describe('the examples for Multus', () => {
       expect(netconf.name).toBe(network.metadata.name);
       capabilities.set(netconf.name, Object.keys(netconf.capabilities ?? {}));
     }
+    expect([...new Set([...capabilities.values()].flat())].sort()).toEqual([...known].sort());
     for (const pod of manifests.filter(({ kind }) => kind === 'Pod')) {
       const wanted = pod.metadata.annotations?.['k8s.v1.cni.cncf.io/networks'] ?? '';
       const selections = (

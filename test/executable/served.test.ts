@@ -39,7 +39,13 @@ beforeEach(() => {
   const verbs = new Verbs({
     attachments,
     binding,
-    netconf: { nodeName: 'node', runDir: directory, backendDirs: [join(directory, 'vhost')], ovsSocketDir: directory },
+    netconf: {
+      nodeName: 'node',
+      runDir: directory,
+      backendDirs: [join(directory, 'vhost')],
+      ovsSocketDir: directory,
+      deviceInfoDir: join(directory, 'devinfo'),
+    },
   });
   server = new CniServer({
     binding,

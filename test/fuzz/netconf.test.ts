@@ -9,6 +9,7 @@ import { cniError } from '../../src/cni/error.ts';
 import { answerVersion, attachmentSpec, parseRawNetconf } from '../../src/cni/netconf.ts';
 import { supportedVersions } from '../../src/cni/netconf-schema.ts';
 import { removeRequest } from '../../src/cni/verbs.ts';
+import { isCidr } from '../../src/ipam/cidr.ts';
 import { VirtioUserError } from '../../src/errors.ts';
 import { pick, type Random, randomBelow, seededRandom } from '../support/random.ts';
 import { recordedCall, recordedCallNames } from '../support/recorded-call.ts';
@@ -21,6 +22,7 @@ const options = {
   runDir: '/run/virtio-user',
   backendDirs: ['/run/virtio-user/vhost', '/run/openvswitch'],
   ovsSocketDir: '/run/openvswitch',
+  deviceInfoDir: '/var/run/k8s.cni.cncf.io/devinfo/cni',
 };
 const callersFaults = [
   'INPUT_DECODE',
@@ -44,6 +46,18 @@ const seeds = [
     args: { cni: { mac: '02:00:00:00:00:02' } },
     ipam: { type: 'host-local' },
   }),
+  JSON.stringify({
+    cniVersion: '1.0.0',
+    name: 'net',
+    deviceID: 'port-7',
+    backend: { path: '/run/openvswitch/{deviceID}' },
+    runtimeConfig: {
+      mac: '02:00:00:00:00:03',
+      ips: ['10.78.0.5/24', 'fd78::5/64'],
+      deviceID: '0000:03:00.1',
+      CNIDeviceInfoFile: `/var/run/k8s.cni.cncf.io/devinfo/cni/net-${recordedCall('add').env['CNI_CONTAINERID']}_eth0`,
+    },
+  }),
 ];
 
 const words: readonly string[] = [
@@ -61,6 +75,9 @@ const words: readonly string[] = [
     'cq',
     'ipam',
     'runtimeConfig',
+    'ips',
+    'deviceID',
+    'CNIDeviceInfoFile',
   ],
   ...['__proto__', 'constructor', 'toString', 'hasOwnProperty', 'length', 'then', 'toJSON', ''],
   ...[
@@ -155,6 +172,9 @@ describe('the network configuration', () => {
           expect(spec.backend.path).toMatch(/^\/run\/(virtio-user\/vhost|openvswitch)\/[^\0]{1,90}$/u);
           expect(spec.backend.path).not.toContain('..');
           expect(spec.device.mac).toMatch(/^[\da-f][02468ace](:[\da-f]{2}){5}$/);
+          if (spec.deviceInfoPath !== null)
+            expect(spec.deviceInfoPath).toMatch(/^(\/var)?\/run\/k8s\.cni\.cncf\.io\/devinfo\/cni\/[\w:@.-]+$/);
+          expect(spec.addresses.filter((address) => !isCidr(address))).toEqual([]);
           expect(spec.device.queues).toBeLessThanOrEqual(16);
           expect(spec.device.mtu).toBeLessThanOrEqual(65_521);
           expect(Number.isInteger(Math.log2(spec.device.queueSize))).toBe(true);

@@ -15,6 +15,7 @@ export interface AgentOptions {
   readonly backendDirs?: readonly string[];
   readonly extraArgs?: readonly string[];
   readonly stateDir?: string;
+  readonly deviceInfoDir?: string;
 }
 
 export class Agent {
@@ -22,6 +23,7 @@ export class Agent {
   readonly stateDir: string;
   readonly runDir: string;
   readonly socketPath: string;
+  readonly deviceInfoDir: string;
   readonly metricsAddress: string;
   readonly #args: readonly string[];
   #daemon: Daemon | null = null;
@@ -31,6 +33,7 @@ export class Agent {
     this.stateDir = options.stateDir ?? join(directory, 'state');
     this.runDir = join(directory, 'run');
     this.socketPath = join(this.runDir, 'agent.sock');
+    this.deviceInfoDir = options.deviceInfoDir ?? join(directory, 'devinfo/cni');
     this.metricsAddress = `127.0.0.1:${nextPort++}`;
     this.#args = [
       mainPath,
@@ -41,6 +44,7 @@ export class Agent {
       '--cni-bin-dir=/usr/lib/cni',
       `--metrics-address=${this.metricsAddress}`,
       '--node-name=test-node',
+      `--device-info-dir=${this.deviceInfoDir}`,
       '--kubernetes=off',
       `--ovsdb=${options.ovsdb ?? `unix:${join(directory, 'no-ovs.sock')}`}`,
       `--backend-dirs=${[join(this.runDir, 'vhost'), ...(options.backendDirs ?? [])].join(',')}`,

@@ -1,10 +1,13 @@
 /** The surroundings of the attachment life cycle, in memory: what is left in them is what a test asks about. */
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomUUID } from 'node:crypto';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import type { FileHandle } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { CallContext, RemoveRequest } from '../../src/attachment/api.ts';
 import type { AttachmentDependencies, Clock } from '../../src/attachment/dependencies.ts';
+import { DeviceInfoDirectory, deviceInfoDisk } from '../../src/attachment/device-info.ts';
 import { attachmentId, derivedMac } from '../../src/attachment/key.ts';
 import { AttachmentManager } from '../../src/attachment/manager.ts';
 import type { AttachmentSpec } from '../../src/attachment/spec.ts';
@@ -91,7 +94,9 @@ export class Gate {
   #at = 0;
   #kind: 'fail' | 'kill-before' | 'kill-after' = 'fail';
   #filter: (name: string) => boolean = () => true;
-  #dead = false;
+  /** Whoever was begun by a process that has died stays dead, however late its disk answers. */
+  readonly #lives = new AsyncLocalStorage<{ dead: boolean }>();
+  #life = { dead: false };
 
   arm(at: number, kind: 'fail' | 'kill-before' | 'kill-after', filter: (name: string) => boolean = () => true): void {
     this.count = 0;
@@ -99,11 +104,22 @@ export class Gate {
     this.#at = at;
     this.#kind = kind;
     this.#filter = filter;
-    this.#dead = false;
+    if (this.#life.dead) this.#life = { dead: false };
   }
 
   disarm(): void {
     this.arm(0, 'fail');
+  }
+
+  /** The process is gone; what comes now belongs to the next one. */
+  kill(): void {
+    this.#life.dead = true;
+    this.disarm();
+  }
+
+  /** What `work` begins belongs to the process of this moment. */
+  within<T>(work: () => T): T {
+    return this.#lives.run(this.#life, work);
   }
 
   get struck(): boolean {
@@ -122,14 +138,15 @@ export class Gate {
   }
 
   async pass<T>(name: string, work: () => T | Promise<T>): Promise<T> {
-    if (this.#dead) return new Promise(() => undefined);
+    const life = this.#lives.getStore() ?? this.#life;
+    if (life.dead) return new Promise(() => undefined);
     if (this.#filter(name)) {
       this.count += 1;
       this.names.push(name);
       if (this.count === this.#at) {
         if (this.#kind === 'fail') throw fault('ENOSPC', name);
-        this.#dead = true;
-        if (this.#kind === 'kill-after') await work();
+        life.dead = true;
+        if (this.#kind === 'kill-after') await Promise.resolve(work()).catch(() => undefined); // nobody hears of it
         this.#onDeath();
         return new Promise(() => undefined);
       }
@@ -595,6 +612,8 @@ const nodeName = 'node-1';
 export class FakeNode {
   readonly directory = mkdtempSync(join(tmpdir(), 'vu-att-'));
   readonly stateDir = join(this.directory, 'state');
+  readonly deviceInfoDir = join(this.directory, 'devinfo');
+  readonly #handles = new Set<FileHandle>();
   readonly gate = new Gate();
   readonly kernel: FakeKernel;
   readonly clock = new FakeClock();
@@ -619,13 +638,14 @@ export class FakeNode {
   }
 
   async start(): Promise<void> {
-    await this.manager.restore();
+    await this.gate.within(() => this.manager.restore());
     await this.manager.settled();
   }
 
   /** The process dies where it stands: its descriptors and sockets go, nothing else does. */
   async killAndRestart(): Promise<void> {
-    this.gate.disarm();
+    this.gate.kill();
+    await this.#closeFiles();
     this.kernel.processDied();
     this.sources = [];
     this.ports = [];
@@ -637,6 +657,7 @@ export class FakeNode {
   async destroy(): Promise<void> {
     this.gate.disarm();
     await this.manager.close();
+    await this.#closeFiles();
     rmSync(this.directory, { recursive: true, force: true });
   }
 
@@ -668,6 +689,8 @@ export class FakeNode {
       },
       ovs: { bridge: 'br-dpdk', vlan: null },
       ipam: { type: 'host-local', netconf: '{"name":"net"}' },
+      addresses: [],
+      deviceInfoPath: join(this.deviceInfoDir, `net-${key.containerId}_${key.ifName}`),
       ...change,
     };
   }
@@ -675,25 +698,23 @@ export class FakeNode {
   async add(spec: AttachmentSpec, context: CallContext = untroubled): Promise<unknown> {
     const netns = this.kernel.open(spec.netnsPath);
     try {
-      return await this.manager.add(spec, netns, context);
+      return await this.gate.within(() => this.manager.add(spec, netns, context));
     } finally {
       netns.close();
     }
   }
 
   del(spec: AttachmentSpec, change: Partial<RemoveRequest> = {}, context: CallContext = untroubled): Promise<void> {
-    return this.manager.remove(
-      {
-        key: spec.key,
-        netnsPath: spec.netnsPath,
-        cniArgs: '',
-        cniPath: '/opt/cni/bin',
-        ipam: spec.ipam,
-        askedAtMs: this.clock.wallMs(),
-        ...change,
-      },
-      context,
-    );
+    const request: RemoveRequest = {
+      key: spec.key,
+      netnsPath: spec.netnsPath,
+      cniArgs: '',
+      cniPath: '/opt/cni/bin',
+      ipam: spec.ipam,
+      askedAtMs: this.clock.wallMs(),
+      ...change,
+    };
+    return this.gate.within(() => this.manager.remove(request, context));
   }
 
   get source(): FakeSource {
@@ -721,6 +742,10 @@ export class FakeNode {
     return existsSync(directory) ? readdirSync(directory) : [];
   }
 
+  deviceInfoFiles(): string[] {
+    return existsSync(this.deviceInfoDir) ? readdirSync(this.deviceInfoDir) : [];
+  }
+
   /** Everything that an attachment is made of and that exists at this moment. */
   leftovers(): string[] {
     return [
@@ -730,6 +755,7 @@ export class FakeNode {
       ...this.sources.filter((source) => source.isOpen).map((source) => `socket ${source.path}`),
       ...this.ports.filter((port) => port.state !== 'closed').map(() => 'port'),
       ...this.records().map((name) => `record ${name}`),
+      ...this.deviceInfoFiles().map((name) => `device info ${name}`),
       ...(this.kernel.openFds === 0 ? [] : [`${this.kernel.openFds} descriptors`]),
     ];
   }
@@ -738,6 +764,7 @@ export class FakeNode {
     const dependencies: AttachmentDependencies = {
       binding: this.#binding(),
       pumps: [],
+      deviceInfo: new DeviceInfoDirectory(this.deviceInfoDir, this.#deviceInfoDisk()),
       ipam: this.ipam,
       ovs: this.ovs,
       createDevice: (options) => {
@@ -753,7 +780,7 @@ export class FakeNode {
       },
       clock: this.clock,
       log: silentLogger,
-      whyKeepPod: ({ namespace, name }) => this.keptPods.get(`${namespace}/${name}`) ?? null,
+      whyKeepPod: (pod) => this.keptPods.get(pod === null ? '' : `${pod.namespace}/${pod.name}`) ?? null,
       options: {
         nodeName,
         stateDir: this.stateDir,
@@ -764,6 +791,32 @@ export class FakeNode {
       files: this.#files(),
     };
     return new AttachmentManager(dependencies);
+  }
+
+  /** As the kernel does for a process that has ended. */
+  async #closeFiles(): Promise<void> {
+    const open = [...this.#handles];
+    this.#handles.clear();
+    await Promise.all(open.map((handle) => handle.close()));
+  }
+
+  #deviceInfoDisk(): typeof deviceInfoDisk {
+    const { gate } = this;
+    const { mkdir, rename, rm } = deviceInfoDisk;
+    const open: typeof deviceInfoDisk.open = async (...args) => {
+      const handle = await deviceInfoDisk.open(...args);
+      this.#handles.add(handle);
+      return handle;
+    };
+    const through = <A extends unknown[], R>(name: string, work: (...args: A) => Promise<R>) => {
+      return (...args: A): Promise<R> => gate.pass(`device info.${name}`, () => work(...args));
+    };
+    return {
+      mkdir: through('mkdir', mkdir) as typeof mkdir, // overloads have no single type
+      open: through('open', open),
+      rename: through('rename', rename),
+      rm: through('rm', rm),
+    };
   }
 
   #files(): StoreFiles {
@@ -779,6 +832,7 @@ export class FakeNode {
     const open: StoreFiles['open'] = (...args) =>
       gate.pass('file.open', async () => {
         const handle = await diskFiles.open(...args);
+        this.#handles.add(handle);
         for (const name of ['sync', 'datasync'] as const) {
           const real = handle[name].bind(handle);
           handle[name] = () => gate.pass(`file.${name}`, real);

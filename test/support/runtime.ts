@@ -102,7 +102,8 @@ export class Runtime {
   }
 }
 
-function outcomeOf(finished: Finished, durationMs: number): CniOutcome {
+/** What a runtime makes of an executable's end. */
+export function outcomeOf(finished: Finished, durationMs: number): CniOutcome {
   if (finished.code === 0) return { ok: true, stdout: finished.stdout, durationMs };
   let error: CniErrorBody;
   try {

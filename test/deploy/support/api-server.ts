@@ -12,14 +12,17 @@ const adminToken = 'admin-token-of-the-test';
 export class ApiServer {
   readonly url = `https://127.0.0.1:${port}`;
   readonly #directory: string;
+  readonly #cleanup: Cleanup;
+  #pid = 0;
 
-  private constructor(directory: string) {
+  private constructor(directory: string, cleanup: Cleanup) {
     this.#directory = directory;
+    this.#cleanup = cleanup;
   }
 
   static async start(directory: string, cleanup: Cleanup): Promise<ApiServer> {
     mkdirSync(directory, { recursive: true });
-    const server = new ApiServer(directory);
+    const server = new ApiServer(directory, cleanup);
     const path = (name: string): string => join(directory, name);
     writeFileSync(path('tokens.csv'), `${adminToken},admin,admin,"system:masters"\n`, { mode: 0o600 });
     await run('openssl', ['genrsa', '-out', path('key'), '2048']);
@@ -47,6 +50,7 @@ export class ApiServer {
       ],
       path('kube-apiserver.log'),
     );
+    server.#pid = api.pid;
     cleanup.add('kube-apiserver', () => api.stop('SIGKILL'));
     await until(
       'kube-apiserver',
@@ -58,6 +62,29 @@ export class ApiServer {
       200,
     );
     return server;
+  }
+
+  /** Connections stay open and nothing is answered. */
+  freeze(): void {
+    process.kill(this.#pid, 'SIGSTOP');
+  }
+
+  thaw(): void {
+    process.kill(this.#pid, 'SIGCONT');
+  }
+
+  /** Deletes what belongs to an object that is gone. */
+  startGarbageCollector(): void {
+    const collector = new Daemon(
+      'kube-controller-manager',
+      tool('KUBE_CONTROLLER_MANAGER', 'kube-controller-manager'),
+      [
+        ...[`--kubeconfig=${this.kubeconfig()}`, '--controllers=garbage-collector-controller'],
+        ...['--leader-elect=false', '--secure-port=0'],
+      ],
+      join(this.#directory, 'kube-controller-manager.log'),
+    );
+    this.#cleanup.add('kube-controller-manager', () => collector.stop('SIGKILL'));
   }
 
   /** For a client with this token. */

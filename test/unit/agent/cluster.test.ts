@@ -118,6 +118,14 @@ describe('why an orphan is kept', () => {
     expect(whyKeepPod(listed(change), pod)).toBe(why);
   });
 
+  it('its namespace was never recorded, so that it cannot be found', () => {
+    expect(whyKeepPod(listed(), { ...pod, namespace: '' })).toContain('namespace of pod web-0 is not known');
+  });
+
+  it('the node has no pods at all, as one of a wrong name has none', () => {
+    expect(whyKeepPod({ list: () => [], trouble: null }, pod)).toContain('no pod of this node');
+  });
+
   it('nobody can say', () => {
     const unknown = { list: () => null, trouble: 'HTTP 403' };
     expect(whyKeepPod(unknown, pod)).toBe('the pods of this node are not known: HTTP 403');
@@ -133,6 +141,8 @@ describe('why an orphan is kept', () => {
     expect(without.whyKeepPod(pod)).toBeNull();
     const starting = new Cluster({ ...parts, credentials: { kind: 'in-cluster' } });
     expect(starting.whyKeepPod(pod)).toContain('not known yet');
+    expect(without.whyKeepPod(null)).toBeNull();
+    expect(starting.whyKeepPod(null)).toContain('names no pod');
     await Promise.all([without.close(), starting.close()]);
   });
 

@@ -30,6 +30,7 @@ describe('options of the agent', () => {
       nodeName: 'node-1',
       ovsdb: 'unix:/run/openvswitch/db.sock',
       backendDirs: ['/run/virtio-user/vhost', '/run/openvswitch'],
+      deviceInfoDir: '/var/run/k8s.cni.cncf.io/devinfo/cni',
       vhostGroup: null,
       pumpThreads: 1,
       spinUs: 50,
@@ -126,7 +127,7 @@ describe('options of the agent', () => {
 
   it('each has a flag, a variable and a line of help', () => {
     expect(agentOptionHelp.map(({ flag }) => flag).sort()).toEqual(
-      'backend-dirs cni-bin-dir hold-ms kubernetes log-level metrics-address node-name ovsdb pump-threads run-dir socket software-offloads spin-us state-dir vhost-group'.split(
+      'backend-dirs cni-bin-dir device-info-dir hold-ms kubernetes log-level metrics-address node-name ovsdb pump-threads run-dir socket software-offloads spin-us state-dir vhost-group'.split(
         ' ',
       ),
     );

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import type { AttachmentSpec } from '../../../src/attachment/spec.ts';
@@ -59,6 +59,36 @@ describe('ADD', () => {
     await node.add({ ...spec, ovs: null });
     await node.del(spec);
     expect(node.leftovers()).toEqual([]);
+  });
+
+  it('describes the device where it is asked to, and nowhere else', async () => {
+    await node.add(spec);
+    const told = JSON.parse(readFileSync(String(spec.deviceInfoPath), 'utf8')) as unknown;
+    expect(told).toMatchObject({ type: 'vhost-user', 'vhost-user': { mode: 'server', path: spec.backend.path } });
+    await node.add(node.spec(netns, { key: { ...spec.key, ifName: 'net1' }, deviceInfoPath: null }));
+    expect(node.deviceInfoFiles()).toEqual(['net-container-1_eth0']);
+  });
+
+  it('leaves nothing when the description contradicts that of a device plugin', async () => {
+    mkdirSync(node.deviceInfoDir);
+    writeFileSync(String(spec.deviceInfoPath), '{"type":"pci"}');
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('sets the addresses that the pod asked for where no IPAM plugin is named', async () => {
+    const addresses = ['10.9.0.1/24', 'fd09::1/64'];
+    const asked = { ...spec, ipam: null, addresses };
+    expect(await node.add(asked)).toMatchObject({
+      ipam: { ips: addresses.map((address) => ({ address, gateway: null })), routes: [] },
+    });
+    expect(node.kernel.links[0]?.addresses).toEqual([
+      { address: '10.9.0.1', prefixLength: 24 },
+      { address: 'fd09::1', prefixLength: 64 },
+    ]);
+    expect(node.ipam.leases.size).toBe(0);
+    await node.killAndRestart();
+    expect(node.manager.list()).toMatchObject([{ addresses }]);
   });
 
   it('of what is there already is a conflict and leaves it alone', async () => {
@@ -213,7 +243,7 @@ describe('backend.wait: required', () => {
       code: 'BACKEND_ABSENT',
       message: expect.stringContaining(spec.backend.path),
     });
-    await until(() => node.kernel.links[0]?.up === true);
+    await until(() => node.kernel.links[0]?.up === true && node.deviceInfoFiles().includes('net-container-1_eth0'));
     await settle();
     await node.clock.advance(3000);
     await failure;
@@ -323,8 +353,8 @@ describe('DEL', () => {
 });
 
 describe('CHECK', () => {
-  const check = (): Promise<void> =>
-    node.manager.check({ spec, prevResult: {} }, context(new AbortController().signal));
+  const check = (prevResult: unknown = {}): Promise<void> =>
+    node.manager.check({ spec, prevResult }, context(new AbortController().signal));
   beforeEach(() => node.add(spec));
 
   it('succeeds with the backend away, and with what others added', async () => {
@@ -348,6 +378,24 @@ describe('CHECK', () => {
     if (link === undefined) throw fault('ENODEV');
     node.kernel.change(link, change);
     await expect(check()).rejects.toMatchObject({ code: 'CHECK_MISMATCH', message: expect.stringContaining(told) });
+  });
+
+  it('misses a route only while prevResult has it, as ADD answered it', async () => {
+    const [link] = node.kernel.links;
+    if (link === undefined) throw fault('ENODEV');
+    node.kernel.change(link, { routes: [] });
+    const interfaces: readonly unknown[] = [];
+    for (const gw of ['10.77.0.1', '', undefined, null]) {
+      await expect(check({ interfaces, routes: [{ dst: '0.0.0.0/0', gw }] })).rejects.toMatchObject({
+        code: 'CHECK_MISMATCH',
+        message: expect.stringContaining('route 0.0.0.0/0'),
+      });
+    }
+    for (const strange of [{ routes: [] }, { interfaces, routes: 'none' }, null, 7])
+      await expect(check(strange)).rejects.toMatchObject({ code: 'CHECK_MISMATCH' });
+    await check({ interfaces });
+    await check({ interfaces, routes: [{ dst: '10.0.0.0/8' }, { dst: '::/0' }, { dst: 'x' }] });
+    await check({ interfaces, routes: [{ dst: '0.0.0.0/0', gw: '10.77.0.9' }] });
   });
 
   it('fails for a link or a namespace that is gone, and for IPAM', async () => {

@@ -117,6 +117,23 @@ describe('reconciliation', () => {
     expect((await node.manager.reconcile()).removed).toHaveLength(1);
   });
 
+  it('asks about a record that names no pod too, and keeps it for as long as the answer says', async () => {
+    const key = { networkName: 'net', containerId: 'container-4', ifName: 'eth0' };
+    const nameless = node.spec(node.kernel.addNetns(), { key, pod: null });
+    await node.add(nameless);
+    node.kernel.removeNetns(nameless.netnsPath);
+    node.keptPods.set('', 'it names no pod');
+    for (let pass = 0; pass < 20; pass += 1) {
+      const report = await node.manager.reconcile();
+      expect(report.removed).toEqual([]);
+      if (pass > 0) expect(report.unknown).toEqual([expect.stringContaining('it names no pod')]);
+      await node.clock.advance(600_000);
+    }
+    expect(node.ipam.leases.has('container-4/eth0')).toBe(true);
+    await node.del(nameless);
+    expect(node.ipam.leases.has('container-4/eth0')).toBe(false);
+  });
+
   it('a DEL does not ask whether the pod is known', async () => {
     node.keptPods.set('ns/pod', 'pod ns/pod is there');
     await node.del(spec(1));

@@ -109,6 +109,7 @@ describe('a new agent', () => {
     expect(node.state).toBe('absent');
     expect(node.leftovers().sort()).toEqual([
       expect.stringContaining('OVS port'),
+      'device info net-container-1_eth0',
       expect.stringContaining('lease'),
       expect.stringContaining('record'),
     ]);
@@ -144,7 +145,7 @@ describe('a new agent', () => {
     expect(node.port.state).toBe('closed');
     expect(node.source.isOpen).toBe(false);
     expect(frontend.released).toBe(true);
-    expect(node.leftovers()).toHaveLength(4);
+    expect(node.leftovers()).toHaveLength(5);
     await expect(node.add(spec)).rejects.toMatchObject({ code: 'AGENT_NOT_READY' });
     await node.killAndRestart();
     expect(node.state).toBe('held');
@@ -180,6 +181,18 @@ describe('a record', () => {
       await node.clock.advance(61_000);
     }
     expect(node.ovs.ports.size).toBe(2);
+  });
+
+  it('of 0.1.0, which knew no device info and no addresses of its own, is taken up and removed', async () => {
+    await node.add({ ...spec, deviceInfoPath: null });
+    const path = recordPath();
+    const old = readFileSync(path, 'utf8').replace(',"addresses":[],"deviceInfoPath":null', '');
+    expect(old).not.toContain('deviceInfoPath');
+    writeFileSync(path, old);
+    await node.killAndRestart();
+    expect(node.manager.list()).toMatchObject([{ state: 'held' }]);
+    await node.del(spec);
+    expect(node.leftovers()).toEqual([]);
   });
 
   it('half written leaves nothing behind', async () => {

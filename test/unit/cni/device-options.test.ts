@@ -11,6 +11,7 @@ const options = {
   runDir: '/run/virtio-user',
   backendDirs: ['/run/virtio-user/vhost'],
   ovsSocketDir: '/run/openvswitch',
+  deviceInfoDir: '/var/run/k8s.cni.cncf.io/devinfo/cni',
 };
 const environment: CniEnvironment = parseEnvironment('ADD', new Map(Object.entries(recordedCall('add').env)));
 

@@ -13,6 +13,7 @@ const options = {
   runDir: '/run/virtio-user',
   backendDirs: ['/run/virtio-user/vhost', '/run/openvswitch'],
   ovsSocketDir: '/run/openvswitch',
+  deviceInfoDir: '/var/run/k8s.cni.cncf.io/devinfo/cni',
 };
 const environment: CniEnvironment = {
   containerId: 'c1',
@@ -70,6 +71,8 @@ describe('a network configuration', () => {
       },
       ovs: null,
       ipam: null,
+      addresses: [],
+      deviceInfoPath: null,
     });
   });
 
@@ -210,7 +213,7 @@ describe('backend.path', () => {
   it.each([
     [
       '/run/openvswitch/{podname}',
-      'placeholder {podname}; accepted: {id} {containerID} {ifName} {podName} {podNamespace}',
+      'placeholder {podname}; accepted: {id} {containerID} {ifName} {podName} {podNamespace} {deviceID}',
     ],
     ['/run/openvswitch/{constructor}', 'placeholder {constructor}'],
     ['/run/openvswitch/{}', 'placeholder {}'],
@@ -297,6 +300,93 @@ describe('the MAC', () => {
       code: 'INPUT_ENVIRONMENT',
       message: 'CNI_ARGS MAC: "ff:ff:ff:ff:ff:ff"; accepted: a unicast MAC address',
     });
+  });
+});
+
+describe('the addresses that a pod asks for', () => {
+  const asked = {
+    runtimeConfig: { ips: ['10.0.0.1/24', 'fd00:0::1/64', '10.0.0.1/24'] },
+    args: { cni: { ips: ['10.0.0.2/24'] } },
+  };
+  const withArgs = { args: 'IP=10.0.0.3/24,10.0.0.4/24' };
+
+  it('are the runtime’s, then those of args, then of CNI_ARGS; each once, in one spelling', () => {
+    expect(spec(asked, withArgs).addresses).toEqual(['10.0.0.1/24', 'fd00::1/64']);
+    expect(spec({ ...asked, runtimeConfig: { ips: [] } }, withArgs).addresses).toEqual(['10.0.0.2/24']);
+    expect(spec({}, withArgs).addresses).toEqual(['10.0.0.3/24', '10.0.0.4/24']);
+    expect(spec().addresses).toEqual([]);
+  });
+
+  it('are left to the IPAM plugin where one is named: it gets all of stdin', () => {
+    const { addresses, ipam } = spec({ ...asked, ipam: { type: 'static' } }, withArgs);
+    expect(addresses).toEqual([]);
+    expect(JSON.parse(ipam?.netconf ?? '')).toMatchObject(asked);
+  });
+
+  it.each([
+    [{ runtimeConfig: { ips: ['10.0.0.1'] } }, 'runtimeConfig.ips: ["10.0.0.1"]; accepted: an address with its prefix'],
+    [{ runtimeConfig: { ips: '10.0.0.1/24' } }, 'runtimeConfig.ips: "10.0.0.1/24"; accepted: a list of addresses'],
+    [{ args: { cni: { ips: ['10.0.0.1/33'] } } }, 'args.cni.ips: ["10.0.0.1/33"]; accepted: an address'],
+    [{ runtimeConfig: { ips: Array.from({ length: 65 }, () => '::1/128') } }, 'accepted: at most 64 addresses'],
+  ])('that are none are refused: %.60j', (netconf, told) => {
+    expect(failure(() => spec(netconf))).toMatchObject({
+      code: 'CONFIG_UNSUPPORTED',
+      message: expect.stringContaining(told),
+    });
+    expect(failure(() => spec({}, { args: 'IP=10.0.0.1' })).code).toBe('INPUT_ENVIRONMENT');
+  });
+});
+
+describe('an allocated device', () => {
+  const path = '/run/openvswitch/{deviceID}';
+
+  it('has its place in backend.path: the runtime’s, then the key that Multus adds', () => {
+    expect(spec({ backend: { path }, deviceID: 'a', runtimeConfig: { deviceID: '0000:03:00.1' } }).backend.path).toBe(
+      '/run/openvswitch/0000:03:00.1',
+    );
+    expect(spec({ backend: { path }, deviceID: 'a' }).backend.path).toBe('/run/openvswitch/a');
+  });
+
+  it('that is none, or would leave its place, is refused where it is used, and only there', () => {
+    for (const deviceID of ['..', '../x', 'a/b', 'x'.repeat(257), '', 7, undefined]) {
+      expect(failure(() => spec({ backend: { path }, deviceID })).message).toContain('{deviceID} is ');
+      expect(spec({ deviceID, runtimeConfig: { deviceID } }).backend).toEqual(spec().backend);
+    }
+  });
+});
+
+describe('the device-info file', () => {
+  const at = (CNIDeviceInfoFile: unknown): AttachmentSpec => spec({ runtimeConfig: { CNIDeviceInfoFile } });
+
+  it('is where Multus says', () => {
+    const path = '/var/run/k8s.cni.cncf.io/devinfo/cni/default-dpdk-net-c1_net1';
+    expect(at(path).deviceInfoPath).toBe(path);
+    for (const none of ['', null, undefined]) expect(at(none).deviceInfoPath).toBeNull();
+  });
+
+  it.each([
+    '/etc/cron.d/x-c1_net1',
+    '/var/run/k8s.cni.cncf.io/devinfo/cni/../dp/x-c1_net1',
+    '/var/run/k8s.cni.cncf.io/devinfo/cni/net-another-container_net1',
+    '/var/run/k8s.cni.cncf.io/devinfo/cni/c1/x',
+    'x-c1_net1',
+    { c1: 1 },
+  ])('%j is refused', (path) => {
+    expect(failure(() => at(path))).toMatchObject({
+      code: 'CONFIG_UNSUPPORTED',
+      message: expect.stringMatching(/^runtimeConfig\.CNIDeviceInfoFile: .*accepted: a file of \/var\/run/),
+      details: { key: 'runtimeConfig.CNIDeviceInfoFile' },
+    });
+  });
+});
+
+describe('annotations of the pod', () => {
+  it('go to the IPAM plugin with the rest of stdin, and change nothing of ours', () => {
+    const annotations = { 'kubectl.kubernetes.io/last-applied-configuration': 'x'.repeat(100_000) };
+    const runtimeConfig = { 'io.kubernetes.cri.pod-annotations': annotations };
+    expect(spec({ runtimeConfig })).toEqual(spec());
+    const { ipam } = spec({ runtimeConfig, ipam: { type: 'host-local' } });
+    expect(JSON.parse(ipam?.netconf ?? '')).toMatchObject({ runtimeConfig });
   });
 });
 

@@ -44,6 +44,7 @@ beforeEach(() => {
       runDir: '/run/virtio-user',
       backendDirs: ['/run/virtio-user/vhost'],
       ovsSocketDir: '/run/openvswitch',
+      deviceInfoDir: '/var/run/k8s.cni.cncf.io/devinfo/cni',
     },
   });
 });

@@ -5,6 +5,7 @@ import { parse } from 'yaml';
 import type { AttachmentView } from '../../../src/attachment/api.ts';
 import {
   conditionFlipped,
+  conditionsOf,
   group,
   kind,
   type NodeStatus,
@@ -12,6 +13,7 @@ import {
   type NodeView,
   plural,
   sameStatus,
+  stoppedStatus,
   version,
 } from '../../../src/kubernetes/node-object.ts';
 import { attachmentView } from '../../support/attachment-view.ts';
@@ -107,6 +109,22 @@ describe('the object of a node', () => {
       broken.conditions.map(({ type, lastTransitionTime }) => [type, lastTransitionTime]),
     );
     expect(times).toMatchObject({ Ready: at(0).toISOString(), BackendConnected: at(20).toISOString() });
+  });
+
+  it('of a node that was not ready when its agent stopped says since when it is not', () => {
+    const unwell = nodeStatus(view([], { ready: false, readyReason: 'x' }), null, at(0));
+    const [ready] = stoppedStatus(unwell, at(9)).conditions;
+    expect(ready).toMatchObject({ status: 'False', reason: 'AgentStopped', lastTransitionTime: at(0).toISOString() });
+  });
+
+  it('is read back as far as it is understood', () => {
+    const status = nodeStatus(view(['running']), null, at(0));
+    expect(conditionsOf({ metadata: { name: 'n' }, status })).toEqual(status.conditions);
+    const newer = { type: 'Shining', status: 'True', reason: 'R', message: '', lastTransitionTime: '' };
+    expect(conditionsOf({ status: { conditions: [newer, ...status.conditions] } })).toEqual(status.conditions);
+    const unknown = { type: 'Ready', status: 'Unknown', reason: 'R', message: '', lastTransitionTime: '' };
+    for (const strange of [null, 7, {}, { status: {} }, { status: { conditions: [unknown, null] } }])
+      expect(conditionsOf(strange)).toEqual([]);
   });
 
   it('an unchanged node gives the same object, whenever it is asked', () => {

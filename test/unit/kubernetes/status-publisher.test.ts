@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { ApiException } from '../../../src/kubernetes/client-node.ts';
-import type { NodeStatus, NodeView } from '../../../src/kubernetes/node-object.ts';
+import { type NodeCondition, type NodeStatus, nodeStatus, type NodeView } from '../../../src/kubernetes/node-object.ts';
 import { StatusPublisher } from '../../../src/kubernetes/status-publisher.ts';
 import { attachmentView } from '../../support/attachment-view.ts';
 import { RecordingLogger } from '../../support/recording-logger.ts';
@@ -8,6 +8,9 @@ import { RecordingLogger } from '../../support/recording-logger.ts';
 let written: { readonly atMs: number; readonly status: NodeStatus }[];
 let failing: Error | null;
 let attempts: number;
+let inherited: readonly NodeCondition[];
+/** Resolves the write under way, where a test holds it. */
+let hold: Promise<void>;
 let states: string[];
 let log: RecordingLogger;
 let publisher: StatusPublisher;
@@ -25,15 +28,18 @@ beforeEach(() => {
   written = [];
   failing = null;
   attempts = 0;
+  inherited = [];
+  hold = Promise.resolve();
   states = ['running'];
   log = new RecordingLogger();
   publisher = new StatusPublisher({
     api: {
-      applyNode: (status) => {
+      readConditions: () => Promise.resolve(inherited),
+      applyNode: async (status) => {
         attempts += 1;
-        if (failing !== null) return Promise.reject(failing);
+        await hold;
+        if (failing !== null) throw failing;
         written.push({ atMs: Date.now(), status });
-        return Promise.resolve();
       },
     },
     view,
@@ -129,6 +135,90 @@ describe('publishing the state of the node', () => {
     expect(attempts).toBeGreaterThanOrEqual(10);
     expect(attempts).toBeLessThanOrEqual(16);
     expect(log.messages).toEqual(['the API server refuses the node object']);
+  });
+
+  it('takes over since when a condition holds, from the agent before', async () => {
+    const since = new Date(500_000_000);
+    inherited = nodeStatus(view(), null, since).conditions.map((condition) =>
+      condition.type === 'Ready' ? { ...condition, status: 'False', reason: 'AgentStopped' } : condition,
+    );
+    await touch();
+    const times = written[0]?.status.conditions.map(({ type, status, lastTransitionTime }) => [
+      `${type}=${status}`,
+      Date.parse(lastTransitionTime),
+    ]);
+    expect(times).toEqual([
+      ['Ready=True', 1_000_000_000],
+      ['BackendConnected=True', 500_000_000],
+      ['StateRestored=True', 500_000_000],
+      ['Degraded=False', 500_000_000],
+    ]);
+  });
+
+  it('gives backends three seconds to connect anew before it speaks of them', async () => {
+    states = ['held', 'running'];
+    await touch();
+    await pass(2_000);
+    expect(attempts).toBe(0);
+    states = ['running', 'running'];
+    await touch();
+    expect(written.map(({ status }) => status.backend)).toEqual(['Connected']);
+  });
+
+  it('says after three seconds which did not', async () => {
+    states = ['held', 'running'];
+    await touch();
+    await pass(3_000);
+    expect(written.map(({ status }) => status.backend)).toEqual(['Partial']);
+  });
+
+  it('an agent that stops in order says so, and leaves the rest as it was', async () => {
+    await touch();
+    await pass(60_000);
+    await publisher.farewell(new AbortController().signal);
+    expect(written).toHaveLength(2);
+    const [before, after] = written;
+    expect(after?.status).toEqual({
+      ...before?.status,
+      conditions: before?.status.conditions.map((condition) =>
+        condition.type !== 'Ready'
+          ? condition
+          : {
+              type: 'Ready',
+              status: 'False',
+              reason: 'AgentStopped',
+              message: expect.stringContaining('stopped'),
+              lastTransitionTime: new Date(1_000_060_000).toISOString(),
+            },
+      ),
+    });
+    publisher.touch();
+    await pass(600_000);
+    expect(written).toHaveLength(2);
+  });
+
+  it('the last word comes after what is being written', async () => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    hold = promise;
+    await touch();
+    const last = publisher.farewell(new AbortController().signal);
+    await pass(1_000);
+    expect(attempts).toBe(1);
+    resolve();
+    await last;
+    expect(written.map(({ status }) => status.conditions[0]?.reason)).toEqual(['AgentReady', 'AgentStopped']);
+  });
+
+  it('a last word that comes too late is not begun', async () => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    hold = promise;
+    await touch();
+    const tooLate = new AbortController();
+    const last = publisher.farewell(tooLate.signal);
+    tooLate.abort(new Error('too late'));
+    resolve();
+    await expect(last).rejects.toThrow('too late');
+    expect(attempts).toBe(1);
   });
 
   it('writes nothing after a stop', async () => {

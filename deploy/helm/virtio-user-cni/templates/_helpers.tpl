@@ -19,7 +19,7 @@ app.kubernetes.io/part-of: virtio-user-cni
 {{- end }}
 
 {{- define "virtio-user.agentConfig" -}}
-{{- $paths := dict "cni-bin-dir" .Values.hostPaths.cniBinDir "run-dir" .Values.hostPaths.runDir "state-dir" .Values.hostPaths.stateDir "ovsdb" (printf "unix:%s/db.sock" .Values.hostPaths.vswitchDir) "backend-dirs" (list (printf "%s/vhost" .Values.hostPaths.runDir) .Values.hostPaths.vswitchDir) -}}
+{{- $paths := dict "cni-bin-dir" .Values.hostPaths.cniBinDir "run-dir" .Values.hostPaths.runDir "state-dir" .Values.hostPaths.stateDir "ovsdb" (printf "unix:%s/db.sock" .Values.hostPaths.vswitchDir) "backend-dirs" (list (printf "%s/vhost" .Values.hostPaths.runDir) .Values.hostPaths.vswitchDir) "device-info-dir" .Values.hostPaths.deviceInfoDir -}}
 {{- merge (dict) .Values.agent $paths | toYaml -}}
 {{- end }}
 

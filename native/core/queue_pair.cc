@@ -81,6 +81,8 @@ void QueuePair::useReceiveBuffers(const RxBuffers& buffers) noexcept {
   if (!session_ || rxPlaceCount_ == rxPlaces_.size()) return;
   if (rxPlaceCount_ == 1) rxPlaceOf_.assign(session_->options().queueSize, 0);
   rxPlaces_[rxPlaceCount_++] = buffers;
+  // The backend may have been given the rings anew.
+  if (state_ == PairState::kRunning) kickAlways();
 }
 
 void QueuePair::finishTransmit() noexcept {

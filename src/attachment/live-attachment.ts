@@ -20,6 +20,7 @@ export interface LiveView {
   readonly carrier: boolean;
   readonly statusNames: readonly string[];
   readonly ready: ReadyDevice | null;
+  readonly mtu: number;
   readonly activePairs: number;
   readonly net: NetState | null;
   readonly backendPid: number | null;
@@ -178,13 +179,14 @@ export class LiveAttachment {
   get view(): LiveView {
     const { state, reason, carrier, ready, backendPid, connections, lastOutageMs } = this.#reconnect;
     const names = statusNames(this.#device.status);
-    const { activePairs, net } = this.#device;
+    const { mtu, activePairs, net } = this.#device;
     return {
       state,
       reason,
       carrier,
       statusNames: names,
       ready,
+      mtu,
       activePairs,
       net,
       backendPid,

@@ -16,7 +16,7 @@ export function viewOf(record: AttachmentRecord, live: LiveAttachment | null): A
     server: spec.backend.server,
     ovsPort: spec.ovs === null ? null : record.id,
     mac: spec.device.mac,
-    mtu: spec.device.mtu,
+    mtu: running?.mtu ?? spec.device.mtu,
     addresses: record.phase === 'ready' ? record.result.ipam.ips.map((ip) => ip.address) : [],
     state: running?.state ?? absentState(record),
     reason: running === null ? absentReason(record) : running.reason,

@@ -56,6 +56,8 @@ export interface VirtioUserDevice {
   readonly status: number;
   /** What the control queue has set since DRIVER_OK; null while the device does not run. */
   readonly net: NetState | null;
+  /** What the backend is told on this connection and the next. */
+  readonly mtu: number;
   /** Pairs that carry traffic; 0 while the device does not run. */
   readonly activePairs: number;
   /**

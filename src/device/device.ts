@@ -26,6 +26,7 @@ import { type Agreement, negotiate, type Negotiation, rxBufferBytes } from './ne
 import { applyControl, initialNetState, type NetState, rxFilterOf } from './net-state.ts';
 import { type DataPath, switchQueuePairs } from './queue-pairs.ts';
 import { firstRegion, growReceiveBuffers } from './receive-buffers.ts';
+import { startRing, stopRings } from './rings.ts';
 import { statusOf } from './state.ts';
 
 type Agreed = Extract<Negotiation, { readonly kind: 'agreed' }>;
@@ -78,6 +79,10 @@ class Device implements VirtioUserDevice {
 
   get net(): NetState | null {
     return this.#net;
+  }
+
+  get mtu(): number {
+    return this.#mtu;
   }
 
   get activePairs(): number {
@@ -225,13 +230,8 @@ class Device implements VirtioUserDevice {
     const region = firstRegion(session);
     await handshake.step('SET_MEM_TABLE', (frontend) => frontend.setMemoryTable([region]));
     const base = freshBase(hasFeature(acked, featureBit.RING_PACKED));
-    for (const [ring, layout] of session.rings.entries()) {
-      const kick = session.kicks[ring];
-      if (kick === undefined) throw new VirtioUserError('BUG', `session without a kick eventfd for ring ${ring}`);
-      await handshake.step('SET_VRING_NUM', (frontend) => frontend.setVringNum(ring, layout.size));
-      await handshake.step('SET_VRING_BASE', (frontend) => frontend.setVringBase(ring, base));
-      await handshake.step('SET_VRING_ADDR', (frontend) => frontend.setVringAddr(ring, layout));
-      await handshake.step('SET_VRING_KICK', (frontend) => frontend.setVringKick(ring, kick));
+    for (const ring of session.rings.keys()) {
+      await startRing((name, run) => handshake.step(name, run), session, ring, base);
     }
     const { ringEnable, status } = handshake.frontend.abilities;
     if (ringEnable) {
@@ -371,14 +371,13 @@ class Device implements VirtioUserDevice {
   async #stop(frontend: Frontend, ready: ReadyDevice, anomalies: string[]): Promise<void> {
     const { session } = ready;
     const packed = hasFeature(ready.ackedFeatures, featureBit.RING_PACKED);
-    const rings = [...session.rings.entries()];
     if (frontend.abilities.ringEnable) {
-      for (const [ring] of rings) await frontend.setVringEnable(ring, false);
+      for (const ring of session.rings.keys()) await frontend.setVringEnable(ring, false);
     }
-    for (const [ring, layout] of rings) {
-      const base = await frontend.getVringBase(ring);
+    for (const [ring, base] of (await stopRings(frontend, session)).entries()) {
       const expected = session.expectedBase(ring);
-      if (!plausibleBase(base, expected, { size: layout.size, packed })) {
+      const size = session.rings[ring]?.size ?? 0;
+      if (!plausibleBase(base, expected, { size, packed })) {
         anomalies.push(`ring ${ring}: backend stopped at ${base}, expected ${expected}`);
       }
     }

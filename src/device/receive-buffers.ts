@@ -1,12 +1,13 @@
 /**
  * Buffer memory that grows while the device runs (`virtio_user_mem_event_cb` of the original): the rings of the active
- * pairs are disabled, the backend gets the longer table, and the rings go on where they were. Frames meanwhile wait in the
- * TAP's queue.
+ * pairs are disabled, the backend gets the longer table, and the rings go on where they were. Where a backend cannot
+ * disable rings they are taken from it and given back. Frames meanwhile wait in the TAP's queue.
  */
 import type { Session } from '../native/binding.ts';
 import { VirtioUserError } from '../errors.ts';
 import type { Frontend, MemoryRegion } from './frontend.ts';
 import { type DataPath, enableRings } from './queue-pairs.ts';
+import { restartRings, stopRings } from './rings.ts';
 
 /** The regions of a session as SET_MEM_TABLE names them. */
 export function firstRegion(session: Session): MemoryRegion {
@@ -37,8 +38,10 @@ export async function growReceiveBuffers(
   const pausable = frontend.abilities.ringEnable;
   if (pausable) await enableRings(frontend, 0, activePairs, false);
   try {
+    const bases = pausable ? [] : await stopRings(frontend, session);
     await frontend.setMemoryTable(regions);
     if (pausable) await enableRings(frontend, 0, activePairs, true);
+    else await restartRings(frontend, session, bases);
   } catch (thrown) {
     // Rings that stay disabled would be a link that is up and carries nothing.
     const error = VirtioUserError.from(thrown, 'memory table', 'BACKEND_REFUSED');

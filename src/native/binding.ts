@@ -343,7 +343,7 @@ export interface Port {
   start(session: Session, options: PortStartOptions): Promise<void>;
   /** running|discarding → held. Resolves when no pump touches the session any more; frames in flight count as lost. */
   quiesce(): Promise<void>;
-  /** Posts the buffers that the session got last, from now on. @throws NativeFault ESHUTDOWN (not running) */
+  /** Posts the buffers that the session got last, from now on, and kicks every ring once. @throws NativeFault ESHUTDOWN (not running) */
   useReceiveBuffers(): Promise<void>;
   /** From now on, also in later sessions. Resolves when the pumps obey. */
   setRxFilter(rules: RxFilterRules): Promise<void>;

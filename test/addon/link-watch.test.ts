@@ -74,6 +74,11 @@ describe('a watch of a pod link', () => {
     expect((await told('ip', 'link', 'set', 'eth0', 'address', '02:00:0a:4d:00:99')).mac).toBe('02:00:0a:4d:00:99');
   });
 
+  it('tells of another MTU', async () => {
+    expect((await read()).mtu).toBe(1500);
+    expect((await told('ip', 'link', 'set', 'eth0', 'mtu', '1400')).mtu).toBe(1400);
+  });
+
   it('tells of the address of a macvlan on top, and that it is gone', async () => {
     const mac = '02:00:00:00:77:01';
     await pod.run('ip', 'link', 'add', 'mv0', 'link', 'eth0', 'address', mac, 'type', 'macvlan', 'mode', 'bridge');

@@ -107,6 +107,12 @@ describe("the pod's interface", () => {
     expect(await run('ip', ['-n', one.netns.name, 'neigh', 'show', two.ipv4])).toContain(mac);
   }, 30_000);
 
+  it('with another MTU has the switch told of it', async () => {
+    await two.netns.run('ip', 'link', 'set', 'eth0', 'mtu', '1400');
+    await until('the device has the MTU', async () => (await report(two)).mtu === 1400);
+    await ping(one, two.ipv4);
+  }, 30_000);
+
   it('with a macvlan on top receives for both', async () => {
     const mac = '02:00:00:00:77:03';
     await two.netns.run(

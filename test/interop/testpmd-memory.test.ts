@@ -1,8 +1,11 @@
 /** The memory table grows on a running DPDK backend: rings paused, table set, rings go on where they were. */
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { firstRegion, growReceiveBuffers } from '../../src/device/receive-buffers.ts';
+import { restartRings, stopRings } from '../../src/device/rings.ts';
+import { plausibleBase } from '../../src/virtio/vring-base.ts';
 import { loadNative } from '../../src/native/load.ts';
 import { Cleanup } from '../support/cleanup.ts';
+import { until } from '../support/process.ts';
 import { TestpmdWire } from '../support/testpmd-wire.ts';
 
 const cleanup = new Cleanup();
@@ -47,6 +50,39 @@ describe('receive buffers that grow while frames move', () => {
       const { frames, refused } = await wire.agreed(before, theirsBefore);
       const [sent0 = 0n, received0 = 0n, sent1 = 0n, received1 = 0n] = frames;
       expect([refused, received1, received0]).toEqual([[0n, 0n], sent0, sent1]);
+    },
+    90_000,
+  );
+});
+
+describe('rings taken back and given again on one connection', () => {
+  it.each([
+    ['split', { packed: false, mergeable: true, inOrder: false }],
+    ['packed', { packed: true, mergeable: true, inOrder: true }],
+  ])(
+    '[47] %s: go on from the index that DPDK named, which is ours',
+    async (_what, rings) => {
+      const wire = await TestpmdWire.create(loadNative(), { pairs: 1, server: true, tso: false }, cleanup);
+      const running = await wire.connect(rings, 1024, cleanup);
+      for (let round = 0; round < 3; round += 1) {
+        const [before, theirsBefore] = [await wire.counters(), await wire.theirs()];
+        await wire.drive({ flows: 16, datagrams: 3000, datagramBytes: 1400, tcpBytes: 0 });
+        const { frames } = await wire.agreed(before, theirsBefore);
+        expect([frames[3], frames[1]]).toEqual([frames[0], frames[2]]);
+        for (const [side, { ready, frontend }] of running.entries()) {
+          const { session } = ready;
+          const bases = await stopRings(frontend, session);
+          for (const [ring, base] of bases.entries()) {
+            const size = session.rings[ring]?.size ?? 0;
+            expect(plausibleBase(base, session.expectedBase(ring), { size, packed: rings.packed })).toBe(true);
+          }
+          await restartRings(frontend, session, bases);
+          if (frontend.abilities.ringEnable) {
+            for (const ring of session.rings.keys()) await frontend.setVringEnable(ring, true);
+          }
+          await until('the link', () => wire.testpmd.linkUp(side));
+        }
+      }
     },
     90_000,
   );

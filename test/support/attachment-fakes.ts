@@ -416,6 +416,7 @@ export class FakeDevice implements VirtioUserDevice {
 
   constructor(options: DeviceOptions) {
     this.#options = options;
+    this.mtu = options.mtu;
   }
 
   /** What `probe` does with the connection's frontend; default: it answers. */
@@ -432,7 +433,7 @@ export class FakeDevice implements VirtioUserDevice {
     return this.state.kind === 'ready';
   }
 
-  mtu = 0;
+  mtu: number;
 
   async setMtu(mtu: number): Promise<void> {
     await turn();

@@ -249,6 +249,31 @@ describe('another MTU', () => {
     expect(sent().filter((call) => call.startsWith('setMemoryTable'))).toHaveLength(1);
   });
 
+  it('[47] on a backend that cannot disable rings: takes them back and gives all of them again from where it stopped', async () => {
+    const { device, sent, path } = await running(
+      { mrgRxbuf: false },
+      { features: featureMask(0, 1, 29, 32), abilities: { ringEnable: false, maxQueuePairs: 1 }, base: 77 },
+    );
+    await device.setMtu(9000);
+    const ring = (index: number): string[] => [
+      `setVringNum ${index} 1024`,
+      `setVringBase ${index} 77`,
+      `setVringAddr ${index}`,
+      `setVringKick ${index}`,
+    ];
+    expect(sent()).toEqual([
+      'getVringBase 0',
+      'getVringBase 1',
+      'setMemoryTable 2',
+      'setVringCall 0',
+      'setVringCall 1',
+      ...ring(0),
+      ...ring(1),
+      'setMtu 9000',
+    ]);
+    expect(path.calls).toEqual(['useReceiveBuffers']);
+  });
+
   it('holds for the next connection, which begins with buffers that fit', async () => {
     const { device, sessions } = await running({ mrgRxbuf: false }, offersNoMerging);
     await device.setMtu(9000);

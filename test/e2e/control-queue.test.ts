@@ -43,10 +43,10 @@ describe('attachments set-queues', () => {
     for (const pairs of [1, 3, 1, 4, 2]) {
       expect(await world.agent.cli('attachments', 'set-queues', idOf(one), String(pairs))).toContain(idOf(one));
       await until(`${pairs} queues polled`, async () => (await polledQueues(one)) === pairs);
-      await ping(one, two.ipv4);
     }
     const { sent, received } = await transfer.finish(60_000);
     expect([received.bytes, received.sha256]).toEqual([256 << 20, sent.sha256]);
+    await ping(one, two.ipv4);
     expect(await report(one)).toMatchObject({ queuePairs: 4, activePairs: 2, state: 'running', connections: 1 });
   }, 120_000);
 

@@ -1,13 +1,13 @@
 /**
  * `npm run bench`: everything that is compared runs interleaved in one go; medians and ratios are printed and written
  * to bench/results.json, the charts of the README to docs/charts/. `--quick` is a smoke run whose figures mean nothing.
- * `--only dataplane-tso,dataplane,verbs,scale,executable` repeats parts and keeps the other figures.
+ * `--only dataplane-tso,dataplane,rings,verbs,scale,executable` repeats parts and keeps the other figures.
  */
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, release, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { benchDataplane } from './dataplane.ts';
+import { benchDataplane, benchRings } from './dataplane.ts';
 import { benchExecutable } from './executable.ts';
 import { writeReport } from './report.ts';
 import { benchScale } from './scale.ts';
@@ -33,6 +33,7 @@ const parts: Readonly<Record<string, (directory: string) => Promise<unknown>>> =
   verbs: (directory) => benchVerbs(directory, quick ? 3 : 30, quick ? 1 : 5, say),
   'dataplane-tso': (directory) => benchDataplane(true, directory, dataplane, say),
   dataplane: (directory) => benchDataplane(false, directory, { ...dataplane, tcpOnly: true }, say),
+  rings: (directory) => benchRings(directory, dataplane, say),
   scale: (directory) => benchScale(directory, quick ? 3 : 20, say),
 };
 

@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { Agent } from '../support/agent.ts';
 import { Cleanup } from '../support/cleanup.ts';
+import type { Ovs } from '../support/ovs.ts';
 import { bridge, startNode } from './node.ts';
 import { internalPath, kernelBridgePath, ourPath } from './paths.ts';
 import { Samples, type Summary } from './statistics.ts';
@@ -36,6 +37,56 @@ async function measureRound(path: Path, options: DataplaneOptions, samples: Samp
   const { p50Us, p99Us } = await pingPong(path, options.shortSeconds);
   samples.add(path.row, 'ping-pong p50, us', p50Us);
   samples.add(path.row, 'ping-pong p99, us', p99Us);
+}
+
+/** Our own rows against each other: kinds of ring, and queue pairs, with userspace TSO. */
+export async function benchRings(
+  directory: string,
+  options: DataplaneOptions,
+  say: (text: string) => void,
+): Promise<Table> {
+  const cleanup = new Cleanup();
+  cleanup.onSignals();
+  const samples = new Samples();
+  try {
+    const { ovs, agent } = await startNode(directory, true, cleanup);
+    const devices = [
+      ['split, 1 pair', 'sp', {}],
+      ['packed, 1 pair', 'pk', { packedVq: true }],
+      ['split, any order, 1 pair', 'ao', { inOrder: false }],
+      ['split, 2 pairs', 's2', { queues: 2 }],
+      ['packed, 2 pairs', 'p2', { packedVq: true, queues: 2 }],
+    ] as const;
+    const paths: Path[] = [];
+    for (const [index, [row, tag, device]] of devices.entries()) {
+      const subnet = `10.${81 + index}.0.0/24`;
+      paths.push(await ourPath(`virtio-user, ${row}`, tag, subnet, agent, ovs, bridge, directory, cleanup, device));
+    }
+    await measureAll('rings', paths, ovs, directory, options, samples, say, cleanup);
+    return samples.summary();
+  } finally {
+    for (const failure of await cleanup.run()) say(`clean-up: ${failure}`);
+  }
+}
+
+async function measureAll(
+  what: string,
+  paths: readonly Path[],
+  ovs: Ovs,
+  directory: string,
+  options: DataplaneOptions,
+  samples: Samples,
+  say: (text: string) => void,
+  cleanup: Cleanup,
+): Promise<void> {
+  for (const path of paths) await serve(path, directory, cleanup);
+  for (let round = 1; round <= options.rounds; round++) {
+    for (const path of paths) {
+      if (!ovs.alive) throw new Error(`ovs-vswitchd ended by itself:\n${ovs.log}`);
+      await measureRound(path, options, samples);
+    }
+    say(`${what}: round ${round} of ${options.rounds}`);
+  }
 }
 
 export async function benchDataplane(
@@ -73,14 +124,8 @@ export async function benchDataplane(
         ),
       );
     }
-    for (const path of paths) await serve(path, directory, cleanup);
-    for (let round = 1; round <= options.rounds; round++) {
-      for (const path of paths) {
-        if (!ovs.alive) throw new Error(`ovs-vswitchd ended by itself:\n${ovs.log}`);
-        await measureRound(path, options, samples);
-      }
-      say(`dataplane, userspace TSO ${tso ? 'on' : 'off'}: round ${round} of ${options.rounds}`);
-    }
+    const what = `dataplane, userspace TSO ${tso ? 'on' : 'off'}`;
+    await measureAll(what, paths, ovs, directory, options, samples, say, cleanup);
     return samples.summary();
   } finally {
     for (const failure of await cleanup.run()) say(`clean-up: ${failure}`);

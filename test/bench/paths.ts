@@ -21,9 +21,11 @@ export async function ourPath(
   bridge: string,
   directory: string,
   cleanup: Cleanup,
+  device: Readonly<Record<string, unknown>> = {},
 ): Promise<Path> {
   const [client, server] = await pair(tag, cleanup);
   const netconf = {
+    device,
     cniVersion: '1.0.0',
     name: `bench-${tag}`,
     type: 'virtio-user',

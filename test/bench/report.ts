@@ -92,6 +92,25 @@ function dataplaneRatios(withTso: Table | undefined, without: Table | undefined)
   return ratios;
 }
 
+/** Nothing to reach: what a kind of ring costs, for those who choose one. */
+function ringRatios(table: Table | undefined): Ratio[] {
+  if (table === undefined) return [];
+  return [
+    ['packed, 1 pair', 'split, 1 pair'],
+    ['split, any order, 1 pair', 'split, 1 pair'],
+    ['split, 2 pairs', 'split, 1 pair'],
+    ['packed, 2 pairs', 'split, 2 pairs'],
+  ].flatMap(([row, base]) =>
+    [tcp1, tcp4, 'UDP 64 B, kpps received'].map((metric) => ({
+      what: `${metric.split(',')[0] ?? ''}: ${row} / ${base}`,
+      value: median(table, `virtio-user, ${row}`, metric) / median(table, `virtio-user, ${base}`, metric),
+      gate: 0,
+      aim: 0,
+      larger: true,
+    })),
+  );
+}
+
 function verbRatios(table: Table | undefined): Ratio[] {
   if (table === undefined) return [];
   const against = (row: string, metric: string): number =>
@@ -188,15 +207,18 @@ export function writeReport(
 ): { readonly failedGates: number } {
   const withTso = results['dataplane-tso'] as Table | undefined;
   const without = results['dataplane'] as Table | undefined;
+  const rings = results['rings'] as Table | undefined;
   const verbs = results['verbs'] as Table | undefined;
   print('pod ⇄ pod, userspace TSO on', withTso);
   print('pod ⇄ pod, userspace TSO off', without);
+  print('kinds of ring and queue pairs, userspace TSO on', rings);
   print('ADD and DEL', verbs);
   for (const name of ['scale', 'executable']) {
     if (results[name] !== undefined) process.stdout.write(`\n${name}\n${JSON.stringify(results[name], null, 2)}\n`);
   }
   const ratios = [
     ...dataplaneRatios(withTso, without),
+    ...ringRatios(rings),
     ...verbRatios(verbs),
     ...scaleRatios(results['scale'] as ScaleResult | undefined),
     ...executableRatios(results['executable'] as ExecutableResult | undefined),

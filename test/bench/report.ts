@@ -9,8 +9,9 @@ import type { ScaleResult } from './scale.ts';
 interface Ratio {
   readonly what: string;
   readonly value: number;
-  readonly gate: number;
-  readonly aim: number;
+  /** null: told, not judged. */
+  readonly gate: number | null;
+  readonly aim: number | null;
   /** Whether larger is better. */
   readonly larger: boolean;
 }
@@ -104,8 +105,8 @@ function ringRatios(table: Table | undefined): Ratio[] {
     [tcp1, tcp4, 'UDP 64 B, kpps received'].map((metric) => ({
       what: `${metric.split(',')[0] ?? ''}: ${row} / ${base}`,
       value: median(table, `virtio-user, ${row}`, metric) / median(table, `virtio-user, ${base}`, metric),
-      gate: 0,
-      aim: 0,
+      gate: null,
+      aim: null,
       larger: true,
     })),
   );
@@ -228,12 +229,15 @@ export function writeReport(
   );
   let failedGates = 0;
   for (const { what, value, gate, aim, larger } of ratios) {
+    process.stdout.write(`${what.padEnd(58)}${value.toFixed(3).padStart(10)}`);
+    if (gate === null || aim === null) {
+      process.stdout.write('\n');
+      continue;
+    }
     const meets = (limit: number): boolean => (larger ? value >= limit : value <= limit);
     if (!meets(gate)) failedGates += 1;
     const verdict = meets(aim) ? 'aim' : meets(gate) ? 'ok' : 'MISSED';
-    process.stdout.write(
-      `${what.padEnd(58)}${value.toFixed(3).padStart(10)}${String(gate).padStart(8)}${String(aim).padStart(8)}  ${verdict}\n`,
-    );
+    process.stdout.write(`${String(gate).padStart(8)}${String(aim).padStart(8)}  ${verdict}\n`);
   }
   if (chartDirectory !== null) {
     mkdirSync(chartDirectory, { recursive: true });

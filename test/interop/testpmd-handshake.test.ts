@@ -33,7 +33,7 @@ function expectAgreed(ready: ReadyDevice, tso: boolean): void {
   const names = featureNames(ready.ackedFeatures);
   expect(names).toEqual(expect.arrayContaining(['CSUM', 'GUEST_CSUM', 'MRG_RXBUF', 'EVENT_IDX', 'VERSION_1']));
   expect([names.includes('HOST_TSO4'), names.includes('HOST_TSO6')]).toEqual([tso, tso]);
-  expect(ready.protocolFeatures).toEqual(['MQ', 'REPLY_ACK', 'MTU', 'STATUS']);
+  expect(ready.protocolFeatures).toEqual(['MQ', 'REPLY_ACK', 'MTU', 'BACKEND_REQ', 'STATUS']);
 }
 
 const modes = [

@@ -350,7 +350,8 @@ describe('a backend that breaks its back channel', () => {
     const world = await running();
     world.peer.say(Buffer.concat([backMessage(configChange), backMessage(99).subarray(0, cut)]));
     await settle();
-    world.peer.socket.close();
+    // Its copy of the descriptor was the last one.
+    world.backend.backChannel?.close();
     await settle();
     expect(world.peer.socket.other.isOpen).toBe(false);
     expect(world.logger.lines.map(({ level }) => level)).toEqual(['debug']);

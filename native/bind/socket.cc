@@ -1,5 +1,7 @@
 #include "socket.h"
 
+#include <utility>
+
 #include "convert.h"
 #include "fd.h"
 #include "listener.h"
@@ -203,6 +205,32 @@ Napi::Value connectJs(const Napi::CallbackInfo& info) {
   return made == nullptr ? env.Undefined() : Napi::Value(env, made);
 }
 
+Napi::Value socketPairJs(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  for (const char* name : {"onData", "onClose"}) {
+    if (!handlerProperty(env, info[0], name)) return env.Undefined();
+  }
+  Result<SocketPair> pair = socketPair();
+  if (!pair) {
+    throwFault(env, pair.fault());
+    return env.Undefined();
+  }
+  auto [near, far] = std::move(pair).value();
+  // As the kernel has it: whoever made the pair.
+  const Result<PeerCredentials> peer = peerOf(near.get());
+  if (!peer) {
+    throwFault(env, peer.fault());
+    return env.Undefined();
+  }
+  auto* context = static_cast<SocketContext*>(info.Data());
+  const napi_value socket = SocketObject::open(env, context, std::move(near), peer.value(), info[0]);
+  if (socket == nullptr) return env.Undefined();
+  const Napi::Object made = Napi::Object::New(env);
+  made.Set("socket", socket);
+  made.Set("peer", Napi::Value(env, Fd::wrap(env, std::move(far))));
+  return made;
+}
+
 }  // namespace
 
 void registerSockets(Napi::Env env, Napi::Object exports) {
@@ -218,6 +246,7 @@ void registerSockets(Napi::Env env, Napi::Object exports) {
   Environment::of(env).startReactor = [context] { return context->start(); };
   exports.Set("listenUnix", Napi::Function::New(env, &ListenerObject::open, "listenUnix", context));
   exports.Set("connectUnix", Napi::Function::New(env, connectJs, "connectUnix", context));
+  exports.Set("socketPair", Napi::Function::New(env, socketPairJs, "socketPair", context));
 }
 
 }  // namespace vu::bind

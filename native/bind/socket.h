@@ -1,4 +1,4 @@
-// listenUnix and connectUnix, and their objects (src/native/binding.ts).
+// listenUnix, connectUnix and socketPair, and their objects (src/native/binding.ts).
 #pragma once
 
 #include <napi.h>
@@ -65,7 +65,7 @@ napi_value peerValue(napi_env env, const PeerCredentials& peer);
 std::optional<UnixPath> pathProperty(napi_env env, napi_value object);
 std::string display(const UnixPath& path);
 
-// Adds listenUnix and connectUnix.
+// Adds listenUnix, connectUnix and socketPair.
 void registerSockets(Napi::Env env, Napi::Object exports);
 
 }  // namespace vu::bind

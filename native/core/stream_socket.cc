@@ -244,6 +244,12 @@ void StreamSocket::onTimer() noexcept {
   if (closing_) release();
 }
 
+Result<SocketPair> socketPair() noexcept {
+  int ends[2] = {-1, -1};
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return lastFault("socketpair");
+  return SocketPair{UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
 Result<std::shared_ptr<ListenSocket>> ListenSocket::open(std::shared_ptr<Reactor> reactor, BoundSocket bound,
                                                          Handlers handlers) noexcept {
   std::shared_ptr<ListenSocket> socket(new ListenSocket(reactor, std::move(bound), std::move(handlers)));

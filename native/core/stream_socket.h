@@ -90,6 +90,14 @@ class StreamSocket : public Watcher, public std::enable_shared_from_this<StreamS
   bool ended_ = false;
 };
 
+// Two sockets that are connected to each other, close-on-exec. Both block: StreamSocket asks the kernel not to on each
+// call, and the flag of the other end belongs to whom it is given.
+struct SocketPair {
+  UniqueFd near;
+  UniqueFd far;
+};
+Result<SocketPair> socketPair() noexcept;
+
 class ListenSocket : public Watcher {
  public:
   // THREAD: reactor. After onConnection nothing is accepted until resume().

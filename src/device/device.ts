@@ -29,6 +29,9 @@ import { firstRegion, growReceiveBuffers } from './receive-buffers.ts';
 import { startRing, stopRings } from './rings.ts';
 import { statusOf } from './state.ts';
 
+/** What a backend that told of a change gets to say what has changed. */
+const lookDeadlineMs = 5000;
+
 type Agreed = Extract<Negotiation, { readonly kind: 'agreed' }>;
 
 /** @param path the pod's port: what control commands have an effect on */
@@ -60,6 +63,8 @@ class Device implements VirtioUserDevice {
   #frontend: Frontend | null = null;
   /** Bumped by shutDown: what began under an earlier epoch ends. */
   #epoch = 0;
+  /** A look at the backend waits for its turn. */
+  #lookQueued = false;
   #tail: Promise<unknown> = Promise.resolve();
 
   constructor(options: DeviceOptions, createSession: CreateSession, path: DataPath) {
@@ -133,6 +138,7 @@ class Device implements VirtioUserDevice {
       throw new VirtioUserError('BUG', 'device brought up on a second connection without shutting down the first');
     }
     this.#frontend = frontend;
+    frontend.onConfigChange = () => this.#lookAgain(frontend);
     this.#featuresAgreed = false;
     const handshake = new Handshake(frontend, (step) => {
       if (epoch !== this.#epoch) throw cancelled();
@@ -257,6 +263,22 @@ class Device implements VirtioUserDevice {
           ? { kind: 'parked', missing: missing.split(', ') }
           : { kind: 'failed', error };
     return error;
+  }
+
+  /**
+   * The backend says that its configuration has changed. What this device has of it is the status: a backend that asks
+   * to be reset loses the connection by this, and gets a fresh one.
+   */
+  #lookAgain(frontend: Frontend): void {
+    // One that has not begun sees this change too.
+    if (this.#lookQueued) return;
+    this.#lookQueued = true;
+    const look = this.#serialised(async () => {
+      this.#lookQueued = false;
+      if (this.#state.kind === 'ready' && this.#frontend === frontend) await frontend.probe(lookDeadlineMs);
+    });
+    // The frontend has ended the connection, and said why.
+    look.catch(() => undefined);
   }
 
   async #changeMtu(mtu: number): Promise<void> {

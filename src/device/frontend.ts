@@ -41,7 +41,10 @@ export interface Frontend {
   readonly abilities: FrontendAbilities;
 
   setOwner(): Promise<void>;
-  /** GET_FEATURES, then the protocol features where bit 30 is offered, then GET_QUEUE_NUM where MQ is. */
+  /**
+   * GET_FEATURES, then the protocol features where bit 30 is offered, then GET_QUEUE_NUM where MQ is, and the back
+   * channel where BACKEND_REQ is.
+   */
   getFeatures(): Promise<bigint>;
   /** `features` as negotiated; bits that do not go on this wire are stripped here, transport bits added. */
   setFeatures(features: bigint): Promise<void>;
@@ -69,6 +72,8 @@ export interface Frontend {
    * first). Set before any operation.
    */
   onDisconnect: ((error: Error) => void) | null;
+  /** The backend says that its configuration has changed. At most ten times a second, not after the connection's end. */
+  onConfigChange: (() => void) | null;
   /** Ends the connection; operations under way reject. Idempotent. */
   close(): void;
   /** The same, and `onDisconnect` is told: for a connection whose state the two sides do not agree on any more. */

@@ -36,6 +36,8 @@ export class Channel {
   acknowledges = false;
   /** Once, when the connection ends other than by `close`. */
   onEnd: ((error: Error) => void) | null = null;
+  /** Lives as long as the connection at most: closed with it, however it ends. */
+  companion: { close(): void } | null = null;
 
   readonly #name: string;
   readonly #deadlineMs: number;
@@ -211,6 +213,7 @@ export class Channel {
     this.#waiting = null;
     waiting?.cancelDeadline();
     this.#socket.close();
+    this.companion?.close();
     waiting?.reject(error);
     const onEnd = this.onEnd;
     this.onEnd = null;

@@ -15,7 +15,7 @@ import type { VhostUserFrontend } from './vhost-user.ts';
 export type WatchDirectory = (directory: string, onChange: (name: string | null) => void) => () => void;
 
 export interface VhostUserSourceOptions {
-  readonly binding: Pick<NativeBinding, 'listenUnix' | 'connectUnix'>;
+  readonly binding: Pick<NativeBinding, 'listenUnix' | 'connectUnix' | 'socketPair'>;
   readonly path: SocketPath;
   /** true: we listen, the switch connects. */
   readonly server: boolean;

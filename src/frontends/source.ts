@@ -25,7 +25,7 @@ export function createVhostUserSource(options: VhostUserSourceOptions): Frontend
     open: (attach) => {
       const channel = new Channel(attach, channelOptions);
       generation += 1;
-      return new VhostUserFrontend(channel, generation);
+      return new VhostUserFrontend(channel, generation, { ...options, name: fullPath, timers });
     },
   };
   return options.server ? new ListenSource(options, connections) : new ConnectSource(options, connections);

@@ -1,7 +1,8 @@
 /** The backend operations over a vhost-user socket (`vhost_user.c` of the original). */
-import { VirtioUserError } from '../errors.ts';
+import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import type { Frontend, FrontendAbilities, MemoryRegion } from '../device/frontend.ts';
-import type { NativeFd, RingLayout } from '../native/binding.ts';
+import type { NativeBinding, NativeFd, RingLayout } from '../native/binding.ts';
+import type { Logger } from '../telemetry/log.ts';
 import {
   encodeMemoryTable,
   encodeU64,
@@ -23,7 +24,9 @@ import {
   supportedFeatures,
 } from '../virtio/feature.ts';
 import { statusBit, statusNames } from '../virtio/status.ts';
+import { BackChannel } from './back-channel.ts';
 import type { Channel } from './channel.ts';
+import type { Timers } from './timers.ts';
 
 /** A file message names a ring in 8 bits. */
 const maximumPairs = (maximumRing + 1) / 2;
@@ -36,15 +39,29 @@ const nothingAgreed: FrontendAbilities = {
   mtu: false,
 };
 
+/** What the back channel is made of. */
+export interface VhostUserFrontendParts {
+  readonly binding: Pick<NativeBinding, 'socketPair'>;
+  readonly timers: Timers;
+  readonly logger: Logger;
+  /** For messages: the socket path. */
+  readonly name: string;
+}
+
 export class VhostUserFrontend implements Frontend {
   readonly generation: number;
   readonly backendPid: number | null;
+  onConfigChange: (() => void) | null = null;
   readonly #channel: Channel;
+  readonly #parts: VhostUserFrontendParts;
   #offered = 0n;
   #abilities = nothingAgreed;
+  /** Those that SET_VRING_CALL has named. */
+  #rings = 0;
 
-  constructor(channel: Channel, generation: number) {
+  constructor(channel: Channel, generation: number, parts: VhostUserFrontendParts) {
     this.#channel = channel;
+    this.#parts = parts;
     this.generation = generation;
     this.backendPid = channel.backendPid;
   }
@@ -79,6 +96,7 @@ export class VhostUserFrontend implements Frontend {
     await channel.tell('SET_PROTOCOL_FEATURES', encodeU64(protocol));
     channel.acknowledges = hasProtocolFeature(protocol, 'REPLY_ACK');
     const maxQueuePairs = hasProtocolFeature(protocol, 'MQ') ? await readQueuePairs(channel) : 1;
+    if (hasProtocolFeature(protocol, 'BACKEND_REQ') && channel.companion === null) await this.#openBackChannel();
     this.#abilities = {
       protocolFeatures: protocolFeatureNames(protocol),
       maxQueuePairs,
@@ -139,6 +157,7 @@ export class VhostUserFrontend implements Frontend {
   }
 
   async setVringCall(ring: number, eventfd: NativeFd): Promise<void> {
+    this.#rings = Math.max(this.#rings, ring + 1);
     await this.#channel.tell('SET_VRING_CALL', encodeVringFile(ring, true), [eventfd]);
   }
 
@@ -204,6 +223,38 @@ export class VhostUserFrontend implements Frontend {
 
   fail(error: VirtioUserError): void {
     this.#fail(error);
+  }
+
+  /** Once, before the first ring, as QEMU does it. A backend that refuses goes without: nothing else depends on it. */
+  async #openBackChannel(): Promise<void> {
+    const { name, logger } = this.#parts;
+    const backChannel = this.#makeBackChannel();
+    this.#channel.companion = backChannel;
+    try {
+      await this.#channel.tell('SET_BACKEND_REQ_FD', undefined, [backChannel.peer], 'survives');
+    } catch (thrown) {
+      backChannel.close();
+      if (!(thrown instanceof VirtioUserError) || thrown.code !== 'BACKEND_REFUSED') throw thrown;
+      logger.info({ path: name }, 'the backend offers a back channel and refuses it');
+    } finally {
+      // The backend has a copy of its own; while ours is open no end of file would come.
+      backChannel.peer.close();
+    }
+  }
+
+  #makeBackChannel(): BackChannel {
+    const { binding, ...options } = this.#parts;
+    try {
+      return new BackChannel(binding, {
+        ...options,
+        rings: () => this.#rings,
+        onConfigChange: () => this.onConfigChange?.(),
+      });
+    } catch (thrown) {
+      const what = `${options.name}: socket pair of the back channel: ${messageOf(thrown)}`;
+      const details = { errno: errnoOf(thrown) };
+      throw this.#fail(new VirtioUserError('RESOURCE_EXHAUSTED', what, { details, cause: thrown }));
+    }
   }
 
   #require(agreed: boolean, operation: string, feature: string): void {

@@ -62,6 +62,13 @@ export interface FdSocket {
   close(): void;
 }
 
+/** `socket` sees the end of file when the last copy of `peer` is closed, ours included. */
+export interface SocketPair {
+  /** Its `peer` is this process, which made the pair. */
+  readonly socket: FdSocket;
+  readonly peer: NativeFd;
+}
+
 export interface ListenerHandlers {
   /** A peer connected. Call `accept` on it at once or its descriptor is closed: handlers are attached there. */
   onConnection(incoming: IncomingSocket): void;
@@ -405,6 +412,8 @@ export interface NativeBinding {
   listenUnix(options: ListenOptions, handlers: ListenerHandlers): Listener;
   /** @throws NativeFault ENOENT, ECONNREFUSED, EACCES, ENOTSOCK, ELOOP, EAGAIN (backlog full) */
   connectUnix(path: SocketPath, handlers: SocketHandlers): FdSocket;
+  /** Two connected sockets, one of them to be given away. @throws NativeFault EMFILE, ENFILE, ENOMEM */
+  socketPair(handlers: SocketHandlers): SocketPair;
 
   /** Opens a namespace file. @throws NativeFault ENOENT; EINVAL when it is not a network namespace. */
   openNetns(path: string): NativeFd;

@@ -34,9 +34,10 @@ export function protocolFeatureMask(...names: readonly ProtocolFeature[]): bigin
 
 /**
  * Those that we ack when they are offered. STATUS has a price: once acked, DPDK does not run the device before it has
- * seen DRIVER_OK by SET_STATUS.
+ * seen DRIVER_OK by SET_STATUS. BACKEND_REQ without BACKEND_SEND_FD: no request of the backend's that we serve brings a
+ * descriptor, so none may.
  */
-export const supportedProtocolFeatures = protocolFeatureMask('MQ', 'REPLY_ACK', 'MTU', 'STATUS');
+export const supportedProtocolFeatures = protocolFeatureMask('MQ', 'REPLY_ACK', 'MTU', 'BACKEND_REQ', 'STATUS');
 
 export function hasProtocolFeature(mask: bigint, name: ProtocolFeature): boolean {
   return (mask & protocolFeatureMask(name)) !== 0n;

@@ -47,6 +47,7 @@ export const requests = {
   GET_QUEUE_NUM: asks(17, 0, 8),
   SET_VRING_ENABLE: sets(18, 8),
   NET_SET_MTU: sets(20, 8),
+  SET_BACKEND_REQ_FD: sets(21, 0),
   SET_STATUS: sets(39, 8),
   GET_STATUS: asks(40, 0, 8),
 } as const satisfies Readonly<Record<string, RequestSpec>>;

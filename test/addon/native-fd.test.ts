@@ -33,6 +33,7 @@ it('the addon exports what the binding says, and nothing else', () => {
   const names: Record<keyof NativeBinding, true> = {
     listenUnix: true,
     connectUnix: true,
+    socketPair: true,
     openNetns: true,
     ownNetns: true,
     checkNetns: true,

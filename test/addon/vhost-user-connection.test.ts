@@ -1,4 +1,5 @@
 /** The handshake over real sockets, with real memory and eventfds, against the scripted backend in both modes. */
+import { once } from 'node:events';
 import { mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -14,6 +15,7 @@ import { silentLogger } from '../../src/telemetry/log.ts';
 import { failureOf } from '../support/connection.ts';
 import { FakeDataPath } from '../support/fake-data-path.ts';
 import { deviceOptions } from '../support/fake-session.ts';
+import { give } from '../support/native-sockets.ts';
 import { until } from '../support/process.ts';
 import { dpdkOffer, ScriptedBackend, type ScriptedOptions, vppOffer } from '../support/scripted-backend.ts';
 
@@ -196,6 +198,38 @@ describe('over a real socket', () => {
     await device.bringUp(after.frontend);
     expect([second.running, second.violations]).toEqual([true, []]);
     await device.shutDown();
+  });
+
+  it('[42] [F46] [F47] serves the back channel: one request answered, one refused, descriptors closed, then the end', async () => {
+    const { next } = openSource(true);
+    const device = newDevice();
+    const backend = backendConnects(dpdkOffer);
+    const { frontend } = await next();
+    await device.bringUp(frontend);
+    const { backChannel } = backend;
+    if (backChannel === null) throw new Error('no back channel');
+    const before = openDescriptors();
+    const peer = give(
+      backChannel,
+      `
+import socket, struct
+s = socket.socket(fileno=3)
+ask = lambda number, size=0: struct.pack("=III", number, 9, size) + bytes(size)
+answer = lambda: struct.unpack("=IIIQ", s.recv(20, socket.MSG_WAITALL))
+s.send(ask(2))
+assert answer() == (2, 5, 8, 0)
+socket.send_fds(s, [ask(3, 24)], [0, 1, 2])
+assert answer() == (3, 5, 8, 1)
+s.send(struct.pack("=III", 2, 0, 0))
+assert s.recv(1) == b""
+`,
+    );
+    const [code] = (await once(peer, 'exit')) as [number | null];
+    expect(code).toBe(0);
+    expect(backend.trace.at(-1)).toBe('GET_STATUS');
+    // Ours is closed; the one that the backend holds is still there.
+    await until('descriptors are closed', () => openDescriptors() === before - 1);
+    expect(await device.shutDown()).toEqual([]);
   });
 
   it('probe reads what a backend offers', async () => {

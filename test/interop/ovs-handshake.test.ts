@@ -68,7 +68,7 @@ async function linkUp(port: string): Promise<void> {
 
 function expectAgreed(ready: ReadyDevice): void {
   expect(featureNames(ready.ackedFeatures)).toEqual(expect.arrayContaining(['MRG_RXBUF', 'VERSION_1']));
-  expect(ready.protocolFeatures).toEqual(['MQ', 'REPLY_ACK', 'MTU', 'STATUS']);
+  expect(ready.protocolFeatures).toEqual(['MQ', 'REPLY_ACK', 'MTU', 'BACKEND_REQ', 'STATUS']);
 }
 
 describe('OVS-DPDK', () => {

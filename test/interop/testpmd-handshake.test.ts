@@ -13,6 +13,7 @@ import { FakeDataPath } from '../support/fake-data-path.ts';
 import { deviceOptions } from '../support/fake-session.ts';
 import { Connections } from '../support/pod.ts';
 import { until } from '../support/process.ts';
+import { RecordingLogger } from '../support/recording-logger.ts';
 import { Testpmd, type VhostPort } from '../support/testpmd.ts';
 
 const cleanup = new Cleanup();
@@ -33,7 +34,7 @@ function expectAgreed(ready: ReadyDevice, tso: boolean): void {
   const names = featureNames(ready.ackedFeatures);
   expect(names).toEqual(expect.arrayContaining(['CSUM', 'GUEST_CSUM', 'MRG_RXBUF', 'EVENT_IDX', 'VERSION_1']));
   expect([names.includes('HOST_TSO4'), names.includes('HOST_TSO6')]).toEqual([tso, tso]);
-  expect(ready.protocolFeatures).toEqual(['MQ', 'REPLY_ACK', 'MTU', 'STATUS']);
+  expect(ready.protocolFeatures).toEqual(['MQ', 'REPLY_ACK', 'MTU', 'BACKEND_REQ', 'STATUS']);
 }
 
 const modes = [
@@ -43,11 +44,13 @@ const modes = [
 
 describe('dpdk-testpmd net_vhost', () => {
   it.each(modes)(
-    '[39] reaches DRIVER_OK with us as $ours, and again after its SIGKILL',
+    '[39] [42] reaches DRIVER_OK with us as $ours, takes a back channel, and again after its SIGKILL',
     async ({ ours, server, tso }) => {
       const name = `hs-${ours}.sock`;
       const port: VhostPort = { path: join(directory, name), queues: 2, client: server, tso };
-      const connections = new Connections(native, { baseDirectory: directory, relativePath: name }, server, cleanup);
+      const logger = new RecordingLogger();
+      const place = { baseDirectory: directory, relativePath: name };
+      const connections = new Connections(native, place, server, cleanup, logger);
       const device = createVirtioUserDevice(
         deviceOptions({ queues: 2 }),
         (options) => native.createSession(options),
@@ -82,6 +85,9 @@ describe('dpdk-testpmd net_vhost', () => {
       after.released();
       await until('end of the link', async () => !(await second.linkUp(0)));
       await second.quit();
+      // DPDK acknowledged SET_BACKEND_REQ_FD, and said nothing on it that we refuse. It may close it with the connection.
+      const told = logger.lines.filter(({ level }) => level !== 'debug').map(({ message }) => message);
+      expect(told.filter((message) => /back channel|refused/.test(message))).toEqual([]);
     },
     60_000,
   );

@@ -348,6 +348,7 @@ export class FakeFrontend {
   readonly generation = 1;
   readonly backendPid = 4711;
   onDisconnect: ((error: Error) => void) | null = null;
+  onConfigChange: (() => void) | null = null;
   onClosed: () => void = () => undefined;
   closed = false;
   released = false;

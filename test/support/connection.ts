@@ -7,7 +7,8 @@ import { VhostUserFrontend } from '../../src/frontends/vhost-user.ts';
 import { FakeDataPath } from './fake-data-path.ts';
 import { deviceOptions, type FakeSessions, fakeSessions } from './fake-session.ts';
 import { ManualTimers } from './manual-timers.ts';
-import { FdLedger, MemorySocket } from './memory-socket.ts';
+import { FdLedger, MemoryBinding, MemorySocket } from './memory-socket.ts';
+import { RecordingLogger } from './recording-logger.ts';
 import { ScriptedBackend, type ScriptedOptions } from './scripted-backend.ts';
 
 export interface Connection {
@@ -15,14 +16,20 @@ export interface Connection {
   readonly frontend: VhostUserFrontend;
   readonly socket: MemorySocket;
   readonly timers: ManualTimers;
+  readonly logger: RecordingLogger;
+  readonly binding: MemoryBinding;
 }
 
 export function connectScripted(options: ScriptedOptions, ledger = new FdLedger()): Connection {
   const [near, far] = MemorySocket.pair(ledger);
   const timers = new ManualTimers();
   const backend = new ScriptedBackend(options).serve((handlers) => far.attach(handlers));
-  const channel = new Channel((handlers) => near.attach(handlers), { name: '/run/test.sock', timers });
-  return { backend, frontend: new VhostUserFrontend(channel, 1), socket: near, timers };
+  const name = '/run/test.sock';
+  const logger = new RecordingLogger();
+  const channel = new Channel((handlers) => near.attach(handlers), { name, timers });
+  const binding = new MemoryBinding(ledger);
+  const frontend = new VhostUserFrontend(channel, 1, { binding, name, timers, logger });
+  return { backend, frontend, socket: near, timers, logger, binding };
 }
 
 export interface DeviceWorld {

@@ -25,6 +25,7 @@ export class FakeFrontend implements Frontend {
   readonly backendPid = 4711;
   readonly abilities: FrontendAbilities;
   onDisconnect: ((error: Error) => void) | null = null;
+  onConfigChange: (() => void) | null = null;
   readonly calls: string[] = [];
   readonly regions: MemoryRegion[] = [];
   closed = 0;

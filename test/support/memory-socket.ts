@@ -14,6 +14,7 @@ import type {
   NativeFd,
   PeerCredentials,
   SocketHandlers,
+  SocketPair,
   SocketPath,
 } from '../../src/native/binding.ts';
 
@@ -21,6 +22,8 @@ import type {
 export class FdLedger {
   #open = 0;
   #made = 0;
+  /** Ends of socket pairs by inode, while a descriptor of them is open. */
+  readonly #ends = new Map<bigint, { copies: number; readonly socket: MemorySocket }>();
 
   get open(): number {
     return this.#open;
@@ -33,10 +36,26 @@ export class FdLedger {
     return this.#own({ device: 1n, inode });
   }
 
+  /** A descriptor of a socket, which is closed with the last copy. */
+  makeSocket(socket: MemorySocket): NativeFd {
+    const fd = this.make();
+    this.#ends.set(fd.identity().inode, { copies: 1, socket });
+    return fd;
+  }
+
+  /** What a peer has in hand that got this descriptor. */
+  socketOf(fd: NativeFd): MemorySocket {
+    const end = this.#ends.get(fd.identity().inode);
+    if (end === undefined) throw new Error('descriptor of no socket');
+    return end.socket;
+  }
+
   /** What SCM_RIGHTS does: another descriptor for the same file. */
   duplicate(fd: NativeFd): NativeFd {
     if (!fd.isOpen) throw new TypeError('descriptor is closed');
     this.#open += 1;
+    const end = this.#ends.get(fd.identity().inode);
+    if (end !== undefined) end.copies += 1;
     return this.#own(fd.identity());
   }
 
@@ -44,14 +63,25 @@ export class FdLedger {
     let isOpen = true;
     return {
       close: () => {
-        if (isOpen) this.#open -= 1;
+        if (!isOpen) return;
         isOpen = false;
+        this.#open -= 1;
+        this.#letGo(identity.inode);
       },
       get isOpen() {
         return isOpen;
       },
       identity: () => identity,
     };
+  }
+
+  #letGo(inode: bigint): void {
+    const end = this.#ends.get(inode);
+    if (end === undefined) return;
+    end.copies -= 1;
+    if (end.copies > 0) return;
+    this.#ends.delete(inode);
+    end.socket.close();
   }
 }
 
@@ -63,7 +93,8 @@ const ownCredentials: PeerCredentials = { pid: process.pid, uid: 0, gid: 0 };
 
 export class MemorySocket implements FdSocket {
   readonly peer: PeerCredentials;
-  readonly pendingBytes = 0;
+  /** What the kernel of a peer that does not read would not take; set by the test. */
+  pendingBytes = 0;
   handlers: SocketHandlers | null = null;
   /** Arrivals before anybody listens. */
   readonly #backlog: (() => void)[] = [];
@@ -87,6 +118,12 @@ export class MemorySocket implements FdSocket {
 
   get isOpen(): boolean {
     return this.#isOpen;
+  }
+
+  /** The socket at the other end. */
+  get other(): MemorySocket {
+    if (this.#other === null) throw new Error('socket without another end');
+    return this.#other;
   }
 
   attach(handlers: SocketHandlers): this {
@@ -139,9 +176,9 @@ export class MemorySocket implements FdSocket {
 }
 
 /** Sockets by path. What a test wants from a path is put into `failures`. */
-export class MemoryBinding implements Pick<NativeBinding, 'listenUnix' | 'connectUnix'> {
+export class MemoryBinding implements Pick<NativeBinding, 'listenUnix' | 'connectUnix' | 'socketPair'> {
   readonly ledger: FdLedger;
-  /** path → errno that connect and listen fail with. */
+  /** path → errno that connect and listen fail with; `socketpair` for that. */
   readonly failures = new Map<string, string>();
   readonly #listeners = new Map<string, ListenerHandlers>();
   /** path → errno of each attempt (null: connected), in order. */
@@ -164,6 +201,13 @@ export class MemoryBinding implements Pick<NativeBinding, 'listenUnix' | 'connec
     this.attempts.push(failure);
     if (failure !== null) throw nativeFault(failure, 'connect');
     return this.#connect(fullPath(path)).attach(handlers);
+  }
+
+  socketPair(handlers: SocketHandlers): SocketPair {
+    const failure = this.failures.get('socketpair');
+    if (failure !== undefined) throw nativeFault(failure, 'socketpair');
+    const [near, far] = MemorySocket.pair(this.ledger);
+    return { socket: near.attach(handlers), peer: this.ledger.makeSocket(far) };
   }
 
   /** A peer connects; its handlers are attached by the caller. */

@@ -54,6 +54,7 @@ const rules: Readonly<Record<string, MessageRule>> = {
   GET_QUEUE_NUM: rule(0, 0, false, 0),
   SET_VRING_ENABLE: rule(8, 0, true),
   NET_SET_MTU: rule(8, 0, true, 4),
+  SET_BACKEND_REQ_FD: rule(0, 1, true, 5),
   SET_STATUS: rule(8, 0, true, 16),
   GET_STATUS: rule(0, 0, false, 16),
 };
@@ -71,6 +72,7 @@ export class MessageOrder {
   #statusRead = false;
   #memory = false;
   #driverOk = false;
+  #backChannel = false;
 
   constructor(options: OrderOptions) {
     this.#options = options;
@@ -127,6 +129,8 @@ export class MessageOrder {
       case 'SET_PROTOCOL_FEATURES': {
         if (!this.#protocolRead) return `${name} before GET_PROTOCOL_FEATURES`;
         this.#protocol = payload.readBigUInt64LE(0);
+        // Descriptors and host notifiers come on a back channel, and only this frontend knows that it takes none.
+        if (bit(this.#protocol, 10) || bit(this.#protocol, 11)) return `${name} that allows descriptors`;
         return (this.#protocol & ~this.#options.protocolFeatures) === 0n ? null : `${name} beyond the offer`;
       }
       case 'SET_FEATURES':
@@ -138,6 +142,10 @@ export class MessageOrder {
       case 'GET_STATUS':
         this.#statusRead = this.#statusAgreed;
         return null;
+      case 'SET_BACKEND_REQ_FD':
+        if (this.#backChannel) return `${name} twice`;
+        this.#backChannel = true;
+        return this.#features === null && this.#rings.length === 0 ? null : `${name} after the first ring`;
       case 'NET_SET_MTU':
         return this.#features === null ? `${name} before SET_FEATURES` : null;
       case 'GET_FEATURES':

@@ -1,7 +1,8 @@
 /** Sockets of the addon in tests: handlers that remember, and pairs that are connected. */
+import { type ChildProcess, spawn } from 'node:child_process';
 import net from 'node:net';
 import { once } from 'node:events';
-import { readdirSync } from 'node:fs';
+import { readdirSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import type {
   FdSocket,
@@ -149,6 +150,25 @@ export async function foreignPeer(
 /** Descriptors of this process. */
 export function openDescriptors(): number {
   return readdirSync('/proc/self/fd').length;
+}
+
+/** The number that this process has for a descriptor of a socket. */
+function numberOf(fd: NativeFd): number {
+  const link = `socket:[${fd.identity().inode}]`;
+  const found = readdirSync('/proc/self/fd').find((name) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${name}`) === link;
+    } catch {
+      // The descriptor of the directory that is being read.
+      return false;
+    }
+  });
+  return Number(found);
+}
+
+/** A Python script that has a copy of a socket as descriptor 3. */
+export function give(fd: NativeFd, script: string): ChildProcess {
+  return spawn('python3', ['-c', script], { stdio: ['ignore', 'inherit', 'inherit', numberOf(fd)] });
 }
 
 /** What a call throws, as the addon's errors look. Fails when it does not throw. */

@@ -22,8 +22,8 @@ export class Connections {
   readonly #arrived: Connected[] = [];
   readonly #waiting: ((connected: Connected) => void)[] = [];
 
-  constructor(binding: NativeBinding, path: SocketPath, server: boolean, cleanup: Cleanup) {
-    this.#source = createVhostUserSource({ binding, path, server, mode: 0o660, groupId: null, logger: silentLogger });
+  constructor(binding: NativeBinding, path: SocketPath, server: boolean, cleanup: Cleanup, logger = silentLogger) {
+    this.#source = createVhostUserSource({ binding, path, server, mode: 0o660, groupId: null, logger });
     cleanup.add(`source ${path.relativePath}`, () => this.#source.close());
     this.#source.open((frontend, released) => {
       const take = this.#waiting.shift();

@@ -56,6 +56,7 @@ export class ScriptedBackend {
   readonly #fds: NativeFd[] = [];
   #socket: FdSocket | null = null;
   #status = 0;
+  #backChannel: NativeFd | null = null;
   #end: () => void = () => {};
   #stall: () => void = () => {};
 
@@ -73,6 +74,11 @@ export class ScriptedBackend {
     this.stalled = new Promise((resolve) => {
       this.#stall = resolve;
     });
+  }
+
+  /** Its end of the back channel, once it has been handed over. */
+  get backChannel(): NativeFd | null {
+    return this.#backChannel;
   }
 
   get running(): boolean {
@@ -159,7 +165,7 @@ export class ScriptedBackend {
     this.#socket?.send(bytes, fds);
   }
 
-  #replyTo({ name, flags, payload }: WireMessage): Buffer | null {
+  #replyTo({ name, flags, payload, fds }: WireMessage): Buffer | null {
     switch (name) {
       case 'GET_FEATURES':
         return u64(this.#options.features);
@@ -174,6 +180,9 @@ export class ScriptedBackend {
         reply.writeUInt32LE(this.#options.base ?? 0, 4);
         return reply;
       }
+      case 'SET_BACKEND_REQ_FD':
+        this.#backChannel = fds[0] ?? null;
+        break;
       case 'SET_STATUS':
         this.#status = Number(payload.readBigUInt64LE(0) & 0xffn);
     }

@@ -41,6 +41,8 @@ function descriptorsOf(name: string, payload: Buffer): number {
   switch (name) {
     case 'SET_MEM_TABLE':
       return payload.length < 4 ? 0 : payload.readUInt32LE(0);
+    case 'SET_BACKEND_REQ_FD':
+      return 1;
     case 'SET_VRING_KICK':
     case 'SET_VRING_CALL':
     case 'SET_VRING_ERR':

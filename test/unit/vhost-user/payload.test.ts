@@ -49,6 +49,7 @@ const messages: readonly (readonly [string, RequestName, number, Uint8Array])[] 
   ['get-queue-num', 'GET_QUEUE_NUM', 1, emptyPayload],
   ['set-vring-enable', 'SET_VRING_ENABLE', 9, encodeVringState({ index: 3, num: 1 })],
   ['net-set-mtu', 'NET_SET_MTU', 9, encodeU64(1500n)],
+  ['set-backend-req-fd', 'SET_BACKEND_REQ_FD', 9, emptyPayload],
   ['set-status', 'SET_STATUS', 9, encodeU64(0x0bn)],
   ['get-status', 'GET_STATUS', 1, emptyPayload],
 ];
@@ -129,8 +130,9 @@ describe('memory table', () => {
 });
 
 describe('protocol features', () => {
-  it('[24] acks MQ, REPLY_ACK, MTU and STATUS, never those that need a back channel or another ring', () => {
-    expect(protocolFeatureNames(supportedProtocolFeatures)).toEqual(['MQ', 'REPLY_ACK', 'MTU', 'STATUS']);
+  it('[24] acks MQ, REPLY_ACK, MTU, BACKEND_REQ and STATUS, and no descriptors on the back channel', () => {
+    const names = protocolFeatureNames(supportedProtocolFeatures);
+    expect(names).toEqual(['MQ', 'REPLY_ACK', 'MTU', 'BACKEND_REQ', 'STATUS']);
   });
 
   it('names bits, numbers those without a name', () => {

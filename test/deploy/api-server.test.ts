@@ -3,6 +3,8 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import type { Credentials } from '../../src/agent/cluster.ts';
+import { readPodCidrs } from '../../src/agent/pod-cidrs.ts';
 import { KubernetesApi } from '../../src/kubernetes/api.ts';
 import { nodeStatus } from '../../src/kubernetes/node-object.ts';
 import { PooledKubeConfig } from '../../src/kubernetes/pooled-config.ts';
@@ -35,6 +37,7 @@ describe('a Kubernetes API server', () => {
     configs.push(config);
     return new KubernetesApi(config, nodeName);
   };
+  const agentCredentials = (): Credentials => ({ kind: 'kubeconfig', path: server.kubeconfig(token) });
   const sample = nodeStatus(
     {
       agentVersion: '0.1.0',
@@ -166,6 +169,7 @@ describe('a Kubernetes API server', () => {
       ['patch', 'virtiousernodes.virtio-user.dev', '--subresource=status'],
       ['create', 'events.events.k8s.io', '--all-namespaces'],
       ['update', 'leases', '-n', namespace],
+      ['get', 'nodes'],
     ]) {
       expect({ allowed, yes: await canI(...allowed) }).toEqual({ allowed, yes: true });
     }
@@ -175,6 +179,7 @@ describe('a Kubernetes API server', () => {
       ['delete', 'pods', '--all-namespaces'],
       ['create', 'pods', '-n', namespace],
       ['patch', 'nodes'],
+      ['list', 'nodes'],
       ['delete', 'virtiousernodes.virtio-user.dev'],
       ['update', 'leases', '-n', 'kube-system'],
       ['get', 'configmaps', '-n', namespace],
@@ -187,6 +192,7 @@ describe('a Kubernetes API server', () => {
     const manifests = await kustomize(deploy);
     const attempts: Readonly<Record<string, (turn: number) => Promise<unknown>>> = {
       pods: () => run(kubectl, [`--kubeconfig=${server.kubeconfig(token)}`, 'get', 'pods', '--all-namespaces']),
+      nodes: () => readPodCidrs({ credentials: agentCredentials(), nodeName: 'node1', waitMs: 0 }),
       virtiousernodes: (turn) => client(`fresh-${turn}`).applyNode(sample),
       'virtiousernodes/status': () => client('node1').applyNode(sample),
       events: (turn) =>

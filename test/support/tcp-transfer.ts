@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Cleanup } from './cleanup.ts';
-import type { Netns } from './netns.ts';
+import type { Inside } from './netns.ts';
 import { type Daemon, until } from './process.ts';
 
 const script = fileURLToPath(new URL('./transfer.ts', import.meta.url));
@@ -38,8 +38,8 @@ export class TcpTransfer {
 
   /** Returns when the connection is established. */
   static async start(
-    from: Netns,
-    to: Netns,
+    from: Inside,
+    to: Inside,
     toAddress: string,
     load: { readonly port: number; readonly mebibytes: number; readonly mebibytesPerSecond: number },
     logDirectory: string,

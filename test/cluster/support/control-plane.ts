@@ -3,7 +3,9 @@
  * Identity comes from a token file; the API server's self-signed certificate is the cluster's root.
  */
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import type { Cleanup } from '../../support/cleanup.ts';
 import { Daemon, run, runAny, until } from '../../support/process.ts';
@@ -11,6 +13,8 @@ import { binary } from './binaries.ts';
 
 export const hostAddress = '10.250.0.1';
 const bridge = 'vu-k8s';
+/** The service `kubernetes.default`: the first address of the service range. */
+const serviceAddress = '10.96.0.1';
 
 export class ControlPlane {
   readonly directory: string;
@@ -47,6 +51,7 @@ export class ControlPlane {
     cleanup.add('bridge of the cluster', () => run('ip', ['link', 'del', bridge]));
     await run('ip', ['addr', 'add', `${hostAddress}/24`, 'dev', bridge]);
     await run('ip', ['link', 'set', bridge, 'up']);
+    await plane.#serveServiceAddress(cleanup);
     const groups = (user: string): string =>
       user === 'admin'
         ? `admin,admin,"system:masters"`
@@ -64,6 +69,32 @@ export class ControlPlane {
     cleanup.add('control plane', () => plane.stop());
     await plane.#startAll();
     return plane;
+  }
+
+  /** kube-proxy's part, for the one service that the agents use. */
+  async #serveServiceAddress(cleanup: Cleanup): Promise<void> {
+    await run('ip', ['addr', 'add', `${serviceAddress}/32`, 'dev', bridge]);
+    const links = new Set<Socket>();
+    const relay = createServer((client) => {
+      const server = connect(this.port, hostAddress);
+      for (const socket of [client, server]) {
+        links.add(socket);
+        socket.on('error', () => undefined);
+        socket.on('close', () => {
+          links.delete(socket);
+          client.destroy();
+          server.destroy();
+        });
+      }
+      client.pipe(server).pipe(client);
+    });
+    relay.listen(443, serviceAddress);
+    await once(relay, 'listening');
+    cleanup.add('service address', async () => {
+      relay.close();
+      links.forEach((socket) => socket.destroy());
+      await once(relay, 'close');
+    });
   }
 
   async #startAll(): Promise<void> {
@@ -96,6 +127,9 @@ export class ControlPlane {
           `--service-account-private-key-file=${join(this.directory, 'service-account.key')}`,
           `--root-ca-file=${this.caPath}`,
           '--use-service-account-credentials=true',
+          // Each node gets a /24 for its pods.
+          '--allocate-node-cidrs=true',
+          '--cluster-cidr=10.244.0.0/16',
         ],
         log('kube-controller-manager'),
       ),

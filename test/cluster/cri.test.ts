@@ -6,7 +6,7 @@ import { Cleanup } from '../support/cleanup.ts';
 import { root } from '../deploy/support/manifests.ts';
 import { reserveHugepages } from '../support/hugepages.ts';
 import { type Daemon, until } from '../support/process.ts';
-import { binary, type ContainerdVersion } from './support/binaries.ts';
+import type { ContainerdVersion } from './support/binaries.ts';
 import { pauseImage } from './support/image.ts';
 import { Machine } from './support/machine.ts';
 import { bridge, Switch, switchMemoryMiB } from './support/switch.ts';
@@ -49,21 +49,14 @@ describe.each(runtimes)('containerd %s with a configuration of CNI %s', (contain
     expect(await cleanup.run()).toEqual([]);
   }, 60_000);
 
-  const crictl = (...args: string[]): Promise<string> =>
-    machine.exec(
-      binary('crictl'),
-      '--runtime-endpoint=unix:///run/containerd/containerd.sock',
-      '--timeout=60s',
-      ...args,
-    );
-
   interface Status {
     readonly status: {
       readonly conditions: readonly { readonly type: string; readonly status: boolean; readonly message: string }[];
     };
   }
   const networkReady = async (): Promise<boolean | undefined> =>
-    (JSON.parse(await crictl('info')) as Status).status.conditions.find(({ type }) => type === 'NetworkReady')?.status;
+    (JSON.parse(await machine.crictl('info')) as Status).status.conditions.find(({ type }) => type === 'NetworkReady')
+      ?.status;
 
   async function runSandbox(
     name: string,
@@ -75,8 +68,8 @@ describe.each(runtimes)('containerd %s with a configuration of CNI %s', (contain
     };
     const path = join(directory, `${name}.json`);
     writeFileSync(path, JSON.stringify(config));
-    const id = (await crictl('runp', path)).trim();
-    const { status, info } = JSON.parse(await crictl('inspectp', id)) as {
+    const id = (await machine.crictl('runp', path)).trim();
+    const { status, info } = JSON.parse(await machine.crictl('inspectp', id)) as {
       readonly status: { readonly network: { readonly ip: string } };
       readonly info: { readonly pid: number };
     };
@@ -109,8 +102,8 @@ describe.each(runtimes)('containerd %s with a configuration of CNI %s', (contain
       20_000,
     );
     for (const { id } of [one, two]) {
-      await crictl('stopp', id);
-      await crictl('rmp', id);
+      await machine.crictl('stopp', id);
+      await machine.crictl('rmp', id);
     }
     expect(await vswitch.ports()).toEqual([]);
     expect(readdirSync(machine.hostPath('/var/lib/virtio-user/attachments'))).toEqual([]);
@@ -123,8 +116,8 @@ describe.each(runtimes)('containerd %s with a configuration of CNI %s', (contain
   it('deletes a sandbox while the agent is away; the next agent does the rest', async () => {
     const { id } = await runSandbox('late');
     await agent.stop('SIGKILL');
-    await crictl('stopp', id);
-    await crictl('rmp', id);
+    await machine.crictl('stopp', id);
+    await machine.crictl('rmp', id);
     expect(await vswitch.ports()).toHaveLength(1);
     await startAgent();
     await until('the port to go', async () => (await vswitch.ports()).length === 0, 20_000, 100);

@@ -17,7 +17,7 @@ import {
 import { join } from 'node:path';
 import type { Cleanup } from '../../support/cleanup.ts';
 import { Daemon, type Finished, run, runAny, type RunOptions, until } from '../../support/process.ts';
-import { type ContainerdVersion, containerdPaths } from './binaries.ts';
+import { binary, type ContainerdVersion, containerdPaths } from './binaries.ts';
 
 const privateDirectories = [
   '/var/lib/containerd',
@@ -181,7 +181,8 @@ export class Machine {
       `containerd of ${this.name}`,
       async () => {
         if (!daemon.alive) throw new Error(`containerd ended (${daemon.exit}):\n${daemon.logTail()}`);
-        return (await this.execAny(containerdPaths(this.containerdVersion).ctr, ['version'])).code === 0;
+        // Not `ctr version`: CRI comes later, and kubelet ends where it is not there yet.
+        return (await this.execAny(binary('crictl'), [...this.#crictlFlags, 'info'])).code === 0;
       },
       30_000,
       100,
@@ -209,6 +210,14 @@ export class Machine {
   /** Path on the host of a file in one of the private directories. */
   hostPath(path: string): string {
     return join(this.directory, 'root', path);
+  }
+
+  get #crictlFlags(): readonly string[] {
+    return ['--runtime-endpoint=unix:///run/containerd/containerd.sock', '--timeout=60s'];
+  }
+
+  crictl(...args: string[]): Promise<string> {
+    return this.exec(binary('crictl'), ...this.#crictlFlags, ...args);
   }
 
   ctr(...args: string[]): Promise<string> {

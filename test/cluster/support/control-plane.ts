@@ -16,6 +16,15 @@ const bridge = 'vu-k8s';
 /** The service `kubernetes.default`: the first address of the service range. */
 const serviceAddress = '10.96.0.1';
 
+/** Bridge, addresses and ports are fixed: one cluster on a machine. The name is free again when the process ends. */
+async function claimMachine(cleanup: Cleanup): Promise<void> {
+  const claim = createServer().listen('\0virtio-user-cni test cluster');
+  await once(claim, 'listening').catch((error: unknown) => {
+    throw new Error('another test cluster runs on this machine: wait for its end', { cause: error });
+  });
+  cleanup.add('claim on the machine', () => claim.close());
+}
+
 export class ControlPlane {
   readonly directory: string;
   readonly port: number;
@@ -44,6 +53,7 @@ export class ControlPlane {
   }
 
   static async start(directory: string, nodes: readonly string[], cleanup: Cleanup): Promise<ControlPlane> {
+    await claimMachine(cleanup);
     mkdirSync(join(directory, 'certs'), { recursive: true });
     const plane = new ControlPlane(directory, nodes);
     await runAny('ip', ['link', 'del', bridge]);

@@ -144,6 +144,7 @@ describe('RBAC', () => {
       };
       expect(rules).toEqual([
         { apiGroups: [''], resources: ['pods'], verbs: ['list', 'watch'] },
+        { apiGroups: [''], resources: ['nodes'], verbs: ['get'] },
         { apiGroups: [group], resources: [plural], verbs: ['get', 'list', 'watch', 'create', 'patch'] },
         { apiGroups: [group], resources: [`${plural}/status`], verbs: ['patch'] },
         { apiGroups: ['events.k8s.io'], resources: ['events'], verbs: ['create', 'patch'] },

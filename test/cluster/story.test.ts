@@ -181,14 +181,15 @@ async function expectPing(from: Running, to: Running): Promise<void> {
 }
 
 let nextPort = 7_000;
-/** Paced, so that it is under way while something happens. */
-function transfer(from: Running, to: Running, seconds: number): Promise<TcpTransfer> {
-  const load = { port: nextPort++, mebibytes: seconds * 2, mebibytesPerSecond: 2 };
+/** One connection, on which bytes move until its end is asked for. */
+function transfer(from: Running, to: Running): Promise<TcpTransfer> {
+  const load = { port: nextPort++, mebibytes: 10_000, mebibytesPerSecond: 2 };
   return TcpTransfer.start(from.namespace, to.namespace, to.address, load, directory, cleanup);
 }
 
-/** One connection carried every byte. */
-async function expectWhole(moving: TcpTransfer, timeoutMs: number): Promise<void> {
+/** It is still there, and has carried every byte. */
+async function expectWhole(moving: TcpTransfer, timeoutMs = 60_000): Promise<void> {
+  moving.end();
   const { sent, received } = await moving.finish(timeoutMs);
   expect([received.bytes, received.sha256]).toEqual([sent.bytes, sent.sha256]);
   expect(sent.bytes).toBeGreaterThan(0);
@@ -313,8 +314,8 @@ describe('the story of a cluster', () => {
       await expectPing(pods.three, pods.four);
       await expectPing(pods.one, pods.four);
       expect(await pods.one.namespace.run('ip', '-d', 'link', 'show', 'eth0')).toContain('tun type tap');
-      const transfers = [await transfer(pods.one, pods.two, 2), await transfer(pods.three, pods.one, 2)];
-      await Promise.all(transfers.map((moving) => expectWhole(moving, 30_000)));
+      const transfers = [await transfer(pods.one, pods.two), await transfer(pods.three, pods.one)];
+      await Promise.all(transfers.map((moving) => expectWhole(moving)));
       await until('the event', async () => (await eventsOf('one')).includes('AttachmentReady'), 20_000, 200);
     },
     120_000,
@@ -365,13 +366,13 @@ describe('the story of a cluster', () => {
     async () => {
       const { node, vswitch } = member(0);
       await expectCondition(node.name, 'BackendConnected', 'True');
-      const moving = await transfer(pods.one, pods.two, 10);
+      const moving = await transfer(pods.one, pods.two);
       await vswitch.kill();
       await expectCondition(node.name, 'BackendConnected', 'False');
       expect(await condition('node2', 'BackendConnected')).toBe('True');
       await vswitch.run();
       await expectCondition(node.name, 'BackendConnected', 'True');
-      await expectWhole(moving, 60_000);
+      await expectWhole(moving);
       await until(
         'the events',
         async () => {
@@ -389,7 +390,7 @@ describe('the story of a cluster', () => {
   chapter(
     'the agent is deleted, then upgraded to another image: TCP connections go on',
     async () => {
-      const moving = await Promise.all([transfer(pods.one, pods.two, 20), transfer(pods.three, pods.four, 20)]);
+      const moving = await Promise.all([transfer(pods.one, pods.two), transfer(pods.three, pods.four)]);
       const images = (): Promise<string> =>
         kubectl('-n', namespace, 'get', 'pods', '-o', 'jsonpath={.items[*].spec.containers[*].image}');
       await kubectl('-n', namespace, 'delete', 'pods', '-l', 'app.kubernetes.io/component=agent');
@@ -402,7 +403,7 @@ describe('the story of a cluster', () => {
         30_000,
         200,
       );
-      await Promise.all(moving.map((one) => expectWhole(one, 90_000)));
+      await Promise.all(moving.map((one) => expectWhole(one)));
       await expectPing(pods.four, pods.one);
       for (const { node } of members) await expectCondition(node.name, 'Ready', 'True');
     },
@@ -514,7 +515,7 @@ describe('the story of a cluster', () => {
         ]),
       );
       await plane.stopApiServer();
-      const moving = await transfer(pods.one, pods.two, 5);
+      const moving = await transfer(pods.one, pods.two);
       await member(0).node.ctr('task', 'kill', '--signal=SIGKILL', ids.get('node1') ?? '');
       for (const where of members) {
         const { node } = where;
@@ -524,7 +525,7 @@ describe('the story of a cluster', () => {
         await expectInventory(where, 2, 60_000);
       }
       await expectPing(pods.one, pods.four);
-      await expectWhole(moving, 60_000);
+      await expectWhole(moving);
       await plane.startApiServer();
       await expectNodes('True');
       // Written by these agents, not by those of before.

@@ -77,6 +77,13 @@ export class TcpTransfer {
     return new TcpTransfer(tuple, sender, receiver);
   }
 
+  /** Makes the sender stop where it is; throws when the connection has ended before. */
+  end(): void {
+    if (!this.#sender.alive)
+      throw new Error(`the sender ended early (${this.#sender.exit}):\n${this.#sender.logTail()}`);
+    process.kill(this.#sender.pid, 'SIGTERM');
+  }
+
   /** Both ends, when the transfer is over. */
   async finish(timeoutMs: number): Promise<{ readonly sent: TransferEnd; readonly received: TransferEnd }> {
     await until('the transfer to end', () => !this.#sender.alive && !this.#receiver.alive, timeoutMs, 50);

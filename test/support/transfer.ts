@@ -1,7 +1,7 @@
 /**
  * A paced TCP transfer whose content both ends hash: `receive PORT` in one pod, `send HOST PORT MIB MIB_PER_SECOND` in
  * the other. Each prints one JSON line at the end: {bytes, sha256, tuple}. The sender never reconnects, so that equal
- * hashes prove that one connection carried everything.
+ * hashes prove that one connection carried everything. SIGTERM makes the sender end after the block under way.
  */
 import { createHash, type Hash } from 'node:crypto';
 import { createServer, connect, type Socket } from 'node:net';
@@ -41,8 +41,10 @@ function send(host: string, port: number, mebibytes: number, mebibytesPerSecond:
     process.stdout.write(`connected ${tuple}\n`);
     const startedMs = performance.now();
     let sent = 0;
+    let ending = false;
+    process.once('SIGTERM', () => (ending = true));
     const step = (): void => {
-      if (sent === mebibytes) {
+      if (ending || sent === mebibytes) {
         socket.end();
         return;
       }

@@ -1,7 +1,7 @@
 /** OCI archives made from a directory, so that no registry is needed: one layer, a config, an index with the name. */
 import { createHash } from 'node:crypto';
 import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { imageRoot } from '../../deploy/support/runc.ts';
 import { run } from '../../support/process.ts';
 
@@ -112,7 +112,7 @@ export async function busyboxImage(directory: string): Promise<string> {
  */
 export async function agentImage(directory: string, version: string): Promise<string> {
   const built = process.env['IMAGE_ARCHIVE'] ?? '';
-  if (built !== '') return built;
+  if (built !== '') return resolve(built);
   const rootfs = await imageRoot(join(directory, 'agent'));
   const archive = join(directory, 'agent.tar');
   const spec = {

@@ -35,14 +35,14 @@ function block(index: number): Buffer {
 }
 
 function send(host: string, port: number, mebibytes: number, mebibytesPerSecond: number): void {
+  let ending = false;
+  process.once('SIGTERM', () => (ending = true)); // before anybody is told of the connection
   const socket: Socket = connect(port, host, () => {
     const hash = createHash('sha256');
     const tuple = `${socket.localAddress}:${socket.localPort}>${socket.remoteAddress}:${socket.remotePort}`;
     process.stdout.write(`connected ${tuple}\n`);
     const startedMs = performance.now();
     let sent = 0;
-    let ending = false;
-    process.once('SIGTERM', () => (ending = true));
     const step = (): void => {
       if (ending || sent === mebibytes) {
         socket.end();

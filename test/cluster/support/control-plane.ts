@@ -204,6 +204,7 @@ export class ControlPlane {
   /** Path of a kubeconfig for `admin`, a component or a node. */
   kubeconfig(user: string): string {
     const path = join(this.directory, `${user}.kubeconfig`);
+    if (existsSync(path)) return path; // somebody may be reading it
     const config = {
       apiVersion: 'v1',
       kind: 'Config',

@@ -264,7 +264,7 @@ const eventsOf = (pod: string): Promise<string> => kubectl('events', '--for', `p
 
 async function expectNodes(ready: 'True' | 'False'): Promise<void> {
   for (const { node } of members)
-    await kubectl('wait', `--for=condition=Ready=${ready}`, `node/${node.name}`, '--timeout=60s');
+    await kubectl('wait', `--for=condition=Ready=${ready}`, `node/${node.name}`, '--timeout=110s');
 }
 
 async function agentPods(): Promise<readonly PodObject[]> {
@@ -517,13 +517,15 @@ describe('the story of a cluster', () => {
       await plane.stopApiServer();
       const moving = await transfer(pods.one, pods.two);
       await member(0).node.ctr('task', 'kill', '--signal=SIGKILL', ids.get('node1') ?? '');
-      for (const where of members) {
-        const { node } = where;
-        node.setStaticPod('alone', podManifest('alone', node.name));
-        await expectInventory(where, 3, 60_000);
-        node.setStaticPod('alone', null);
-        await expectInventory(where, 2, 60_000);
-      }
+      await Promise.all(
+        members.map(async (where) => {
+          const { node } = where;
+          node.setStaticPod('alone', podManifest('alone', node.name));
+          await expectInventory(where, 3, 90_000);
+          node.setStaticPod('alone', null);
+          await expectInventory(where, 2, 60_000);
+        }),
+      );
       await expectPing(pods.one, pods.four);
       await expectWhole(moving);
       await plane.startApiServer();

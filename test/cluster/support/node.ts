@@ -43,6 +43,8 @@ export class Node extends Machine {
         containerRuntimeEndpoint: 'unix:///run/containerd/containerd.sock',
         evictionHard: { 'memory.available': '50Mi', 'nodefs.available': '1%', 'imagefs.available': '1%' },
         maxPods: 250,
+        // Else what the controller wrote while the API server was away stands until kubelet's own view is renewed.
+        nodeStatusReportFrequency: '10s',
         authentication: { anonymous: { enabled: true }, webhook: { enabled: false } },
         authorization: { mode: 'AlwaysAllow' },
         address: this.address,

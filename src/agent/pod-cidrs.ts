@@ -35,10 +35,15 @@ export async function readPodCidrs({ credentials, nodeName, waitMs }: PodCidrsRe
         if (cidrs.length > 0) return cidrs;
       } catch (error) {
         const { status, reason, retryable } = apiFailure(error);
-        failure = new VirtioUserError(retryable ? 'TIMEOUT' : 'CONFIG_INVALID', `read node ${nodeName}: ${reason}`, {
-          cause: error,
-          ...(status === 403 ? { remedy: 'the service account must be allowed to get nodes: apply rbac.yaml' } : {}),
-        });
+        // Also forbidden for a while, by an API server that has just started; in the end it is the roles.
+        failure = new VirtioUserError(
+          retryable && status !== 403 ? 'TIMEOUT' : 'CONFIG_INVALID',
+          `read node ${nodeName}: ${reason}`,
+          {
+            cause: error,
+            ...(status === 403 ? { remedy: 'the service account must be allowed to get nodes: apply rbac.yaml' } : {}),
+          },
+        );
         if (!retryable) throw failure;
       }
       if (performance.now() >= deadlineMs) {

@@ -138,13 +138,19 @@ describe('install with {podCIDR}', () => {
     expect(existsSync(conf())).toBe(false);
   });
 
-  it('does not ask again when it is not allowed to', async () => {
-    await apiServer({ code: 403, body: { message: 'nodes "node1" is forbidden' } });
-    const { code, err } = await install();
+  it('asks again when it is forbidden, as an API server that starts knows no roles yet', async () => {
+    await apiServer({ code: 403, body: { message: 'nodes "node1" is forbidden' } }, node('10.244.3.0/24'));
+    expect((await install()).code).toBe(exitCode.ok);
+    expect(asked).toHaveLength(2);
+  });
+
+  it('that stays forbidden fails, also where a configuration is there, and names the roles', async () => {
+    await apiServer(node('10.244.3.0/24'), { code: 403, body: { message: 'nodes "node1" is forbidden' } });
+    await install();
+    const { code, err } = await install('--api-wait-ms=1');
     expect(code).toBe(exitCode.usage);
     expect(err).toContain('is forbidden');
     expect(err).toContain('rbac.yaml');
-    expect(asked).toHaveLength(1);
   });
 
   it('keeps the configuration that is there while the API server is away', async () => {

@@ -1,34 +1,59 @@
 #!/usr/bin/env bash
-# Builds what the cluster tests run and Debian does not package: Kubernetes, containerd 2, helm, from their Go modules.
-# Cold about ten minutes, with Go's build cache half a minute, up to date in a blink. Output: build/cluster/bin.
+# Builds what the cluster tests run and Debian does not package: Kubernetes, containerd 2, helm, crictl, from their Go
+# modules. Cold about ten minutes, with Go's build cache half a minute, up to date in a blink. Output: build/cluster/bin.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf '\033[1m[cluster]\033[0m %s\n' "$*"; }
 fail() { printf '[cluster] %s\n' "$*" >&2; exit 1; }
 
-command -v go >/dev/null || fail "Go is missing: install Go 1.24 or newer (it is needed for the cluster tests only)"
+# Needed by these tests alone, and Debian 12's is too old.
+needed=1.24
+remedy="install Go $needed or newer (https://go.dev/dl: unpack it to /usr/local/go, add /usr/local/go/bin to PATH), then run this again"
+PATH="$PATH:/usr/local/go/bin"
+command -v go >/dev/null || fail "Go is missing, and the cluster is built from its Go modules: $remedy"
+version=$(go env GOVERSION)
+[ "$(printf '%s\n' "$needed" "${version#go}" | sort -V | head -n 1)" = "$needed" ] || fail "Go is ${version#go}: $remedy"
 
 packages=(etcd-server containerd runc busybox-static buildah mmdebstrap openssl)
 bash scripts/apt-install.sh "${packages[@]}"
 
 out="$PWD/build/cluster/bin"
 mkdir -p "$out"
-stamp="$(cat test/cluster/binaries/*/go.mod test/cluster/binaries/*/*.go scripts/build-cluster.sh | sha256sum | cut -d' ' -f1) $(go version)"
-[ "$(cat "$out/.stamp" 2>/dev/null)" = "$stamp" ] && exit 0
-
+exec 9>"$out/.lock"
+flock 9
 export CGO_ENABLED=0
-say "building Kubernetes 1.34.4"
-component=k8s.io/component-base/version
-(cd test/cluster/binaries/kubernetes && go build -o "$out/kubernetes" \
-  -ldflags "-s -w -X $component.gitVersion=v1.34.4 -X $component.gitMajor=1 -X $component.gitMinor=34" .)
-for name in kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl; do ln -sf kubernetes "$out/$name"; done
-say "building containerd 2.1.4"
-mkdir -p "$out/containerd2"
-for name in containerd containerd-shim-runc-v2 ctr; do
-  (cd test/cluster/binaries/containerd && go build -tags 'no_btrfs no_devmapper no_zfs' -o "$out/containerd2/$name" \
-    -ldflags '-s -w -X github.com/containerd/containerd/v2/version.Version=2.1.4' "github.com/containerd/containerd/v2/cmd/$name")
-done
-say "building helm 3.19.0"
-(cd test/cluster/binaries/helm && go build -o "$out/helm" -ldflags '-s -w' helm.sh/helm/v3/cmd/helm)
-printf '%s\n' "$stamp" >"$out/.stamp"
+
+# One part of test/cluster/binaries, unless it is built from the same source already.
+part() { # name, function that builds it
+  local stamp
+  stamp="$(cat "test/cluster/binaries/$1"/* | sha256sum | cut -d' ' -f1) $version $(declare -f "$2" | sha256sum | cut -d' ' -f1)"
+  [ "$(cat "$out/.stamp-$1" 2>/dev/null)" != "$stamp" ] || return 0
+  say "building $1"
+  rm -f "$out/.stamp-$1"
+  (cd "test/cluster/binaries/$1" && "$2") || fail "$1 does not build: Go's words are above"
+  printf '%s\n' "$stamp" >"$out/.stamp-$1"
+}
+
+kubernetes() {
+  local component=k8s.io/component-base/version name
+  go build -o "$out/kubernetes" \
+    -ldflags "-s -w -X $component.gitVersion=v1.34.4 -X $component.gitMajor=1 -X $component.gitMinor=34" . || return
+  for name in kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl; do ln -sf kubernetes "$out/$name"; done
+}
+containerd2() {
+  local name
+  mkdir -p "$out/containerd2"
+  for name in containerd containerd-shim-runc-v2 ctr; do
+    go build -tags 'no_btrfs no_devmapper no_zfs' -o "$out/containerd2/$name" \
+      -ldflags '-s -w -X github.com/containerd/containerd/v2/version.Version=2.1.4' \
+      "github.com/containerd/containerd/v2/cmd/$name" || return
+  done
+}
+helm() { go build -o "$out/helm" -ldflags '-s -w' helm.sh/helm/v3/cmd/helm; }
+crictl() { go build -o "$out/crictl" -ldflags '-s -w' sigs.k8s.io/cri-tools/cmd/crictl; }
+
+part kubernetes kubernetes
+part containerd containerd2
+part helm helm
+part cri-tools crictl

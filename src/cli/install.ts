@@ -1,18 +1,21 @@
 /** `install` and `uninstall`: the CNI executable and, where asked, a network configuration, on the host. */
 import { readFile } from 'node:fs/promises';
-import { readdirSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { Options } from 'yargs';
-import { defaultCniBinDir, defaultStateDir } from '../agent/options.ts';
+import { findCredentials } from '../agent/cluster.ts';
+import { defaultCniBinDir, defaultStateDir, resolveAgentOptions } from '../agent/options.ts';
 import { executableName, shippedExecutable } from '../agent/package-root.ts';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
-import { type Command, optionalText, print } from './command.ts';
+import { type Arguments, type Command, optionalText, print } from './command.ts';
 import { supportedCniVersions } from './executable-probe.ts';
 import { exitCode } from './exit-code.ts';
 import { installFile, removeFile } from './file-install.ts';
 import { renderFields } from './output.ts';
+import { fillPodCidrs, namesPodCidr } from './pod-cidr-template.ts';
 
 const defaultCniConfDir = '/etc/cni/net.d';
+const defaultApiWaitMs = 30_000;
 const directories = {
   'cni-bin-dir': { type: 'string', default: defaultCniBinDir, describe: 'where the container runtime finds plugins' },
   'cni-conf-dir': { type: 'string', default: defaultCniConfDir, describe: 'where it finds network configurations' },
@@ -24,7 +27,20 @@ export const installCommand: Command = {
   options: {
     ...directories,
     executable: { type: 'string', describe: 'the executable to install (the one of this package)' },
-    conf: { type: 'string', describe: 'a network configuration (.conf, .conflist) to install after it' },
+    conf: {
+      type: 'string',
+      describe:
+        'a network configuration (.conf, .conflist) to install after it; {podCIDR} becomes the subnet of the node',
+    },
+    'node-name': {
+      type: 'string',
+      describe: 'name of this node, for {podCIDR} (VIRTIO_USER_NODE_NAME, the host name)',
+    },
+    'api-wait-ms': {
+      type: 'number',
+      default: defaultApiWaitMs,
+      describe: 'how long to ask the Kubernetes API for {podCIDR}; after that, a configuration that is there stays',
+    },
   },
   run: async (args, terminal) => {
     const source = optionalText(args, 'executable') ?? shippedExecutable();
@@ -43,7 +59,7 @@ export const installCommand: Command = {
     // Last: its presence is what makes the runtime call the executable.
     if (conf !== null) {
       const confTarget = join(optionalText(args, 'cni-conf-dir') ?? defaultCniConfDir, basename(conf));
-      done[confTarget] = await installFile({ target: confTarget, content: await readConf(conf), mode: 0o644 });
+      done[confTarget] = await installConf(conf, confTarget, args);
     }
     print(args, terminal, done, () => renderFields(Object.entries(done)));
     return exitCode.ok;
@@ -90,6 +106,35 @@ async function read(path: string): Promise<Buffer> {
       cause: error,
     });
   }
+}
+
+/** What became of the configuration. */
+async function installConf(source: string, target: string, args: Arguments): Promise<string> {
+  const text = (await readConf(source)).toString();
+  try {
+    const filled = namesPodCidr(text) ? fillPodCidrs(text, await podCidrs(source, args)) : text;
+    return await installFile({ target, content: Buffer.from(filled), mode: 0o644 });
+  } catch (error) {
+    // A node that has its configuration keeps its agent, too, while the API server is away.
+    if (!(error instanceof VirtioUserError && error.code === 'TIMEOUT' && existsSync(target))) throw error;
+    return `kept as it was: ${error.message}`;
+  }
+}
+
+async function podCidrs(source: string, args: Arguments): Promise<readonly string[]> {
+  const credentials = findCredentials('auto', process.env);
+  if (credentials === null) {
+    throw new VirtioUserError('CONFIG_INVALID', `--conf ${source}: {podCIDR} without access to the Kubernetes API`, {
+      remedy: 'run with a service account, set KUBECONFIG, or write the subnet of the node',
+    });
+  }
+  const { nodeName } = resolveAgentOptions({
+    flags: { 'node-name': args['node-name'] },
+    environment: { VIRTIO_USER_NODE_NAME: process.env['VIRTIO_USER_NODE_NAME'] },
+  });
+  const waitMs = typeof args['api-wait-ms'] === 'number' ? args['api-wait-ms'] : defaultApiWaitMs;
+  const { readPodCidrs } = await import('../agent/pod-cidrs.ts');
+  return readPodCidrs({ credentials, nodeName, waitMs });
 }
 
 async function readConf(path: string): Promise<Buffer> {

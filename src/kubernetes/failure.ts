@@ -29,7 +29,10 @@ export function apiFailure(error: unknown): ApiFailure {
     const retryAfter = Number(error.headers['retry-after']);
     // A type error in a server-side apply (an agent newer than the CRD) comes as 500 and stays one.
     const typeError = error.code === 500 && reason.includes('failed to create typed patch object');
-    const retryable = !typeError && (error.code >= 500 || [401, 408, 409, 410, 429].includes(error.code));
+    // An API server that has just started knows no roles yet and forbids everything; a namespace that ends stays so.
+    const namespaceEnds = error.code === 403 && reason.includes('because it is being terminated');
+    const passes = error.code >= 500 || [401, 403, 408, 409, 410, 429].includes(error.code);
+    const retryable = passes && !typeError && !namespaceEnds;
     return {
       status: error.code,
       reason,

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { KubernetesSession } from '../../src/agent/kubernetes.ts';
+import { readPodCidrs } from '../../src/agent/pod-cidrs.ts';
 import { KubernetesApi } from '../../src/kubernetes/api.ts';
 import { apiFailure } from '../../src/kubernetes/failure.ts';
 import { type NodeStatus, nodeStatus, type NodeView } from '../../src/kubernetes/node-object.ts';
@@ -430,6 +431,7 @@ describe('what the service account may do', () => {
         await watched.stop();
       }
     },
+    nodes: () => readPodCidrs({ credentials: { kind: 'kubeconfig', path: kubeconfig() }, nodeName, waitMs: 0 }),
     'virtiousernodes/status': () => newApi().applyNode(nodeStatus(view('running'), null, new Date())),
     virtiousernodes: () => newApi('fresh').applyNode(nodeStatus(view('running'), null, new Date())),
     events: () =>

@@ -3,6 +3,8 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import type { Credentials } from '../../src/agent/cluster.ts';
+import { readPodCidrs } from '../../src/agent/pod-cidrs.ts';
 import { KubernetesApi } from '../../src/kubernetes/api.ts';
 import { nodeStatus } from '../../src/kubernetes/node-object.ts';
 import { PooledKubeConfig } from '../../src/kubernetes/pooled-config.ts';
@@ -48,6 +50,7 @@ describe('a Kubernetes API server', () => {
     };
     return metadata.ownerReferences ?? [];
   };
+  const agentCredentials = (): Credentials => ({ kind: 'kubeconfig', path: server.kubeconfig(token) });
   const sample = nodeStatus(
     {
       agentVersion: '0.1.0',
@@ -210,6 +213,7 @@ describe('a Kubernetes API server', () => {
       ['patch', 'virtiousernodes.virtio-user.dev', '--subresource=status'],
       ['create', 'events.events.k8s.io', '--all-namespaces'],
       ['update', 'leases', '-n', namespace],
+      ['get', 'nodes'],
     ]) {
       expect({ allowed, yes: await canI(...allowed) }).toEqual({ allowed, yes: true });
     }
@@ -251,6 +255,7 @@ describe('a Kubernetes API server', () => {
       'list pods': () => asAgent('get', 'pods', '--all-namespaces'),
       'watch pods': () => asAgent('get', '--raw', '/api/v1/pods?watch=1&timeoutSeconds=1'),
       'get nodes': async () => {
+        await readPodCidrs({ credentials: agentCredentials(), nodeName: 'node1', waitMs: 0 });
         await server.tryKubectl('delete', 'virtiousernode', 'node1');
         await client('node1').applyNode(sample);
         if ((await owners('virtiousernode', 'node1')).length === 0) throw new Error('it belongs to nobody');

@@ -114,9 +114,9 @@ describe('the chart', () => {
       expect(image).toBe(`virtio-user-cni@${digest}`);
   });
 
-  it('points the agent at the API server without kube-proxy', async () => {
+  it.each(['agent', 'install'])('points %s at the API server without kube-proxy', async (name) => {
     const apiServer = { host: '10.0.0.1', port: '6443' };
-    const { env } = container(podSpec(find(await helmTemplate({ apiServer }), 'DaemonSet')), 'agent');
+    const { env } = container(podSpec(find(await helmTemplate({ apiServer }), 'DaemonSet')), name);
     expect(env).toContainEqual({ name: 'KUBERNETES_SERVICE_HOST', value: '10.0.0.1' });
     expect(env).toContainEqual({ name: 'KUBERNETES_SERVICE_PORT', value: '6443' });
   });
@@ -232,10 +232,16 @@ describe('the DaemonSet', () => {
 
   it('installs a configuration that the plugin takes, in the version that every runtime takes', async () => {
     const data = configMapData(await overlay('primary'));
-    const { args } = container(podSpec(find(await overlay('primary'), 'DaemonSet')), 'install');
+    const { args, env } = container(podSpec(find(await overlay('primary'), 'DaemonSet')), 'install');
     expect(args).toContain('--conf=/etc/virtio-user-cni/10-virtio-user.conflist');
     const list = JSON.parse(data['10-virtio-user.conflist'] ?? '') as { cniVersion: string; plugins: unknown[] };
     expect(list.cniVersion).toBe('1.0.0');
+    // One file for all nodes: each has its own subnet, and its installer knows which node it is.
+    expect(list.plugins).toMatchObject([{ ipam: { ranges: [[{ subnet: '{podCIDR}' }]] } }]);
+    expect(env).toContainEqual({
+      name: 'VIRTIO_USER_NODE_NAME',
+      valueFrom: { fieldRef: { fieldPath: 'spec.nodeName' } },
+    });
     for (const plugin of list.plugins) expect(netconfSchema.safeParse(plugin).error).toBeUndefined();
   });
 

@@ -2,6 +2,9 @@
 import type { Cleanup } from './cleanup.ts';
 import { Daemon, type Finished, run, runAny, type RunOptions } from './process.ts';
 
+/** Where commands can be run: a namespace of ours, or that of a real pod. */
+export type Inside = Pick<Netns, 'name' | 'run' | 'runAny' | 'daemon'>;
+
 export class Netns {
   readonly name: string;
 

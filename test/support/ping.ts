@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Cleanup } from './cleanup.ts';
-import type { Netns } from './netns.ts';
+import type { Inside } from './netns.ts';
 import type { Daemon } from './process.ts';
 
 export interface PingResult {
@@ -19,7 +19,7 @@ export class Ping {
     this.#daemon = daemon;
   }
 
-  static start(from: Netns, address: string, intervalMs: number, logDirectory: string, cleanup: Cleanup): Ping {
+  static start(from: Inside, address: string, intervalMs: number, logDirectory: string, cleanup: Cleanup): Ping {
     const log = join(logDirectory, `ping-${from.name}-${address.replaceAll(':', '_')}-${Date.now()}.log`);
     const daemon = from.daemon('ping', log, 'ping', '-n', '-D', '-i', String(intervalMs / 1000), '-W', '5', address);
     cleanup.add('ping', () => daemon.stop('SIGKILL'));

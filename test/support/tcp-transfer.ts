@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Cleanup } from './cleanup.ts';
-import type { Netns } from './netns.ts';
+import type { Inside } from './netns.ts';
 import { type Daemon, until } from './process.ts';
 
 const script = fileURLToPath(new URL('./transfer.ts', import.meta.url));
@@ -38,8 +38,8 @@ export class TcpTransfer {
 
   /** Returns when the connection is established. */
   static async start(
-    from: Netns,
-    to: Netns,
+    from: Inside,
+    to: Inside,
     toAddress: string,
     load: { readonly port: number; readonly mebibytes: number; readonly mebibytesPerSecond: number },
     logDirectory: string,
@@ -75,6 +75,13 @@ export class TcpTransfer {
       );
     });
     return new TcpTransfer(tuple, sender, receiver);
+  }
+
+  /** Makes the sender stop where it is; throws when the connection has ended before. */
+  end(): void {
+    if (!this.#sender.alive)
+      throw new Error(`the sender ended early (${this.#sender.exit}):\n${this.#sender.logTail()}`);
+    process.kill(this.#sender.pid, 'SIGTERM');
   }
 
   /** Both ends, when the transfer is over. */

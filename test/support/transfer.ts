@@ -1,7 +1,7 @@
 /**
  * A paced TCP transfer whose content both ends hash: `receive PORT` in one pod, `send HOST PORT MIB MIB_PER_SECOND` in
  * the other. Each prints one JSON line at the end: {bytes, sha256, tuple}. The sender never reconnects, so that equal
- * hashes prove that one connection carried everything.
+ * hashes prove that one connection carried everything. SIGTERM makes the sender end after the block under way.
  */
 import { createHash, type Hash } from 'node:crypto';
 import { createServer, connect, type Socket } from 'node:net';
@@ -35,6 +35,8 @@ function block(index: number): Buffer {
 }
 
 function send(host: string, port: number, mebibytes: number, mebibytesPerSecond: number): void {
+  let ending = false;
+  process.once('SIGTERM', () => (ending = true)); // before anybody is told of the connection
   const socket: Socket = connect(port, host, () => {
     const hash = createHash('sha256');
     const tuple = `${socket.localAddress}:${socket.localPort}>${socket.remoteAddress}:${socket.remotePort}`;
@@ -42,7 +44,7 @@ function send(host: string, port: number, mebibytes: number, mebibytesPerSecond:
     const startedMs = performance.now();
     let sent = 0;
     const step = (): void => {
-      if (sent === mebibytes) {
+      if (ending || sent === mebibytes) {
         socket.end();
         return;
       }

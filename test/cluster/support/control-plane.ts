@@ -3,7 +3,9 @@
  * Identity comes from a token file; the API server's self-signed certificate is the cluster's root.
  */
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import type { Cleanup } from '../../support/cleanup.ts';
 import { Daemon, run, runAny, until } from '../../support/process.ts';
@@ -11,6 +13,17 @@ import { binary } from './binaries.ts';
 
 export const hostAddress = '10.250.0.1';
 const bridge = 'vu-k8s';
+/** The service `kubernetes.default`: the first address of the service range. */
+const serviceAddress = '10.96.0.1';
+
+/** Bridge, addresses and ports are fixed: one cluster on a machine. The name is free again when the process ends. */
+async function claimMachine(cleanup: Cleanup): Promise<void> {
+  const claim = createServer().listen('\0virtio-user-cni test cluster');
+  await once(claim, 'listening').catch((error: unknown) => {
+    throw new Error('another test cluster runs on this machine: wait for its end', { cause: error });
+  });
+  cleanup.add('claim on the machine', () => claim.close());
+}
 
 export class ControlPlane {
   readonly directory: string;
@@ -40,6 +53,7 @@ export class ControlPlane {
   }
 
   static async start(directory: string, nodes: readonly string[], cleanup: Cleanup): Promise<ControlPlane> {
+    await claimMachine(cleanup);
     mkdirSync(join(directory, 'certs'), { recursive: true });
     const plane = new ControlPlane(directory, nodes);
     await runAny('ip', ['link', 'del', bridge]);
@@ -47,6 +61,7 @@ export class ControlPlane {
     cleanup.add('bridge of the cluster', () => run('ip', ['link', 'del', bridge]));
     await run('ip', ['addr', 'add', `${hostAddress}/24`, 'dev', bridge]);
     await run('ip', ['link', 'set', bridge, 'up']);
+    await plane.#serveServiceAddress(cleanup);
     const groups = (user: string): string =>
       user === 'admin'
         ? `admin,admin,"system:masters"`
@@ -64,6 +79,32 @@ export class ControlPlane {
     cleanup.add('control plane', () => plane.stop());
     await plane.#startAll();
     return plane;
+  }
+
+  /** kube-proxy's part, for the one service that the agents use. */
+  async #serveServiceAddress(cleanup: Cleanup): Promise<void> {
+    await run('ip', ['addr', 'add', `${serviceAddress}/32`, 'dev', bridge]);
+    const links = new Set<Socket>();
+    const relay = createServer((client) => {
+      const server = connect(this.port, hostAddress);
+      for (const socket of [client, server]) {
+        links.add(socket);
+        socket.on('error', () => undefined);
+        socket.on('close', () => {
+          links.delete(socket);
+          client.destroy();
+          server.destroy();
+        });
+      }
+      client.pipe(server).pipe(client);
+    });
+    relay.listen(443, serviceAddress);
+    await once(relay, 'listening');
+    cleanup.add('service address', async () => {
+      relay.close();
+      links.forEach((socket) => socket.destroy());
+      await once(relay, 'close');
+    });
   }
 
   async #startAll(): Promise<void> {
@@ -96,6 +137,9 @@ export class ControlPlane {
           `--service-account-private-key-file=${join(this.directory, 'service-account.key')}`,
           `--root-ca-file=${this.caPath}`,
           '--use-service-account-credentials=true',
+          // Each node gets a /24 for its pods.
+          '--allocate-node-cidrs=true',
+          '--cluster-cidr=10.244.0.0/16',
         ],
         log('kube-controller-manager'),
       ),
@@ -160,6 +204,7 @@ export class ControlPlane {
   /** Path of a kubeconfig for `admin`, a component or a node. */
   kubeconfig(user: string): string {
     const path = join(this.directory, `${user}.kubeconfig`);
+    if (existsSync(path)) return path; // somebody may be reading it
     const config = {
       apiVersion: 'v1',
       kind: 'Config',

@@ -1,14 +1,18 @@
 /** OCI archives made from a directory, so that no registry is needed: one layer, a config, an index with the name. */
 import { createHash } from 'node:crypto';
 import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
+import { imageRoot } from '../../deploy/support/runc.ts';
 import { run } from '../../support/process.ts';
+
+/** As the manifests name it, completed as runtimes complete it. */
+export const agentImageName = 'docker.io/library/virtio-user-cni';
 
 export interface ImageSpec {
   /** e.g. `vu.test/pause:1` */
   readonly name: string;
   readonly entrypoint: readonly string[];
-  readonly env?: readonly string[];
+  readonly path?: string;
 }
 
 function digest(data: Buffer): string {
@@ -34,7 +38,7 @@ export async function writeImage(spec: ImageSpec, rootDirectory: string, archive
       JSON.stringify({
         architecture: 'amd64',
         os: 'linux',
-        config: { Entrypoint: spec.entrypoint, Env: ['PATH=/bin:/usr/bin', ...(spec.env ?? [])] },
+        config: { Entrypoint: spec.entrypoint, Env: [`PATH=${spec.path ?? '/bin:/usr/bin'}`] },
         rootfs: { type: 'layers', diff_ids: [layerBlob.digest] },
       }),
     ),
@@ -99,5 +103,24 @@ export async function busyboxImage(directory: string): Promise<string> {
   ]);
   const archive = join(directory, 'busybox.tar');
   await writeImage({ name: 'vu.test/busybox:1', entrypoint: ['/bin/sleep', 'infinity'] }, root, archive);
+  return archive;
+}
+
+/**
+ * The agent's: the archive that scripts/build-image.sh wrote where IMAGE_ARCHIVE names it, else the same root file system
+ * laid out from what is built here.
+ */
+export async function agentImage(directory: string, version: string): Promise<string> {
+  const built = process.env['IMAGE_ARCHIVE'] ?? '';
+  if (built !== '') return resolve(built);
+  const rootfs = await imageRoot(join(directory, 'agent'));
+  const archive = join(directory, 'agent.tar');
+  const spec = {
+    name: `${agentImageName}:${version}`,
+    entrypoint: ['virtio-user-cni'],
+    path: '/usr/local/bin:/usr/bin',
+  };
+  await writeImage(spec, rootfs, archive);
+  rmSync(join(directory, 'agent'), { recursive: true });
   return archive;
 }

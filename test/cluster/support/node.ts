@@ -1,191 +1,36 @@
-/**
- * One Kubernetes node inside the test machine: a network namespace and a mount namespace of its own with containerd,
- * kubelet and an OVS-DPDK. Its /run, /var/lib/{containerd,kubelet,virtio-user,cni,openvswitch}, /etc/cni and /opt/cni
- * are private, so nothing of the machine's own is touched and several nodes fit on it. Its directory must not lie below
- * /run, which the node covers with a tmpfs of its own.
- */
-import {
-  cpSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  rmdirSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+/** One Kubernetes node: a machine with kubelet, a switch of its own, and a subnet for its pods. */
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Cleanup } from '../../support/cleanup.ts';
-import { Daemon, type Finished, run, runAny, type RunOptions, until } from '../../support/process.ts';
-import { binary, type ContainerdVersion, containerdPaths } from './binaries.ts';
+import type { Daemon } from '../../support/process.ts';
+import { binary, type ContainerdVersion } from './binaries.ts';
 import type { ControlPlane } from './control-plane.ts';
+import { Machine } from './machine.ts';
+import { PodNamespace } from './pod-namespace.ts';
 
-const privateDirectories = [
-  '/var/lib/containerd',
-  '/var/lib/kubelet',
-  '/var/lib/virtio-user',
-  '/var/lib/cni',
-  '/var/log/pods',
-  '/var/log/containers',
-  '/etc/cni',
-  '/opt/cni',
-] as const;
+const staticPods = '/var/lib/kubelet/static-pods';
 
-/** Built at start-up of the node's shell: the mounts, then it waits to be killed. */
-function mountScript(directory: string): string {
-  const binds = privateDirectories.map(
-    (path) =>
-      `mkdir -p ${path} ${join(directory, 'root', path)}\nmount --bind ${join(directory, 'root', path)} ${path}`,
-  );
-  return `set -e
-mount --make-rprivate /
-mount --make-rshared /
-mount -t tmpfs -o mode=755 tmpfs /run
-mkdir -p /run/netns /run/lock
-mount --bind /run/netns /run/netns
-mount --make-shared /run/netns
-${binds.join('\n')}
-mount --rbind /sys/fs/cgroup ${join(directory, 'cgroup')}
-mount -t sysfs sysfs /sys
-mount --rbind ${join(directory, 'cgroup')} /sys/fs/cgroup
-echo ready > ${join(directory, 'mounted')}
-exec sleep infinity
-`;
-}
-
-export class Node {
-  readonly name: string;
-  readonly directory: string;
-  readonly address: string;
-  readonly containerdVersion: ContainerdVersion;
+export class Node extends Machine {
   readonly #plane: ControlPlane;
-  #shell: Daemon | null = null;
-  #containerd: Daemon | null = null;
   #kubelet: Daemon | null = null;
 
-  private constructor(name: string, index: number, directory: string, version: ContainerdVersion, plane: ControlPlane) {
-    this.name = name;
-    this.directory = directory;
-    this.address = `10.250.0.${10 + index}`;
-    this.containerdVersion = version;
+  constructor(name: string, index: number, directory: string, containerd: ContainerdVersion, plane: ControlPlane) {
+    super({ name, directory, containerd, uplink: { bridge: plane.bridge, index } });
     this.#plane = plane;
   }
 
-  static async start(
-    name: string,
-    index: number,
-    directory: string,
-    version: ContainerdVersion,
-    plane: ControlPlane,
-    images: readonly string[],
-    cleanup: Cleanup,
-  ): Promise<Node> {
-    const node = new Node(name, index, directory, version, plane);
-    mkdirSync(join(directory, 'cgroup'), { recursive: true });
-    mkdirSync(join(directory, 'root/opt/cni/bin'), { recursive: true });
-    mkdirSync(join(directory, 'root/etc/cni/net.d'), { recursive: true });
-    cpSync('/usr/lib/cni', join(directory, 'root/opt/cni/bin'), { recursive: true });
-    await runAny('ip', ['netns', 'del', node.#netns]);
-    await run('ip', ['netns', 'add', node.#netns]);
-    cleanup.add(`namespace of ${name}`, () => run('ip', ['netns', 'del', node.#netns]));
-    const veth = `vuk8s${index}`;
-    await run('ip', ['link', 'add', veth, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', node.#netns]);
-    cleanup.add(`link of ${name}`, () => runAny('ip', ['link', 'del', veth]));
-    await run('ip', ['link', 'set', veth, 'master', plane.bridge, 'up']);
-    const inside = ['netns', 'exec', node.#netns, 'ip'];
-    await run('ip', [...inside, 'addr', 'add', `${node.address}/24`, 'dev', 'eth0']);
-    await run('ip', [...inside, 'link', 'set', 'lo', 'up']);
-    await run('ip', [...inside, 'link', 'set', 'eth0', 'up']);
-    await run('ip', [...inside, 'route', 'add', 'default', 'via', '10.250.0.1']);
-    node.#makeCgroup();
-    cleanup.add(`node ${name}`, () => node.destroy());
-    await node.boot();
-    for (const image of images) await node.importImage(image);
-    return node;
-  }
-
-  get #netns(): string {
-    return `vu-k8s-${this.name}`;
-  }
-
-  get #shellPid(): number {
-    if (this.#shell === null) throw new Error(`${this.name} is not booted`);
-    return this.#shell.pid;
-  }
-
-  #cgroupDirectories(): string[] {
-    const root = '/sys/fs/cgroup';
-    return readdirSync(root)
-      .map((hierarchy) => join(root, hierarchy))
-      .filter((path) => statSync(path).isDirectory() && !path.endsWith('/unified'))
-      .map((path) => join(path, this.name));
-  }
-
-  /** kubelet's cgroupRoot must exist in every hierarchy; a new cpuset is empty until it is filled. */
-  #makeCgroup(): void {
-    for (const path of this.#cgroupDirectories()) {
-      mkdirSync(path, { recursive: true });
-      if (!path.includes('/cpuset/')) continue;
-      for (const file of ['cpuset.cpus', 'cpuset.mems']) {
-        writeFileSync(join(path, file), readFileSync(join(path, '..', file)));
-      }
-    }
-  }
-
-  /** Mounts, containerd, kubelet; as after power on: /run is empty, /var/lib is kept. */
-  async boot(): Promise<void> {
-    const marker = join(this.directory, 'mounted');
-    await run('rm', ['-f', marker]);
-    writeFileSync(join(this.directory, 'mounts.sh'), mountScript(this.directory));
-    const shell = new Daemon(
-      `${this.name} shell`,
-      'nsenter',
-      [
-        `--net=/run/netns/${this.#netns}`,
-        'unshare',
-        '-m',
-        '--propagation',
-        'private',
-        'sh',
-        join(this.directory, 'mounts.sh'),
-      ],
-      join(this.directory, 'shell.log'),
-    );
-    this.#shell = shell;
-    await until(`mounts of ${this.name}`, () => {
-      if (!shell.alive) throw new Error(`${this.name} shell ended:\n${shell.logTail()}`);
-      return statSync(marker, { throwIfNoEntry: false }) !== undefined;
-    });
-    await this.startContainerd();
+  override async boot(): Promise<void> {
+    await super.boot();
     this.startKubelet();
   }
 
-  async startContainerd(): Promise<void> {
-    const { containerd, shimDirectory } = containerdPaths(this.containerdVersion);
-    const config = join(this.directory, 'containerd.toml');
-    writeFileSync(config, containerdConfig(this.containerdVersion));
-    const daemon = this.daemon(
-      'containerd',
-      'env',
-      `PATH=${shimDirectory}:/usr/sbin:/usr/bin:/sbin:/bin`,
-      containerd,
-      '-c',
-      config,
-    );
-    this.#containerd = daemon;
-    await until(
-      `containerd of ${this.name}`,
-      async () => {
-        if (!daemon.alive) throw new Error(`containerd ended (${daemon.exit}):\n${daemon.logTail()}`);
-        return (await this.execAny(containerdPaths(this.containerdVersion).ctr, ['version'])).code === 0;
-      },
-      30_000,
-      100,
-    );
+  override async powerOff(): Promise<void> {
+    await super.powerOff();
+    await this.#kubelet?.ended;
   }
 
   startKubelet(): void {
     const config = join(this.directory, 'kubelet.yaml');
+    mkdirSync(this.hostPath(staticPods), { recursive: true });
     writeFileSync(
       config,
       JSON.stringify({
@@ -198,12 +43,15 @@ export class Node {
         containerRuntimeEndpoint: 'unix:///run/containerd/containerd.sock',
         evictionHard: { 'memory.available': '50Mi', 'nodefs.available': '1%', 'imagefs.available': '1%' },
         maxPods: 250,
+        // Else what the controller wrote while the API server was away stands until kubelet's own view is renewed.
+        nodeStatusReportFrequency: '10s',
         authentication: { anonymous: { enabled: true }, webhook: { enabled: false } },
         authorization: { mode: 'AlwaysAllow' },
         address: this.address,
         healthzPort: 0,
         serializeImagePulls: false,
         registerNode: true,
+        staticPodPath: staticPods,
       }),
     );
     this.#kubelet = this.daemon(
@@ -220,113 +68,23 @@ export class Node {
     return this.#kubelet;
   }
 
-  /** A long-running child inside the node's namespaces, in the node's cgroup-less context. */
-  daemon(name: string, command: string, ...args: string[]): Daemon {
-    return new Daemon(
-      `${this.name} ${name}`,
-      'nsenter',
-      ['-t', String(this.#shellPid), '-m', '-n', '--', command, ...args],
-      join(this.directory, `${name}.log`),
-    );
+  /** A pod that kubelet runs without asking the API server; null removes it. */
+  setStaticPod(name: string, manifest: object | null): void {
+    const path = join(this.hostPath(staticPods), `${name}.json`);
+    if (manifest === null) rmSync(path);
+    else writeFileSync(path, JSON.stringify(manifest));
   }
 
-  execAny(command: string, args: readonly string[], options: RunOptions = {}): Promise<Finished> {
-    return runAny('nsenter', ['-t', String(this.#shellPid), '-m', '-n', '--', command, ...args], options);
-  }
-
-  exec(command: string, ...args: string[]): Promise<string> {
-    return run('nsenter', ['-t', String(this.#shellPid), '-m', '-n', '--', command, ...args]);
-  }
-
-  /** Path on the host of a file in one of the node's private directories. */
-  hostPath(path: string): string {
-    return join(this.directory, 'root', path);
-  }
-
-  async importImage(archive: string): Promise<void> {
-    await this.exec(containerdPaths(this.containerdVersion).ctr, '-n', 'k8s.io', 'images', 'import', archive);
-  }
-
-  #pidsInside(): number[] {
-    const mine = readlinkSync(`/proc/${this.#shellPid}/ns/mnt`);
-    const pids: number[] = [];
-    for (const entry of readdirSync('/proc')) {
-      if (!/^\d+$/.test(entry)) continue;
-      try {
-        if (readlinkSync(`/proc/${entry}/ns/mnt`) === mine) pids.push(Number(entry));
-      } catch {
-        // ended meanwhile
-      }
+  /** The network namespace of a pod that runs here, found by a process of its cgroup. */
+  podNamespace(name: string, uid: string): PodNamespace {
+    const root = join('/sys/fs/cgroup/pids', this.name);
+    const group = readdirSync(root, { recursive: true, encoding: 'utf8' }).find((path) => path.endsWith(`/pod${uid}`));
+    if (group === undefined) throw new Error(`no cgroup of pod ${name} on ${this.name}`);
+    for (const container of readdirSync(join(root, group), { withFileTypes: true })) {
+      if (!container.isDirectory()) continue;
+      const [pid] = readFileSync(join(root, group, container.name, 'cgroup.procs'), 'utf8').split('\n');
+      if (pid !== undefined && pid !== '') return new PodNamespace(name, Number(pid));
     }
-    return pids;
+    throw new Error(`no process of pod ${name} on ${this.name}`);
   }
-
-  #pidsInCgroup(): number[] {
-    const pids = new Set<number>();
-    const walk = (directory: string): void => {
-      for (const entry of readdirSync(directory, { withFileTypes: true })) {
-        if (entry.isDirectory()) walk(join(directory, entry.name));
-      }
-      for (const line of readFileSync(join(directory, 'cgroup.procs'), 'utf8').split('\n'))
-        if (line !== '') pids.add(Number(line));
-    };
-    for (const directory of this.#cgroupDirectories()) {
-      try {
-        walk(directory);
-      } catch {
-        // removed meanwhile
-      }
-    }
-    return [...pids];
-  }
-
-  /** Power off: everything of the node dies at once; `/run` goes with the mount namespace. */
-  async powerOff(): Promise<void> {
-    if (this.#shell?.alive !== true) return;
-    const shellPid = this.#shellPid;
-    const kill = (pid: number): void => {
-      try {
-        process.kill(pid, 'SIGKILL');
-      } catch {
-        // ended meanwhile
-      }
-    };
-    for (const pid of this.#pidsInside()) if (pid !== shellPid) kill(pid);
-    await until(`containers of ${this.name} to end`, () => {
-      const left = this.#pidsInCgroup();
-      left.forEach(kill);
-      return left.length === 0;
-    });
-    await this.#kubelet?.ended;
-    await this.#containerd?.ended;
-    await this.#shell.stop('SIGKILL');
-    this.#shell = null;
-  }
-
-  async destroy(): Promise<void> {
-    await this.powerOff();
-    const remove = (directory: string): void => {
-      for (const entry of readdirSync(directory, { withFileTypes: true })) {
-        if (entry.isDirectory()) remove(join(directory, entry.name));
-      }
-      rmdirSync(directory);
-    };
-    for (const directory of this.#cgroupDirectories()) {
-      if (statSync(directory, { throwIfNoEntry: false }) !== undefined) remove(directory);
-    }
-  }
-}
-
-function containerdConfig(version: ContainerdVersion): string {
-  const cri = version === '1.6' ? 'io.containerd.grpc.v1.cri' : 'io.containerd.cri.v1.runtime';
-  const sandbox =
-    version === '1.6'
-      ? `[plugins."io.containerd.grpc.v1.cri"]\n  sandbox_image = "vu.test/pause:1"\n  restrict_oom_score_adj = true`
-      : `[plugins."io.containerd.cri.v1.images".pinned_images]\n  sandbox = "vu.test/pause:1"\n[plugins."io.containerd.cri.v1.runtime"]\n  restrict_oom_score_adj = true`;
-  return `version = ${version === '1.6' ? 2 : 3}
-${sandbox}
-[plugins."${cri}".cni]
-  bin_dir = "/opt/cni/bin"
-  conf_dir = "/etc/cni/net.d"
-`;
 }

@@ -48,7 +48,8 @@ afterEach(() => {
 });
 
 const pass = (ms: number): Promise<void> => jest.advanceTimersByTimeAsync(ms);
-const http = (code: number): ApiException<string> => new ApiException(code, '', JSON.stringify({ message: 'no' }), {});
+const http = (code: number, message = 'no'): ApiException<string> =>
+  new ApiException(code, '', JSON.stringify({ message }), {});
 async function record(...what: News[]): Promise<void> {
   for (const one of what) recorder.record(one);
   await pass(0);
@@ -126,7 +127,7 @@ describe('events', () => {
   it('that are refused do not hold up the others', async () => {
     failure = () => {
       failure = null;
-      return http(403);
+      return http(403, 'unable to create new content in namespace ns because it is being terminated');
     };
     await record(news('into a namespace that ends'), news('next', { reason: 'BackendReconnected' }));
     expect(created.map(({ note }) => note)).toEqual(['next']);

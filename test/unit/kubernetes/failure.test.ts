@@ -9,7 +9,7 @@ const answer = (code: number, body: unknown, headers: Record<string, string> = {
 describe('what went wrong with a call to the API server', () => {
   it.each([
     [401, true],
-    [403, false],
+    [403, true],
     [404, false],
     [408, true],
     [409, true],
@@ -26,6 +26,14 @@ describe('what went wrong with a call to the API server', () => {
       retryable,
       retryAfterMs: null,
     });
+  });
+
+  it('forbidden is nothing lasting, as an API server that starts knows no roles yet, but for a namespace that ends', () => {
+    const events = 'events.events.k8s.io "x" is forbidden:';
+    const why = (rest: string): unknown => answer(403, status(`${events} ${rest}`));
+    expect(apiFailure(why('User "agent" cannot create resource "events"'))).toMatchObject({ retryable: true });
+    const ends = why('unable to create new content in namespace ns because it is being terminated');
+    expect(apiFailure(ends)).toMatchObject({ retryable: false });
   });
 
   it('a type error in a server-side apply comes as 500 and stays one', () => {

@@ -28,6 +28,6 @@ describe('the bundle', () => {
     const process = loadedBy(chunk('process'));
     expect(process.size).toBeGreaterThan(1);
     expect([...loadedBy('cli.js'), ...process].filter(holdsClient)).toEqual([]);
-    expect([...loadedBy(chunk('kubernetes'))].filter(holdsClient)).toHaveLength(1);
+    expect([...loadedBy(chunk('kubernetes'))].filter(holdsClient)).not.toEqual([]);
   });
 });

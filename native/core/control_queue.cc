@@ -11,14 +11,24 @@ constexpr uint16_t kDescIndirect = 4;
 // Written before the device answers: a device that answers nothing has refused.
 constexpr uint8_t kNoAnswer = 0xff;
 
+// Rings of a backend are page aligned; this one may share its page with the queues' state. Every idle pod has one.
+constexpr VringLayout compactLayout(bool packed) noexcept {
+  VringLayout layout;
+  layout.avail = sizeof(VringDesc) * kControlQueueSize;
+  layout.used = alignUp(layout.avail + (packed ? sizeof(PackedEvent) : 4 + 2 * kControlQueueSize + 2), 64);
+  layout.end =
+      alignUp(layout.used + (packed ? sizeof(PackedEvent) : 6 + sizeof(VringUsedElem) * kControlQueueSize), 64);
+  return layout;
+}
+
 }  // namespace
 
 ControlLayout ControlLayout::at(uint64_t base, bool packed) noexcept {
   ControlLayout layout;
   layout.device = alignUp(base, 64);
   layout.driver = QueueStateLayout::at(layout.device + sizeof(ControlDeviceState), kControlQueueSize, 0);
-  layout.region = alignUp(layout.driver.end, kPageBytes);
-  layout.vring = packed ? packedLayoutAt(0, kControlQueueSize) : VringLayout::at(0, kControlQueueSize);
+  layout.region = alignUp(layout.driver.end, 64);
+  layout.vring = compactLayout(packed);
   layout.slots = layout.region + layout.vring.end;
   layout.end = layout.slots + uint64_t{ControlQueue::kSlotBytes} * kControlQueueSize;
   return layout;
@@ -58,15 +68,16 @@ Result<uint16_t> ControlQueue::submit(const ControlCommand& command) noexcept {
   const uint16_t data = bytes == 0 ? head : driver_.allocate();
   const uint16_t ack = driver_.allocate();
   uint8_t* const slot = slotOf(head);
-  slot[0] = command.commandClass;
-  slot[1] = command.command;
-  if (bytes != 0) std::memcpy(slot + kHeaderBytes, command.data.data(), bytes);
-  slot[kAckOffset] = kNoAnswer;
-  driver_.describe(head, labelOf(slot), kHeaderBytes, kDescNext, bytes == 0 ? ack : data);
+  uint8_t* const header = slot + kAckBytes;
+  slot[0] = kNoAnswer;
+  header[0] = command.commandClass;
+  header[1] = command.command;
+  if (bytes != 0) std::memcpy(header + kHeaderBytes, command.data.data(), bytes);
+  driver_.describe(head, labelOf(header), kHeaderBytes, kDescNext, bytes == 0 ? ack : data);
   if (bytes != 0) {
-    driver_.describe(data, labelOf(slot + kHeaderBytes), static_cast<uint32_t>(bytes), kDescNext, ack);
+    driver_.describe(data, labelOf(header + kHeaderBytes), static_cast<uint32_t>(bytes), kDescNext, ack);
   }
-  driver_.describe(ack, labelOf(slot + kAckOffset), 1, kDescWrite, 0);
+  driver_.describe(ack, labelOf(slot), kAckBytes, kDescWrite, 0);
   driver_.submit(head, chain, 1, kNoTail);
   driver_.publish();
   return head;
@@ -76,7 +87,7 @@ std::optional<ControlAnswer> ControlQueue::takeAnswer() noexcept {
   UsedHead used{};
   if (broken() != nullptr || driver_.take(used) != Virtq::Take::kTaken) return std::nullopt;
   driver_.release(used.head, used.chain);
-  return ControlAnswer{used.head, slotOf(used.head)[kAckOffset]};
+  return ControlAnswer{used.head, slotOf(used.head)[0]};
 }
 
 std::optional<ControlCommand> ControlQueue::next() noexcept {

@@ -111,9 +111,10 @@ class ControlQueue {
   uint8_t* slotOf(uint16_t head) const noexcept { return slots_ + size_t{kSlotBytes} * head; }
   uint64_t labelOf(const uint8_t* host) const noexcept { return kControlLabel + static_cast<uint64_t>(host - region_); }
 
+  // A slot: ack, header, data. The usual command touches its first cache line only.
+  static constexpr uint32_t kAckBytes = 1;
   static constexpr uint32_t kHeaderBytes = 2;
-  static constexpr uint32_t kAckOffset = kHeaderBytes + kControlDataBytes;
-  static constexpr uint32_t kSlotBytes = (kAckOffset + 1 + 63) / 64 * 64;
+  static constexpr uint32_t kSlotBytes = (kAckBytes + kHeaderBytes + kControlDataBytes + 63) / 64 * 64;
   friend struct ControlLayout;
 
   const bool packed_;

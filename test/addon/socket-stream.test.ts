@@ -251,11 +251,13 @@ describe('the end', () => {
     const child = spawn(process.execPath, ['-e', script], { stdio: 'ignore' });
     const near = await server.next();
     expect(near.socket.peer.pid).toBe(child.pid);
+    // Asked for before: the child may be reaped before its socket's end is told.
+    const closed = once(child, 'close');
     child.kill('SIGKILL');
     expect(await near.seen.ended()).toBeNull();
     expect(faultOf(() => near.socket.send(Buffer.from('x'), []))).toMatchObject({ code: 'EPIPE', syscall: 'sendmsg' });
     server.listener.close();
-    await once(child, 'close');
+    await closed;
   });
 
   it('carries a reset when the peer left bytes of ours unread', async () => {

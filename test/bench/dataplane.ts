@@ -39,95 +39,75 @@ async function measureRound(path: Path, options: DataplaneOptions, samples: Samp
   samples.add(path.row, 'ping-pong p99, us', p99Us);
 }
 
-/** Our own rows against each other: kinds of ring, and queue pairs, with userspace TSO. */
-export async function benchRings(
-  directory: string,
-  options: DataplaneOptions,
-  say: (text: string) => void,
-): Promise<Table> {
-  const cleanup = new Cleanup();
-  cleanup.onSignals();
-  const samples = new Samples();
-  try {
-    const { ovs, agent } = await startNode(directory, true, cleanup);
-    const devices = [
-      ['split, 1 pair', 'sp', {}],
-      ['packed, 1 pair', 'pk', { packedVq: true }],
-      ['split, any order, 1 pair', 'ao', { inOrder: false }],
-      ['split, 2 pairs', 's2', { queues: 2 }],
-      ['packed, 2 pairs', 'p2', { packedVq: true, queues: 2 }],
-    ] as const;
-    const paths: Path[] = [];
-    for (const [index, [row, tag, device]] of devices.entries()) {
-      const subnet = `10.${81 + index}.0.0/24`;
-      paths.push(await ourPath(`virtio-user, ${row}`, tag, subnet, agent, ovs, bridge, directory, cleanup, device));
-    }
-    await measureAll('rings', paths, ovs, directory, options, samples, say, cleanup);
-    return samples.summary();
-  } finally {
-    for (const failure of await cleanup.run()) say(`clean-up: ${failure}`);
-  }
-}
-
-async function measureAll(
+/** Rows on one node, interleaved round by round. */
+async function compare(
   what: string,
-  paths: readonly Path[],
-  ovs: Ovs,
-  directory: string,
-  options: DataplaneOptions,
-  samples: Samples,
-  say: (text: string) => void,
-  cleanup: Cleanup,
-): Promise<void> {
-  for (const path of paths) await serve(path, directory, cleanup);
-  for (let round = 1; round <= options.rounds; round++) {
-    for (const path of paths) {
-      if (!ovs.alive) throw new Error(`ovs-vswitchd ended by itself:\n${ovs.log}`);
-      await measureRound(path, options, samples);
-    }
-    say(`${what}: round ${round} of ${options.rounds}`);
-  }
-}
-
-export async function benchDataplane(
   tso: boolean,
   directory: string,
   options: DataplaneOptions,
   say: (text: string) => void,
+  makePaths: (ovs: Ovs, agent: Agent, cleanup: Cleanup) => Promise<readonly Path[]>,
 ): Promise<Table> {
   const cleanup = new Cleanup();
   cleanup.onSignals();
   const samples = new Samples();
   try {
     const { ovs, agent } = await startNode(directory, tso, cleanup);
-    const paths = [
-      await kernelBridgePath(cleanup),
-      await internalPath(ovs, bridge, cleanup),
-      await ourPath('virtio-user', 'vu', '10.77.0.0/24', agent, ovs, bridge, directory, cleanup),
-    ];
-    if (!tso) {
-      const plain = await Agent.start(
-        join(directory, 'plain'),
-        { ovsdb: ovs.databaseRemote, extraArgs: ['--software-offloads=false'] },
-        cleanup,
-      );
-      paths.push(
-        await ourPath(
-          'virtio-user, software offloads off',
-          'pl',
-          '10.78.0.0/24',
-          plain,
-          ovs,
-          bridge,
-          directory,
-          cleanup,
-        ),
-      );
+    const paths = await makePaths(ovs, agent, cleanup);
+    for (const path of paths) await serve(path, directory, cleanup);
+    for (let round = 1; round <= options.rounds; round++) {
+      for (const path of paths) {
+        if (!ovs.alive) throw new Error(`ovs-vswitchd ended by itself:\n${ovs.log}`);
+        await measureRound(path, options, samples);
+      }
+      say(`${what}: round ${round} of ${options.rounds}`);
     }
-    const what = `dataplane, userspace TSO ${tso ? 'on' : 'off'}`;
-    await measureAll(what, paths, ovs, directory, options, samples, say, cleanup);
     return samples.summary();
   } finally {
     for (const failure of await cleanup.run()) say(`clean-up: ${failure}`);
   }
+}
+
+/** Our own rows against each other: kinds of ring, and queue pairs, with userspace TSO. */
+export function benchRings(directory: string, options: DataplaneOptions, say: (text: string) => void): Promise<Table> {
+  const devices = [
+    ['split, 1 pair', 'sp', {}],
+    ['packed, 1 pair', 'pk', { packedVq: true }],
+    ['split, any order, 1 pair', 'ao', { inOrder: false }],
+    ['split, 2 pairs', 's2', { queues: 2 }],
+    ['packed, 2 pairs', 'p2', { packedVq: true, queues: 2 }],
+  ] as const;
+  return compare('rings', true, directory, options, say, async (ovs, agent, cleanup) => {
+    const paths: Path[] = [];
+    for (const [index, [row, tag, device]] of devices.entries()) {
+      const subnet = `10.${81 + index}.0.0/24`;
+      paths.push(await ourPath(`virtio-user, ${row}`, tag, subnet, agent, ovs, bridge, directory, cleanup, device));
+    }
+    return paths;
+  });
+}
+
+export function benchDataplane(
+  tso: boolean,
+  directory: string,
+  options: DataplaneOptions,
+  say: (text: string) => void,
+): Promise<Table> {
+  const what = `dataplane, userspace TSO ${tso ? 'on' : 'off'}`;
+  return compare(what, tso, directory, options, say, async (ovs, agent, cleanup) => {
+    const our = (row: string, tag: string, subnet: string, by: Agent): Promise<Path> =>
+      ourPath(row, tag, subnet, by, ovs, bridge, directory, cleanup);
+    const paths = [
+      await kernelBridgePath(cleanup),
+      await internalPath(ovs, bridge, cleanup),
+      await our('virtio-user', 'vu', '10.77.0.0/24', agent),
+    ];
+    if (tso) return paths;
+    const plain = await Agent.start(
+      join(directory, 'plain'),
+      { ovsdb: ovs.databaseRemote, extraArgs: ['--software-offloads=false'] },
+      cleanup,
+    );
+    return [...paths, await our('virtio-user, software offloads off', 'pl', '10.78.0.0/24', plain)];
+  });
 }

@@ -9,6 +9,7 @@
  *   and where it helps `path`. Misuse (a closed object, a wrong type) throws TypeError.
  * - Handlers are called on the JS thread, one event at a time; an exception in a handler goes to `uncaughtException`.
  */
+import type { ControlCommand } from '../virtio/control.ts';
 
 /** What a failed system call looks like. */
 export interface NativeFault extends Error {
@@ -186,14 +187,6 @@ export interface SessionOptions {
   /** Acked feature mask: decides header size, EVENT_IDX, MRG_RXBUF, the kind of ring, and, with CTRL_VQ, the control queue. */
   readonly features: bigint;
   readonly memory: 'memfd' | 'hugetlb' | 'thp';
-}
-
-export interface ControlCommand {
-  /** VIRTIO_NET_CTRL_* class and command, a byte each. */
-  readonly commandClass: number;
-  readonly command: number;
-  /** At most 4096 bytes. */
-  readonly data: Uint8Array;
 }
 
 /**

@@ -5,8 +5,10 @@
 
 /** As it lies on the ring. */
 export interface ControlCommand {
+  /** VIRTIO_NET_CTRL_* class and command, a byte each. */
   readonly commandClass: number;
   readonly command: number;
+  /** At most 4096 bytes. */
   readonly data: Uint8Array;
 }
 

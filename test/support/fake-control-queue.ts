@@ -1,5 +1,6 @@
 /** A control queue without a ring: commands and answers wait in lists. */
-import type { ControlCommand, ControlQueue } from '../../src/native/binding.ts';
+import type { ControlQueue } from '../../src/native/binding.ts';
+import type { ControlCommand } from '../../src/virtio/control.ts';
 
 export class FakeControlQueue implements ControlQueue {
   /** Every command that was submitted. */

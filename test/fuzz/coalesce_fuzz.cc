@@ -10,6 +10,7 @@
 
 #include "../native/packet_reference.h"
 #include "coalesce.h"
+#include "input.h"
 
 namespace {
 
@@ -17,6 +18,7 @@ using namespace vu;
 using test::reference::Bytes;
 using test::reference::Checksum;
 using test::reference::Packet;
+using vu::test::Input;
 
 constexpr uint32_t kFlows = 6;
 
@@ -24,18 +26,6 @@ constexpr uint32_t kFlows = 6;
   std::fprintf(stderr, "invariant broken: %s\n", what);
   std::abort();
 }
-
-class Input {
- public:
-  Input(const uint8_t* data, size_t size) : data_(data), size_(size) {}
-  bool empty() const { return at_ >= size_; }
-  uint8_t byte() { return at_ < size_ ? data_[at_++] : uint8_t{0}; }
-
- private:
-  const uint8_t* data_;
-  size_t size_;
-  size_t at_ = 0;
-};
 
 struct Received {
   Bytes whole;

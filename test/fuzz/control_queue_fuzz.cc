@@ -7,23 +7,12 @@
 #include <vector>
 
 #include "control_queue.h"
+#include "input.h"
 
 namespace {
 
 using namespace vu;
-
-class Input {
- public:
-  Input(const uint8_t* data, size_t size) : data_(data), size_(size) {}
-  bool empty() const { return at_ >= size_; }
-  uint8_t byte() { return at_ < size_ ? data_[at_++] : uint8_t{0}; }
-  uint16_t word() { return static_cast<uint16_t>(byte() | byte() << 8); }
-
- private:
-  const uint8_t* data_;
-  size_t size_;
-  size_t at_ = 0;
-};
+using vu::test::Input;
 
 void check(bool holds) {
   if (!holds) std::abort();

@@ -12,27 +12,15 @@
 #include <cstring>
 
 #include "../native/tcp_frames.h"
+#include "input.h"
 #include "queue_pair.h"
 
 namespace {
 
 using namespace vu;
+using vu::test::Input;
 
 constexpr uint32_t kSize = 64;
-
-class Input {
- public:
-  Input(const uint8_t* data, size_t size) : data_(data), size_(size) {}
-  bool empty() const { return at_ >= size_; }
-  uint8_t byte() { return at_ < size_ ? data_[at_++] : uint8_t{0}; }
-  uint16_t word() { return static_cast<uint16_t>(byte() | byte() << 8); }
-  uint32_t dword() { return word() | uint32_t{word()} << 16; }
-
- private:
-  const uint8_t* data_;
-  size_t size_;
-  size_t at_ = 0;
-};
 
 // An honest device would do this; the fuzzer decides when and with what values.
 class Device {

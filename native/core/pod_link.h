@@ -1,4 +1,5 @@
-// The pod's interface: a persistent multi-queue TAP with vnet headers, made and set up in the pod's namespace.
+// The pod's interface: a persistent TAP with vnet headers and as many queues as queue pairs, made and set up in the
+// pod's namespace.
 // Every function here runs on a thread that has entered that namespace.
 #pragma once
 

@@ -1,7 +1,8 @@
 /**
  * The way up: ADD as steps with undo. One durable write before the first side effect, one before the answer. IPAM runs
- * beside the making of TAP and socket, since they do not need an address. The OVS port comes after both: each one that
- * comes or goes makes the switch stop its threads for a moment, which an ADD that ends without an address is not worth.
+ * beside the making of TAP and socket, since they do not need an address. The OVS port comes last: each one that comes or
+ * goes makes the switch stop its threads for a moment, which an ADD that fails is not worth, and the switch's work with it
+ * then falls after the answer and not before.
  * When one step fails, the others are told to stop, and whatever has been done is undone in reverse.
  */
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
@@ -94,15 +95,18 @@ class Climb {
     this.#proceed();
     const ready = this.#ready(ifindex, ipam);
     const link = this.#setUpLink(ifindex, ipam).then(() => live.setAddresses(ipam.ips.map(({ address }) => address)));
-    const wired = this.#together(link, this.#together(this.#ovsPort(), this.#describeDevice()));
+    const described = this.#together(link, this.#describeDevice());
     if (backend.wait === 'required') {
-      await wired;
+      await described;
+      await this.#ovsPort();
       await live.waitUntilRunning(backend.waitTimeoutMs, this.#caller);
       this.#proceed();
       await this.#store.write(ready);
     } else {
-      // The runtime has no answer before both are done; killed in between, it calls DEL.
-      await this.#together(wired, this.#store.write(ready));
+      // The runtime has no answer before all are done; killed in between, it calls DEL.
+      await this.#together(described, this.#store.write(ready));
+      this.#proceed();
+      await this.#ovsPort();
     }
     this.#proceed();
     return { record: ready, live };

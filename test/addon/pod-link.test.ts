@@ -120,7 +120,11 @@ describe('a TAP', () => {
       gso_max_size: 65_536,
       linkinfo: {
         info_kind: 'tun',
-        info_data: { type: 'tap', pi: false, vnet_hdr: true, multi_queue: true, numqueues: queues, persist: true },
+        info_data: {
+          ...{ type: 'tap', pi: false, vnet_hdr: true, persist: true },
+          // `ip` tells their number only of a multi-queue device.
+          ...(queues === 1 ? { multi_queue: false } : { multi_queue: true, numqueues: queues }),
+        },
       },
     });
     expect(await native.inspectPodLink(netns, 'eth0')).toMatchObject({
@@ -154,6 +158,25 @@ describe('a TAP', () => {
     });
     expect(again.ifindex).toBe(tap.ifindex);
     expect(await ipLink()).toMatchObject({ address: spec.mac, mtu: 1450, linkinfo: { info_data: { numqueues: 4 } } });
+  });
+
+  it('with one queue has one qdisc, and not the 256 of a multi-queue device', async () => {
+    const tap = await openTap();
+    await native.setupPodLink(netns, { ifindex: tap.ifindex, addresses: [], routes: [] });
+    expect((await pod.run('tc', 'qdisc', 'show', 'dev', 'eth0')).trim().split('\n')).toEqual([
+      expect.stringContaining('qdisc pfifo_fast 0: root'),
+    ]);
+  });
+
+  it('with one queue outlives it, and so does one that an older version made multi-queue [66]', async () => {
+    const tap = await openTap();
+    closeQueues(tap);
+    expect(await openTap({ adoptIfindex: tap.ifindex })).toMatchObject({ ifindex: tap.ifindex });
+    await pod.run('ip', 'tuntap', 'add', 'dev', 'old0', 'mode', 'tap', 'multi_queue', 'vnet_hdr');
+    const { ifindex } = await ipLink('old0');
+    const old = await openTap({ name: 'old0', adoptIfindex: ifindex });
+    expect(old.ifindex).toBe(ifindex);
+    expect(old.queues).toHaveLength(1);
   });
 
   it('that should be there is not made when it is missing, another, or of another kind', async () => {

@@ -52,8 +52,6 @@ Memory::Memory(const void* base, size_t bytes)
   for (Side& side : sides_) side.stack.resize(kStackBytes);
 }
 
-Memory::~Memory() = default;
-
 void Memory::View::joinSeen(const View& other) {
   for (size_t i = 0; i < kMaxPlaces; ++i) seen[i] = std::max(seen[i], other.seen[i]);
 }
@@ -165,7 +163,7 @@ uint32_t Memory::placeOf(const void* at, size_t bytes) {
 }
 
 // Judges the access by what the other side did to the place without happening before, and remembers it.
-void Memory::order(Place& place, Access access) {
+void Memory::judge(Place& place, Access access) {
   // A load of either kind next to a load of either kind is none of these.
   static constexpr std::array<std::array<bool, 4>, 4> kConflicts = {{
       {false, false, false, true},
@@ -191,59 +189,57 @@ uint32_t Memory::keep(const View& view) {
   return static_cast<uint32_t>(views_.size() - 1);
 }
 
-void Memory::append(uint32_t index, uint64_t value, uint32_t view) {
-  places_[index].history.push_back({value, view});
-}
+void Memory::append(uint32_t index, uint64_t value, uint32_t view) { places_[index].history.push_back({value, view}); }
 
-uint64_t Memory::load(const void* at, size_t bytes, std::memory_order order_) {
-  if (order_ != std::memory_order_relaxed && order_ != std::memory_order_acquire) fail("load of an order not modelled");
+uint64_t Memory::load(const void* at, size_t bytes, std::memory_order order) {
+  if (order != std::memory_order_relaxed && order != std::memory_order_acquire) fail("load of an order not modelled");
   moment();
   const uint32_t index = placeOf(at, bytes);
   Place& place = places_[index];
-  order(place, Access::kAtomicLoad);
+  judge(place, Access::kAtomicLoad);
   const auto newest = static_cast<uint32_t>(place.history.size() - 1);
   const uint32_t old = newest - me().now.seen[index];
   const uint32_t stale = old == 0 ? 0 : choices_->choose(Choices::Kind::kStale, old + 1);
   const Message& message = place.history[newest - stale];
   me().now.seen[index] = newest - stale;
-  if (acquires(order_)) {
+  if (acquires(order)) {
     me().now.join(views_[message.view]);
   } else {
     me().pending.join(views_[message.view]);
   }
-  note(acquires(order_) ? "loads with acquire" : "loads", &place, message.value, stale);
+  note(acquires(order) ? "loads with acquire" : "loads", &place, message.value, stale);
   return message.value;
 }
 
-void Memory::store(const void* at, size_t bytes, uint64_t value, std::memory_order order_) {
-  if (order_ != std::memory_order_relaxed && order_ != std::memory_order_release) {
+void Memory::store(const void* at, size_t bytes, uint64_t value, std::memory_order order) {
+  if (order != std::memory_order_relaxed && order != std::memory_order_release) {
     fail("store of an order not modelled");
   }
   moment();
   const uint32_t index = placeOf(at, bytes);
   Place& place = places_[index];
-  order(place, Access::kAtomicStore);
+  judge(place, Access::kAtomicStore);
   me().now.seen[index] = static_cast<uint32_t>(place.history.size());
-  append(index, value, releases(order_) ? keep(me().now) : me().fenced);
-  note(releases(order_) ? "stores with release" : "stores", &place, value);
+  append(index, value, releases(order) ? keep(me().now) : me().fenced);
+  note(releases(order) ? "stores with release" : "stores", &place, value);
 }
 
-void Memory::fence(std::memory_order order_) {
+void Memory::fence(std::memory_order order) {
   moment();
-  if (acquires(order_)) me().now.join(me().pending);
-  if (order_ == std::memory_order_seq_cst) {
+  if (acquires(order)) me().now.join(me().pending);
+  if (order == std::memory_order_seq_cst) {
     // Not the clocks: the order of two fences alone makes nothing happen before anything.
     fences_.joinSeen(me().now);
     me().now.joinSeen(fences_);
   }
-  if (releases(order_)) me().fenced = keep(me().now);
-  note(order_ == std::memory_order_seq_cst ? "fences" : "fences, not seq_cst", nullptr, 0);
+  if (releases(order)) me().fenced = keep(me().now);
+  note(order == std::memory_order_seq_cst ? "fences" : "fences, not seq_cst", nullptr, 0);
 }
 
 uint64_t Memory::read(const void* at, size_t bytes) {
   const uint32_t index = placeOf(at, bytes);
   Place& place = places_[index];
-  order(place, Access::kPlainRead);
+  judge(place, Access::kPlainRead);
   me().now.seen[index] = static_cast<uint32_t>(place.history.size() - 1);
   note("reads", &place, place.history.back().value);
   return place.history.back().value;
@@ -252,7 +248,7 @@ uint64_t Memory::read(const void* at, size_t bytes) {
 void Memory::write(const void* at, size_t bytes, uint64_t value) {
   const uint32_t index = placeOf(at, bytes);
   Place& place = places_[index];
-  order(place, Access::kPlainWrite);
+  judge(place, Access::kPlainWrite);
   me().now.seen[index] = static_cast<uint32_t>(place.history.size());
   append(index, value, 0);
   note("writes", &place, value);

@@ -72,7 +72,6 @@ class Memory {
  public:
   // Shared are these bytes. What they hold when an execution begins is known to both sides; it does not change them.
   Memory(const void* base, size_t bytes);
-  ~Memory();
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
 
@@ -157,7 +156,7 @@ class Memory {
   void runOther();
   [[noreturn]] void leave();
   uint32_t placeOf(const void* at, size_t bytes);
-  void order(Place& place, Access access);
+  void judge(Place& place, Access access);
   uint32_t keep(const View& view);
   void append(uint32_t index, uint64_t value, uint32_t view);
   void note(const char* what, const Place* place, uint64_t value, size_t stale = 0);

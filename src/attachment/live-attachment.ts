@@ -36,6 +36,12 @@ export interface PodInterface {
   readonly netns: NetnsIdentity;
 }
 
+/** What is settled after the spec; of an ADD under way, nothing is. */
+export interface Settled {
+  readonly addresses: readonly string[];
+  readonly wantedPairs: number | null;
+}
+
 export class LiveAttachment {
   readonly id: string;
   readonly spec: AttachmentSpec;
@@ -52,7 +58,7 @@ export class LiveAttachment {
     id: string,
     spec: AttachmentSpec,
     pod: PodInterface,
-    addresses: readonly string[],
+    { addresses, wantedPairs }: Settled,
     dependencies: AttachmentDependencies,
   ) {
     this.id = id;
@@ -63,7 +69,8 @@ export class LiveAttachment {
     const log = dependencies.log.child({ id, containerId: spec.key.containerId, network: spec.key.networkName });
     this.#port = createPort(id, pod.taps, dependencies, (event) => this.#reconnect.portEvent(event));
     try {
-      const device = createDevice({ ...spec.device, softwareOffloads: options.softwareOffloads }, this.#port);
+      const { softwareOffloads } = options;
+      const device = createDevice({ ...spec.device, softwareOffloads, wantedPairs }, this.#port);
       this.#device = device;
       this.#driver = spec.device.cq
         ? new PodDriver({

@@ -18,7 +18,7 @@ import { attachmentId } from './key.ts';
 import { identityOf as identityOfAttachment, type LiveAttachment } from './live-attachment.ts';
 import { limited } from './limited.ts';
 import { KeyedLock } from './lock.ts';
-import { netnsPresence, openRecordedNetns } from './netns.ts';
+import { netnsPresence, openRecordedNetns, sameNetns } from './netns.ts';
 import { NetnsWatch } from './netns-watch.ts';
 import { ovsPortSpec } from './ovs-port.ts';
 import { reconcile, type ReconcileReport, Strikes } from './reconcile.ts';
@@ -29,6 +29,8 @@ import { viewOf } from './view.ts';
 
 /** Bound of background work on one attachment. */
 const backgroundTimeoutMs = 30_000;
+/** How long a person's command waits for verbs that are at work on the container; the command line waits longer. */
+const commandTimeoutMs = 20_000;
 /** Removals that did not finish are tried again, sooner than reconciliation would. */
 const retryMs = 30_000;
 const restoreConcurrency = 32;
@@ -199,10 +201,22 @@ export class AttachmentManager implements Attachments {
   }
 
   async setQueuePairs(id: string, pairs: number): Promise<void> {
-    const live = this.#live.get(id);
-    if (live === undefined)
-      throw new VirtioUserError('ATTACHMENT_UNKNOWN', `queue pairs: no attachment ${id} runs here`);
-    await live.setQueuePairs(pairs);
+    const key = this.#running(id).record.spec.key;
+    const signal = AbortSignal.any([AbortSignal.timeout(commandTimeoutMs), this.#closing.signal]);
+    await this.#locked(key, id, signal, async () => {
+      const { record, live } = this.#running(id);
+      const before = live.view.activePairs;
+      // The device first: what it refuses must not be on disk for the next agent.
+      await live.setQueuePairs(pairs);
+      try {
+        await this.#store.write({ ...record, wantedPairs: pairs });
+      } catch (thrown) {
+        await live.setQueuePairs(before).catch((error: unknown) => {
+          this.#dependencies.log.warn({ id, pairs, error }, 'queue pairs stay switched until the agent is restarted');
+        });
+        throw thrown;
+      }
+    });
   }
 
   /** One pass; see `reconcile.ts`. */
@@ -285,6 +299,13 @@ export class AttachmentManager implements Attachments {
     if (failure !== undefined) throw failure.error;
   }
 
+  #running(id: string): { readonly record: ReadyRecord; readonly live: LiveAttachment } {
+    const record = this.#store.get(id);
+    const live = this.#live.get(id);
+    if (record?.phase === 'ready' && live !== undefined) return { record, live };
+    throw new VirtioUserError('ATTACHMENT_UNKNOWN', `queue pairs: no attachment ${id} runs here`);
+  }
+
   /** The caller holds the container's lock. */
   async #detach(record: AttachmentRecord, by: RemovalReason, signal: AbortSignal): Promise<readonly DetachFailure[]> {
     // What runs must end though its record went meanwhile.
@@ -353,7 +374,9 @@ export class AttachmentManager implements Attachments {
     if (!this.#live.has(record.id)) return;
     await this.#containers.exclusive(record.spec.key.containerId, null, async () => {
       const live = this.#live.get(record.id);
-      if (live === undefined || this.#store.get(record.id) !== record) return;
+      const current = this.#store.get(record.id);
+      // A later attachment of this id may be in a namespace that lives.
+      if (live === undefined || current === null || !sameNetns(current.netns, record.netns)) return;
       this.#live.delete(record.id);
       await live.close();
       const { netnsPath: path } = record.spec;

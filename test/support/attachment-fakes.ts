@@ -412,11 +412,13 @@ export class FakeDevice implements VirtioUserDevice {
   /** Thrown by the next command. */
   refusal: Error | null = null;
   readonly #options: DeviceOptions;
+  #wantedPairs: number | null;
   #giveUp: () => void = () => undefined;
   stalls = false;
 
   constructor(options: DeviceOptions) {
     this.#options = options;
+    this.#wantedPairs = options.wantedPairs;
     this.mtu = options.mtu;
   }
 
@@ -446,7 +448,7 @@ export class FakeDevice implements VirtioUserDevice {
     if (this.state.kind !== 'ready') throw new VirtioUserError('DEVICE_NOT_RUNNING', 'the device does not run');
     if (this.refusal !== null) throw this.refusal;
     this.commands.push(control);
-    if (control.kind === 'queue-pairs') this.activePairs = control.pairs;
+    if (control.kind === 'queue-pairs') this.activePairs = this.#wantedPairs = control.pairs;
     else if (this.net !== null && control.kind === 'mac') this.net = { ...this.net, mac: control.mac };
   }
 
@@ -477,7 +479,7 @@ export class FakeDevice implements VirtioUserDevice {
       protocolFeatures: ['MQ'],
       localFeatures: 0n,
       queuePairs: this.#options.queues,
-      activePairs: this.#options.queues,
+      activePairs: this.#wantedPairs ?? this.#options.queues,
       offloads: { tapMask: 7, softwareGso: false, softwareChecksum: false, softwareGro: false },
       degradedBy: backend.degradedBy ?? [],
     };
@@ -725,6 +727,10 @@ export class FakeNode {
 
   get port(): FakePort {
     return last(this.ports, 'port');
+  }
+
+  get device(): FakeDevice {
+    return last(this.devices, 'device');
   }
 
   get state(): string {

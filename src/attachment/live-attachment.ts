@@ -131,13 +131,13 @@ export class LiveAttachment {
     const { path } = this.spec.backend;
     await new Promise<void>((resolve, reject) => {
       const finish = (error: VirtioUserError | null): void => {
-        timer.cancel();
+        cancelTimer();
         signal.removeEventListener('abort', onAbort);
         this.#waiters.delete(onChange);
         if (error === null) resolve();
         else reject(error);
       };
-      const timer = this.#dependencies.clock.setTimeout(() => {
+      const cancelTimer = this.#dependencies.clock.after(timeoutMs, () => {
         const why = this.#reconnect.reason ?? this.state;
         const what = `backend ${path} did not come up within ${timeoutMs} ms: ${why}`;
         finish(
@@ -146,7 +146,7 @@ export class LiveAttachment {
             remedy: 'Start the switch, or use backend.wait "optional".',
           }),
         );
-      }, timeoutMs);
+      });
       const onAbort = (): void =>
         finish(new VirtioUserError('CANCELLED', `waiting for backend ${path}: the caller is gone`));
       const onChange = (): void => {

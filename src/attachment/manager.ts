@@ -65,7 +65,7 @@ export class AttachmentManager implements Attachments {
   readonly #netnsWatch: NetnsWatch;
   readonly #background = new Set<Promise<void>>();
   readonly #closing = new AbortController();
-  #retry: { cancel(): void } | null = null;
+  #cancelRetry: (() => void) | null = null;
 
   constructor(dependencies: AttachmentDependencies) {
     this.#dependencies = dependencies;
@@ -263,7 +263,7 @@ export class AttachmentManager implements Attachments {
   /** Lets go of everything that runs; interfaces, ports, leases and records stay for the next process. */
   async close(): Promise<void> {
     this.#closing.abort(new VirtioUserError('AGENT_NOT_READY', 'the agent is stopping'));
-    this.#retry?.cancel();
+    this.#cancelRetry?.();
     this.#netnsWatch.close();
     await Promise.all([...this.#live.values()].map((live) => live.close()));
     this.#live.clear();
@@ -385,12 +385,12 @@ export class AttachmentManager implements Attachments {
   }
 
   #retryLater(): void {
-    if (this.#retry !== null || this.#closing.signal.aborted) return;
-    this.#retry = this.#dependencies.clock.setTimeout(() => {
-      this.#retry = null;
+    if (this.#cancelRetry !== null || this.#closing.signal.aborted) return;
+    this.#cancelRetry = this.#dependencies.clock.after(retryMs, () => {
+      this.#cancelRetry = null;
       const left = this.#store.list().filter(({ id, phase }) => phase !== 'ready' && !this.#busy.has(id));
       this.#inBackground(this.#finishAll(left));
-    }, retryMs);
+    });
   }
 
   #inBackground(work: Promise<void>): void {

@@ -6,12 +6,13 @@ import type { FileHandle } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { CallContext, RemoveRequest } from '../../src/attachment/api.ts';
-import type { AttachmentDependencies, Clock } from '../../src/attachment/dependencies.ts';
+import type { AttachmentDependencies } from '../../src/attachment/dependencies.ts';
 import { DeviceInfoDirectory, deviceInfoDisk } from '../../src/attachment/device-info.ts';
 import { attachmentId, derivedMac } from '../../src/attachment/key.ts';
 import { AttachmentManager } from '../../src/attachment/manager.ts';
 import type { AttachmentSpec } from '../../src/attachment/spec.ts';
 import { diskFiles, type StoreFiles } from '../../src/attachment/store.ts';
+import type { Clock } from '../../src/clock.ts';
 import type { DeviceOptions, ReadyDevice, VirtioUserDevice } from '../../src/device/api.ts';
 import type { Frontend, FrontendSource } from '../../src/device/frontend.ts';
 import { initialNetState, type NetState } from '../../src/device/net-state.ts';
@@ -46,10 +47,10 @@ export class FakeClock implements Clock {
     return 1_700_000_000_000 + this.#now;
   }
 
-  setTimeout(run: () => void, ms: number): { cancel(): void } {
+  after(ms: number, run: () => void): () => void {
     const timer = { at: this.#now + ms, run };
     this.#timers.push(timer);
-    return { cancel: () => void (this.#timers = this.#timers.filter((other) => other !== timer)) };
+    return () => void (this.#timers = this.#timers.filter((other) => other !== timer));
   }
 
   /** Runs what falls due, in order, letting promises settle in between. */

@@ -30,9 +30,9 @@ import type {
   Session,
 } from '../../src/native/binding.ts';
 import type { OvsPort, OvsPorts, OvsPortSpec } from '../../src/ovs/ports.ts';
-import { silentLogger } from '../../src/telemetry/log.ts';
 import type { Control } from '../../src/virtio/control.ts';
 import { FakeDataPath } from './fake-data-path.ts';
+import { RecordingLogger } from './recording-logger.ts';
 
 export class FakeClock implements Clock {
   #now = 1_000_000;
@@ -612,6 +612,7 @@ const nodeName = 'node-1';
 
 /** One node with one agent, which can be killed and started again. */
 export class FakeNode {
+  readonly log = new RecordingLogger();
   readonly directory = mkdtempSync(join(tmpdir(), 'vu-att-'));
   readonly stateDir = join(this.directory, 'state');
   readonly deviceInfoDir = join(this.directory, 'devinfo');
@@ -781,7 +782,7 @@ export class FakeNode {
         return source;
       },
       clock: this.clock,
-      log: silentLogger,
+      log: this.log,
       whyKeepPod: (pod) => this.keptPods.get(pod === null ? '' : `${pod.namespace}/${pod.name}`) ?? null,
       options: {
         nodeName,

@@ -20,6 +20,7 @@ import {
   kustomize,
   type Manifest,
   podSpec,
+  type PodSpec,
   root,
 } from './support/manifests.ts';
 
@@ -144,7 +145,6 @@ describe('the DaemonSet', () => {
         expect(securityContext.readOnlyRootFilesystem).toBe(true);
         expect(securityContext.capabilities.drop).toEqual(['ALL']);
       }
-      for (const { securityContext } of spec.initContainers) expect(securityContext.capabilities.add).toBeUndefined();
     },
   );
 
@@ -153,6 +153,20 @@ describe('the DaemonSet', () => {
       container(podSpec(find(await overlay(name), 'DaemonSet')), 'agent').securityContext.capabilities.add;
     expect(await added('primary')).toEqual(['NET_ADMIN', 'SYS_ADMIN', 'CHOWN']);
     expect(await added('restricted')).toEqual(['NET_ADMIN', 'SYS_ADMIN']);
+  });
+
+  it('writes to directories of another user than root with the one capability that takes, and nothing more', async () => {
+    const added = (spec: PodSpec): [string, readonly string[] | undefined][] =>
+      spec.initContainers.map(({ name, securityContext }) => [name, securityContext.capabilities.add]);
+    const restricted = podSpec(find(await overlay('restricted'), 'DaemonSet'));
+    expect(new Map(added(restricted))).toEqual(
+      new Map([
+        ['install', ['DAC_OVERRIDE']],
+        ['seccomp-profile', undefined],
+      ]),
+    );
+    const uninstall = podSpec(find(await kustomize(join(deploy, 'uninstall')), 'DaemonSet'));
+    expect(added(uninstall)).toEqual([['uninstall', ['DAC_OVERRIDE']]]);
   });
 
   it('runs where the node still waits for its network, and is the last to be evicted', async () => {

@@ -38,13 +38,13 @@ function withoutChecksum(manifests: readonly Manifest[]): Manifest[] {
 /** Helm needs the namespace before the release, kustomize brings it. */
 const withNamespace = { namespace: { create: true } };
 
-/** Builds an overlay together with the observability component. */
-async function observedOverlay(): Promise<Manifest[]> {
+/** Builds the primary overlay together with a component. */
+async function primaryWith(component: string): Promise<Manifest[]> {
   const directory = mkdtempSync(join(root, 'build', 'kustomize-'));
   try {
     const file = {
       resources: [relative(directory, join(deploy, 'overlays/primary'))],
-      components: [relative(directory, join(deploy, 'observability'))],
+      components: [relative(directory, join(deploy, component))],
     };
     writeFileSync(join(directory, 'kustomization.yaml'), JSON.stringify(file));
     return await kustomize(directory);
@@ -74,10 +74,15 @@ describe('helm and kustomize', () => {
     for (const [name, object] of built) expect({ [name]: object }).toEqual({ [name]: chart.get(name) });
   });
 
-  it('give the same objects with observability', async () => {
-    const observability = { serviceMonitor: true, prometheusRule: true, dashboard: true };
-    const chart = byIdentity(withoutChecksum(await helmTemplate({ ...withNamespace, observability })));
-    const built = byIdentity(await observedOverlay());
+  it.each([
+    ['observability', { observability: { serviceMonitor: true, prometheusRule: true, dashboard: true } }],
+    [
+      'whereabouts',
+      { extraHostPaths: [{ name: 'whereabouts', path: '/etc/cni/net.d/whereabouts.d', readOnly: true }] },
+    ],
+  ])('give the same objects with %s', async (component, values) => {
+    const chart = byIdentity(withoutChecksum(await helmTemplate({ ...withNamespace, ...values })));
+    const built = byIdentity(await primaryWith(component));
     expect([...built.keys()]).toEqual([...chart.keys()]);
     for (const [name, object] of built) expect({ [name]: object }).toEqual({ [name]: chart.get(name) });
   });
@@ -101,6 +106,7 @@ describe('the chart', () => {
     ['an unknown option of the agent', { agent: { 'log-levle': 'info' } }, /log-levle/],
     ['a value outside of its range', { agent: { 'pump-threads': 0 } }, /pump-threads/],
     ['a relative path', { hostPaths: { runDir: 'run' } }, /runDir/],
+    ['a mount without a name', { extraHostPaths: [{ path: '/etc/x' }] }, /extraHostPaths/],
     ['a capability that opens the node', { extraCapabilities: ['SYS_MODULE'] }, /extraCapabilities/],
     ['a file that no runtime reads as a list', { network: { fileName: 'a.conf.new' } }, /fileName/],
     ['a digest that is none', { image: { digest: 'latest' } }, /digest/],
@@ -208,6 +214,22 @@ describe('the DaemonSet', () => {
       expect([...used].sort()).toEqual(spec.volumes.map((volume) => volume.name).sort());
     },
   );
+
+  it('lets IPAM plugins find what they keep on the node, where the values or a component say so', async () => {
+    const kept = { name: 'leases', path: '/var/lib/leases' };
+    const chart = podSpec(find(await helmTemplate({ extraHostPaths: [kept] }), 'DaemonSet'));
+    expect(container(chart, 'agent').volumeMounts).toContainEqual({
+      name: 'leases',
+      mountPath: '/var/lib/leases',
+      readOnly: false,
+    });
+    const component = podSpec(find(await primaryWith('whereabouts'), 'DaemonSet'));
+    expect(component.volumes).toContainEqual({
+      name: 'whereabouts',
+      hostPath: { path: '/etc/cni/net.d/whereabouts.d', type: 'DirectoryOrCreate' },
+    });
+    expect(container(component, 'install').volumeMounts.map(({ name }) => name)).not.toContain('whereabouts');
+  });
 
   it('sees namespaces made after it started', async () => {
     const { volumeMounts } = container(podSpec(find(await overlay('primary'), 'DaemonSet')), 'agent');

@@ -411,6 +411,8 @@ export class FakeDevice implements VirtioUserDevice {
   commands: Control[] = [];
   /** Thrown by the next command. */
   refusal: Error | null = null;
+  /** One kind of command, or the message of another MTU, that is refused. */
+  refuses: Control['kind'] | 'mtu' | null = null;
   readonly #options: DeviceOptions;
   #giveUp: () => void = () => undefined;
   stalls = false;
@@ -438,6 +440,7 @@ export class FakeDevice implements VirtioUserDevice {
 
   async setMtu(mtu: number): Promise<void> {
     await turn();
+    if (this.refuses === 'mtu') throw new VirtioUserError('BACKEND_REFUSED', 'mtu');
     this.mtu = mtu;
   }
 
@@ -445,6 +448,7 @@ export class FakeDevice implements VirtioUserDevice {
     await turn();
     if (this.state.kind !== 'ready') throw new VirtioUserError('DEVICE_NOT_RUNNING', 'the device does not run');
     if (this.refusal !== null) throw this.refusal;
+    if (this.refuses === control.kind) throw new VirtioUserError('CONTROL_REFUSED', control.kind);
     this.commands.push(control);
     if (control.kind === 'queue-pairs') this.activePairs = control.pairs;
     else if (this.net !== null && control.kind === 'mac') this.net = { ...this.net, mac: control.mac };

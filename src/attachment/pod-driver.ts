@@ -131,12 +131,15 @@ export class PodDriver {
 
   async #tell(wanted: PodLinkFilter): Promise<void> {
     const { device, onMacChange } = this.#parts;
-    const macBefore = device.net?.mac;
-    for (const command of commandsFor(this.#told, wanted)) await device.control(command);
+    for (const command of commandsFor(this.#told, wanted)) {
+      const macBefore = device.net?.mac;
+      await device.control(command);
+      // At once, as what comes next may be refused: until then the switch sends to the old address.
+      if (command.kind === 'mac' && macBefore !== undefined && macBefore !== command.mac) onMacChange();
+    }
     // No command of the control queue: virtio has none for it, vhost-user a message.
     if (this.#told?.mtu !== wanted.mtu) await device.setMtu(wanted.mtu);
     this.#told = wanted;
-    if (macBefore !== undefined && macBefore !== wanted.mac) onMacChange();
   }
 }
 

@@ -19,6 +19,7 @@ import type { Clock } from '../clock.ts';
 import type { ReadyDevice, VirtioUserDevice } from '../device/api.ts';
 import type { Frontend, FrontendSource } from '../device/frontend.ts';
 import { messageOf, VirtioUserError } from '../errors.ts';
+import { settledMs } from '../frontends/backoff.ts';
 import type { Port, PortEvent } from '../native/binding.ts';
 import { type AttachmentIdentity, publish } from '../telemetry/channels.ts';
 import type { Logger } from '../telemetry/log.ts';
@@ -97,7 +98,11 @@ export class Reconnect {
   #lastOutageMs: number | null = null;
   #cancelHold: (() => void) | null = null;
   #cancelReopen: (() => void) | null = null;
-  #cancelAnnouncements: (() => void)[] = [];
+  /** What is due while the device runs. */
+  #cancelRun: (() => void)[] = [];
+  #runningSinceMs = 0;
+  /** Runs in a row that ended before they had settled. */
+  #shortRuns = 0;
 
   constructor(parts: ReconnectParts) {
     this.#parts = parts;
@@ -282,16 +287,17 @@ export class Reconnect {
     this.#cancelHold = null;
     this.#failure = { step: '', count: 0 };
     this.#ready = ready;
+    this.#runningSinceMs = clock.now();
     this.#setCarrier(true);
     const lacks = degradedBy.length === 0 ? null : `software stands in for ${degradedBy.join(', ')}`;
     this.#setState('running', lacks);
     this.#parts.onRunning(true);
     for (const delay of announceAtMs) {
       if (delay === 0) this.announce();
-      else this.#cancelAnnouncements.push(clock.after(delay, () => this.announce()));
+      else this.#cancelRun.push(clock.after(delay, () => this.announce()));
     }
     const last = announceAtMs[announceAtMs.length - 1] ?? 0;
-    this.#cancelAnnouncements.push(clock.after(last, () => this.#parts.onAnnounced()));
+    this.#cancelRun.push(clock.after(last, () => this.#parts.onAnnounced()));
     const outageMs = this.#lostAtMs === null ? null : Math.round(clock.now() - this.#lostAtMs);
     this.#lostAtMs = null;
     this.#tellMismatch(false, degradedBy);
@@ -302,7 +308,10 @@ export class Reconnect {
     } else {
       this.#lastOutageMs = outageMs;
       publish('backendReconnected', { attachment, outageMs, features });
-      log.info({ ...fields, outageMs }, 'backend reconnected');
+      const tell = (): void => log.info({ ...fields, outageMs }, 'backend reconnected');
+      // Of a backend that comes and goes only what lasts is news.
+      if (this.#shortRuns < 2) tell();
+      else this.#cancelRun.push(clock.after(settledMs, tell));
     }
   }
 
@@ -310,9 +319,12 @@ export class Reconnect {
     this.#ready = null;
     this.#parts.onRunning(false);
     if (this.#over()) return;
+    const { clock, identity: attachment, log } = this.#parts;
+    this.#shortRuns = clock.now() - this.#runningSinceMs < settledMs ? this.#shortRuns + 1 : 0;
     this.#beginHold(reason);
-    publish('backendDisconnected', { attachment: this.#parts.identity, reason });
-    this.#parts.log.warn({ reason }, 'backend disconnected');
+    publish('backendDisconnected', { attachment, reason });
+    const level = this.#shortRuns < 2 || this.#shortRuns % 100 === 0 ? 'warn' : 'debug';
+    log[level]({ reason, shortRuns: this.#shortRuns }, 'backend disconnected');
   }
 
   #failed(error: VirtioUserError): void {
@@ -436,8 +448,8 @@ export class Reconnect {
   #cancelTimers(): void {
     this.#cancelHold?.();
     this.#cancelHold = null;
-    for (const cancel of this.#cancelAnnouncements) cancel();
-    this.#cancelAnnouncements = [];
+    for (const cancel of this.#cancelRun) cancel();
+    this.#cancelRun = [];
   }
 
   #setCarrier(up: boolean): void {

@@ -1,22 +1,20 @@
 /**
  * Client mode: the switch listens and we connect, again after each of its restarts.
  *
- * Retries back off from 100 ms to 1 s with ±20 % jitter (hundreds of attachments must not knock together). The socket's
- * directory is watched, so that a socket that appears is tried at once. What time alone does not mend (no permission,
- * not a socket, a symbolic link) is retried every 30 s, or when the file changes.
+ * Retries back off. The socket's directory is watched, so that a socket that appears is tried at once. What time alone
+ * does not mend (no permission, not a socket, a symbolic link) is retried every 30 s, or when the file changes.
  */
 import { watch } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import type { FrontendSource, OnConnection } from '../device/frontend.ts';
+import { Backoff, settledMs } from './backoff.ts';
 import { checkPathLength, type Connections, type VhostUserSourceOptions, type WatchDirectory } from './connections.ts';
 import type { VhostUserFrontend } from './vhost-user.ts';
 
-/** `appearedMs`: bind() makes the file, listen() comes a moment later. */
-export const backoff = { firstMs: 100, mostMs: 1000, jitter: 0.2, permanentMs: 30_000, appearedMs: 5 } as const;
-
-/** A connection that ended sooner did not work out: the next attempt waits longer. */
-const settledMs = 1000;
+const permanentMs = 30_000;
+/** bind() makes the file, listen() comes a moment later. */
+const appearedMs = 5;
 
 /** Errors that go away when the switch (re)starts or the node has room again. */
 const transient: ReadonlySet<string> = new Set([
@@ -34,15 +32,13 @@ const transient: ReadonlySet<string> = new Set([
 export class ConnectSource implements FrontendSource {
   readonly #options: VhostUserSourceOptions;
   readonly #connections: Connections;
-  readonly #random: () => number;
+  readonly #backoff: Backoff;
   readonly #watchDirectory: WatchDirectory;
   #onConnection: OnConnection | null = null;
   #closed = false;
   #current: VhostUserFrontend | null = null;
   #cancelRetry: (() => void) | null = null;
   #stopWatching: (() => void) | null = null;
-  /** Attempts since a connection last settled. */
-  #attempts = 0;
   /** The socket file changed since the last attempt. */
   #appeared = false;
   #failure: string | null = null;
@@ -51,7 +47,7 @@ export class ConnectSource implements FrontendSource {
   constructor(options: VhostUserSourceOptions, connections: Connections) {
     this.#options = options;
     this.#connections = connections;
-    this.#random = options.random ?? Math.random;
+    this.#backoff = new Backoff(options.random);
     this.#watchDirectory = options.watchDirectory ?? watchWithInotify;
     this.#situation = `connect ${connections.fullPath}: not tried yet`;
   }
@@ -102,9 +98,9 @@ export class ConnectSource implements FrontendSource {
       if (this.#current !== frontend) return;
       this.#current = null;
       if (this.#closed) return;
-      if (this.#connections.timers.now() - since >= settledMs) this.#attempts = 0;
+      if (this.#connections.timers.now() - since >= settledMs) this.#backoff.reset();
       this.#situation = `connect ${this.#connections.fullPath}: connection ended, retrying`;
-      this.#retryIn(this.#appeared ? backoff.appearedMs : this.#backoffMs());
+      this.#retryIn(this.#appeared ? appearedMs : this.#backoff.nextMs());
     });
   }
 
@@ -112,7 +108,7 @@ export class ConnectSource implements FrontendSource {
     const path = this.#connections.fullPath;
     const errno = errnoOf(thrown);
     const passes = errno !== null && transient.has(errno);
-    const delay = passes ? this.#backoffMs() : this.#jittered(backoff.permanentMs);
+    const delay = passes ? this.#backoff.nextMs() : this.#backoff.jittered(permanentMs);
     this.#situation = passes
       ? `connect ${path}: ${errno}, waiting for the backend`
       : `connect ${path}: ${errno ?? messageOf(thrown)}, does not mend by itself, next attempt within ${Math.ceil(delay / 1000)} s`;
@@ -124,16 +120,6 @@ export class ConnectSource implements FrontendSource {
     }
     this.#failure = failure;
     this.#retryIn(delay);
-  }
-
-  #backoffMs(): number {
-    const delay = Math.min(backoff.firstMs * 2 ** Math.min(this.#attempts, 16), backoff.mostMs);
-    this.#attempts += 1;
-    return this.#jittered(delay);
-  }
-
-  #jittered(delay: number): number {
-    return delay * (1 + backoff.jitter * (2 * this.#random() - 1));
   }
 
   #retryIn(delay: number): void {
@@ -161,8 +147,8 @@ export class ConnectSource implements FrontendSource {
     if (this.#closed || this.#appeared) return;
     this.#appeared = true;
     if (this.#current !== null) return;
-    this.#attempts = 0;
-    this.#retryIn(backoff.appearedMs);
+    this.#backoff.reset();
+    this.#retryIn(appearedMs);
   }
 }
 

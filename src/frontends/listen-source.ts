@@ -3,11 +3,13 @@
  *
  * One connection is served at a time. A second one is held without an answer: when the first has ended it takes its
  * place (DPDK ≥ 25.03 reconnects before it has closed the old socket); when the first lives on for two seconds it is
- * refused, as a second switch on the same path.
+ * refused, as a second switch on the same path. After a connection that ended before it had settled the next one is held
+ * for the back-off too: a switch that connects and leaves in a loop costs a handshake a second, not a core.
  */
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import type { FrontendSource, OnConnection } from '../device/frontend.ts';
 import type { IncomingSocket, Listener, NativeFault } from '../native/binding.ts';
+import { Backoff, settledMs } from './backoff.ts';
 import { checkPathLength, type Connections, type VhostUserSourceOptions } from './connections.ts';
 import type { VhostUserFrontend } from './vhost-user.ts';
 
@@ -16,16 +18,20 @@ export const holdMs = 2000;
 export class ListenSource implements FrontendSource {
   readonly #options: VhostUserSourceOptions;
   readonly #connections: Connections;
+  readonly #backoff: Backoff;
   #listener: Listener | null = null;
   #onConnection: OnConnection | null = null;
   /** Offered and not released yet. */
   #current: VhostUserFrontend | null = null;
   #held: { readonly frontend: VhostUserFrontend; readonly cancelTimer: () => void } | null = null;
+  /** Set during the back-off. */
+  #cancelPause: (() => void) | null = null;
   #fault: NativeFault | null = null;
 
   constructor(options: VhostUserSourceOptions, connections: Connections) {
     this.#options = options;
     this.#connections = connections;
+    this.#backoff = new Backoff(options.random);
   }
 
   get situation(): string {
@@ -33,6 +39,9 @@ export class ListenSource implements FrontendSource {
     if (this.#listener === null) return `not listening on ${path}`;
     if (this.#current !== null) {
       return `backend ${this.#current.backendPid === null ? '' : `(pid ${this.#current.backendPid}) `}connected to ${path}`;
+    }
+    if (this.#cancelPause !== null) {
+      return `listening on ${path}: the last connection ended soon, the next is served in about a second at most`;
     }
     return `listening on ${path}${this.#fault === null ? '' : `: ${this.#fault.message}`}`;
   }
@@ -55,6 +64,8 @@ export class ListenSource implements FrontendSource {
   close(): void {
     this.#listener?.close();
     this.#listener = null;
+    this.#cancelPause?.();
+    this.#cancelPause = null;
     this.#dropHeld();
   }
 
@@ -72,28 +83,42 @@ export class ListenSource implements FrontendSource {
       return;
     }
     this.#fault = null;
-    if (this.#current === null) this.#offer(frontend);
+    if (this.#current === null && this.#cancelPause === null) this.#offer(frontend);
     else this.#hold(frontend);
   }
 
   #offer(frontend: VhostUserFrontend): void {
+    const since = this.#connections.timers.now();
     this.#current = frontend;
     this.#onConnection?.(frontend, () => {
       if (this.#current !== frontend) return;
       this.#current = null;
-      const held = this.#held;
-      if (held === null) return;
-      this.#held = null;
-      held.cancelTimer();
-      held.frontend.onDisconnect = null;
-      this.#offer(held.frontend);
+      if (this.#listener === null) return;
+      if (this.#connections.timers.now() - since >= settledMs) {
+        this.#backoff.reset();
+        this.#promoteHeld();
+        return;
+      }
+      this.#cancelPause = this.#connections.timers.after(this.#backoff.nextMs(), () => {
+        this.#cancelPause = null;
+        this.#promoteHeld();
+      });
     });
+  }
+
+  #promoteHeld(): void {
+    const held = this.#held;
+    if (held === null) return;
+    this.#held = null;
+    held.cancelTimer();
+    held.frontend.onDisconnect = null;
+    this.#offer(held.frontend);
   }
 
   #hold(frontend: VhostUserFrontend): void {
     frontend.onDisconnect = () => this.#dropHeld();
     const cancelTimer = this.#connections.timers.after(holdMs, () => {
-      // The first has ended and its user is still cleaning up: the second one's turn is about to come.
+      // The first has ended and its user is still cleaning up, or the back-off runs: the second one's turn is to come.
       if (this.#current?.isOpen !== true) return;
       this.#options.logger.warn(
         { path: this.#connections.fullPath, pid: frontend.backendPid },

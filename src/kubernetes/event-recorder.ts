@@ -1,7 +1,7 @@
 /**
  * Events on pods and on the node. Repetitions of one event are counted in a series instead of written anew, every
  * subject and reason has a budget, and a slow or absent API server costs a bounded queue, never a caller: what it cannot
- * take now is tried again until it is too old to matter.
+ * take now is tried again until it is too old to matter. A namespace that refuses events holds up its own only.
  */
 import type { Logger } from '../telemetry/log.ts';
 import type { EventRecord } from './api.ts';
@@ -46,6 +46,8 @@ const seriesLimit = 2_000;
 const tooOldMs = 600_000;
 const retryMs = [1_000, 30_000] as const;
 const noteBytes = 1_000;
+/** Answers that say nothing about the namespace: who we are, too many requests, not ready. */
+const serverStatus: ReadonlySet<number> = new Set([401, 429, 503]);
 
 interface Series {
   name: string;
@@ -58,21 +60,31 @@ interface Series {
 }
 
 interface Write {
+  readonly namespace: string;
   readonly bornMs: number;
   readonly run: () => Promise<void>;
 }
+
+/** Nothing is written to a namespace, or to any, until its timer has fired. */
+interface Wait {
+  failures: number;
+  timer: NodeJS.Timeout | null;
+}
+
+/** Key of the wait that concerns all namespaces. */
+const everyNamespace = '';
 
 export class EventRecorder {
   readonly #api: EventApi;
   readonly #log: Logger;
   readonly #now: () => number;
   readonly #series = new Map<string, Series>();
-  readonly #queue: Write[] = [];
+  /** In order of their birth, as far as one namespace goes. */
+  #queue: Write[] = [];
+  readonly #waits = new Map<string, Wait>();
   #draining = false;
   #dropped = 0;
-  #failures = 0;
   #stopped = false;
-  #wake: () => void = () => undefined;
 
   constructor(api: EventApi, log: Logger, now: () => number = Date.now) {
     this.#api = api;
@@ -113,8 +125,8 @@ export class EventRecorder {
   stop(): void {
     this.#stopped = true;
     for (const series of this.#series.values()) if (series.timer !== null) clearTimeout(series.timer);
-    this.#queue.length = 0;
-    this.#wake();
+    this.#queue = [];
+    for (const namespace of this.#waits.keys()) this.#endWait(namespace);
   }
 
   #makeRoom(): void {
@@ -137,7 +149,7 @@ export class EventRecorder {
     if (series.name !== '' && series.note === news.note) {
       series.count += more + 1;
       const { name, count } = series;
-      this.#enqueue(() => this.#repeat(series, news, name, count));
+      this.#enqueue(news.subject, () => this.#repeat(series, news, name, count));
       return;
     }
     series.name = eventName(news.subject, now);
@@ -145,7 +157,7 @@ export class EventRecorder {
     series.count = 1;
     const { name } = series;
     const note = more === 0 ? news.note : `${news.note} (and ${more} more since the last event)`;
-    this.#enqueue(() => this.#create({ ...news, note }, name));
+    this.#enqueue(news.subject, () => this.#create({ ...news, note }, name));
   }
 
   async #create({ subject, reason, note, type }: News, name: string): Promise<void> {
@@ -182,48 +194,71 @@ export class EventRecorder {
     }
   }
 
-  #enqueue(run: () => Promise<void>): void {
+  #enqueue(subject: EventSubject, run: () => Promise<void>): void {
     if (this.#queue.length >= queueLimit) {
       this.#dropped += 1;
       return;
     }
-    this.#queue.push({ bornMs: this.#now(), run });
-    if (!this.#draining) void this.#drain();
+    this.#queue.push({ namespace: namespaceOf(subject), bornMs: this.#now(), run });
+    void this.#drain();
   }
 
   async #drain(): Promise<void> {
+    if (this.#draining) return;
     this.#draining = true;
-    for (let write = this.#queue[0]; write !== undefined; write = this.#queue[0]) {
-      const delayMs = await this.#try(write);
-      if (delayMs === null) {
-        if (this.#queue[0] === write) this.#queue.shift();
-        continue;
-      }
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve;
-        setTimeout(resolve, delayMs).unref();
-      });
-    }
+    for (let write = this.#nextWrite(); write !== undefined; write = this.#nextWrite()) await this.#try(write);
     this.#draining = false;
   }
 
-  /** @returns milliseconds until the next try, or null: done with it */
-  async #try(write: Write): Promise<number | null> {
+  #nextWrite(): Write | undefined {
+    const waits = (namespace: string): boolean => (this.#waits.get(namespace)?.timer ?? null) !== null;
+    if (waits(everyNamespace)) return undefined;
+    return this.#queue.find(({ namespace }) => !waits(namespace));
+  }
+
+  async #try(write: Write): Promise<void> {
+    const { namespace, bornMs } = write;
     try {
       await write.run();
-      this.#failures = 0;
-      return null;
+      this.#endWait(everyNamespace);
     } catch (error) {
-      const { reason, retryable, retryAfterMs } = apiFailure(error);
-      if (retryable && this.#now() - write.bornMs < tooOldMs) {
-        if (this.#failures === 0) this.#log.warn({ reason }, 'events wait for the API server');
-        const [first, longest] = retryMs;
-        return Math.max(retryAfterMs ?? 0, Math.min(longest, first * 2 ** Math.min(this.#failures++, 8)));
+      if (this.#stopped) return;
+      const { status, reason, retryable, retryAfterMs } = apiFailure(error);
+      const ofServer = status === null || serverStatus.has(status);
+      if (!ofServer) this.#endWait(everyNamespace);
+      if (retryable && this.#now() - bornMs < tooOldMs) {
+        this.#wait(ofServer ? everyNamespace : namespace, reason, retryAfterMs);
+        // The others' turn: what gets no answer may be this namespace's alone, a webhook that hangs.
+        const own = this.#queue.filter((other) => other.namespace === namespace);
+        this.#queue = [...this.#queue.filter((other) => other.namespace !== namespace), ...own];
+        return;
       }
       this.#dropped += 1;
-      this.#log.warn({ reason }, 'event not written');
-      return null;
+      this.#log.warn({ namespace, reason }, 'event not written');
     }
+    this.#endWait(namespace);
+    this.#queue = this.#queue.filter((other) => other !== write);
+  }
+
+  #wait(namespace: string, reason: string, retryAfterMs: number | null): void {
+    const wait = this.#waits.get(namespace) ?? { failures: 0, timer: null };
+    this.#waits.set(namespace, wait);
+    if (wait.failures === 0) {
+      if (namespace === everyNamespace) this.#log.warn({ reason }, 'events wait for the API server');
+      else this.#log.warn({ namespace, reason }, 'events of a namespace wait');
+    }
+    const [first, longest] = retryMs;
+    const delayMs = Math.max(retryAfterMs ?? 0, Math.min(longest, first * 2 ** Math.min(wait.failures++, 8)));
+    wait.timer = setTimeout(() => {
+      wait.timer = null;
+      void this.#drain();
+    }, delayMs).unref();
+  }
+
+  #endWait(namespace: string): void {
+    const timer = this.#waits.get(namespace)?.timer ?? null;
+    if (timer !== null) clearTimeout(timer);
+    this.#waits.delete(namespace);
   }
 }
 

@@ -12,6 +12,9 @@ export interface ApiFailure {
   readonly retryAfterMs: number | null;
 }
 
+/** Of a namespace that ends, a quota, a webhook, a policy. */
+const admissionRefusal = /because it is being terminated|exceeded quota|denied (the )?request/;
+
 function statusReason(body: unknown): string | null {
   if (typeof body !== 'string') return null;
   try {
@@ -29,10 +32,10 @@ export function apiFailure(error: unknown): ApiFailure {
     const retryAfter = Number(error.headers['retry-after']);
     // A type error in a server-side apply (an agent newer than the CRD) comes as 500 and stays one.
     const typeError = error.code === 500 && reason.includes('failed to create typed patch object');
-    // An API server that has just started knows no roles yet and forbids everything; a namespace that ends stays so.
-    const namespaceEnds = error.code === 403 && reason.includes('because it is being terminated');
+    // An API server that has just started knows no roles yet and forbids everything; what admission says stays so.
+    const notAdmitted = error.code === 403 && admissionRefusal.test(reason);
     const passes = error.code >= 500 || [401, 403, 408, 409, 410, 429].includes(error.code);
-    const retryable = passes && !typeError && !namespaceEnds;
+    const retryable = passes && !typeError && !notAdmitted;
     return {
       status: error.code,
       reason,

@@ -6,6 +6,7 @@
  * id, no path.
  */
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from '@prometheus-io/client';
+import { errorCodes } from '../errors.ts';
 
 /** What a scrape wants to know of one attachment. */
 export interface AttachmentSample {
@@ -40,6 +41,10 @@ const attachmentLabels = ['id', 'namespace', 'pod', 'network'] as const;
 
 /** States that are always reported, so that "none" is 0 and not a missing series. */
 const knownStates = ['waiting', 'negotiating', 'running', 'held', 'parked', 'tap-gone', 'absent'] as const;
+
+const verbs = ['ADD', 'DEL', 'CHECK', 'GC', 'STATUS'] as const;
+/** A pod waits for them: all their codes are reported from the start. */
+const awaitedVerbs = ['ADD', 'DEL'] as const;
 
 /** A ring that cannot be, features that went missing, a handshake that fails again and again, a record set aside. */
 const incidentKinds = ['ring-corrupt', 'feature-mismatch', 'handshake-failing', 'record-corrupt'] as const;
@@ -93,7 +98,14 @@ export class Metrics {
       set({}, sources.deleteQueueLength()),
     );
     this.#fromSamples('cni_inflight', 'CNI calls under way', [], (set) => set({}, sources.cniInFlight()));
+    // A counter that begins with 1 is no rise to Prometheus: the first failure would be in no rate and no alert.
+    for (const verb of verbs) {
+      this.#cniRequests.inc({ verb, code: 'OK' }, 0);
+      this.#cniDuration.zero({ verb });
+    }
+    for (const verb of awaitedVerbs) for (const code of errorCodes) this.#cniRequests.inc({ verb, code }, 0);
     for (const kind of incidentKinds) this.#incidents.inc({ kind }, 0);
+    for (const kind of ['attachment', 'ovs-port']) this.#orphans.inc({ kind }, 0);
     for (const result of ['done', 'failed', 'corrupt']) this.#queueProcessed.inc({ result }, 0);
     for (const result of ['ok', 'incomplete', 'failed']) this.#reconcileRuns.inc({ result }, 0);
   }

@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { Credentials } from '../../src/agent/cluster.ts';
 import { readPodCidrs } from '../../src/agent/pod-cidrs.ts';
-import { KubernetesApi } from '../../src/kubernetes/api.ts';
+import { type EventRecord, KubernetesApi } from '../../src/kubernetes/api.ts';
+import { apiFailure } from '../../src/kubernetes/failure.ts';
 import { nodeStatus } from '../../src/kubernetes/node-object.ts';
 import { PooledKubeConfig } from '../../src/kubernetes/pooled-config.ts';
 import { Agent } from '../support/agent.ts';
@@ -385,6 +386,39 @@ describe('a Kubernetes API server', () => {
       '{"metadata":{"labels":{"by":"admin"}}}',
     );
   }, 60_000);
+
+  it('tells what admission refuses for good, which is not tried again, from a right that is still to come', async () => {
+    const write = (namespace: string) => {
+      const event: EventRecord = {
+        ...{ namespace, name: `one.${Date.now()}`, type: 'Normal', reason: 'AttachmentReady', action: 'Attach' },
+        note: 'n',
+        regarding: { apiVersion: 'v1', kind: 'Pod', name: 'one', namespace },
+      };
+      return client('node1')
+        .createEvent(event)
+        .then(() => null, apiFailure);
+    };
+    const named = (kind: string, spec: object): Manifest => ({
+      ...{ apiVersion: 'admissionregistration.k8s.io/v1', kind, metadata: { name: 'no-events' }, spec },
+    });
+    const events = { apiGroups: ['events.k8s.io'], apiVersions: ['*'], operations: ['CREATE'], resources: ['events'] };
+    await server.apply([
+      { apiVersion: 'v1', kind: 'Namespace', metadata: { name: 'quiet', labels: { quiet: 'yes' } } },
+      named('ValidatingAdmissionPolicy', {
+        matchConstraints: { resourceRules: [events], namespaceSelector: { matchLabels: { quiet: 'yes' } } },
+        validations: [{ expression: 'false', message: 'no events here', reason: 'Forbidden' }],
+      }),
+      named('ValidatingAdmissionPolicyBinding', { policyName: 'no-events', validationActions: ['Deny'] }),
+    ]);
+    // The server reads policies, and rights, when it notices them.
+    const refused = await until('the policy to act', () => write('quiet'), 30_000, 500);
+    expect(refused).toMatchObject({ status: 403, retryable: false, reason: expect.stringContaining('no events here') });
+    expect(await write('default')).toBeNull();
+    await server.kubectl('delete', 'clusterrolebinding', 'virtio-user-agent');
+    const early = await until('the right to be gone', () => write('default'), 30_000, 500);
+    expect(early).toMatchObject({ status: 403, retryable: true });
+    await server.apply(await kustomize(deploy));
+  }, 90_000);
 
   it('takes the chart as a release: installed, upgraded, uninstalled without a rest', async () => {
     const helmRun = (...args: string[]): Promise<string> =>

@@ -4,6 +4,7 @@
  */
 import {
   chmodSync,
+  chownSync,
   cpSync,
   existsSync,
   mkdirSync,
@@ -59,7 +60,10 @@ describe.each(['default', 'restricted'])('the image with the %s profile', (secur
     rootfs = await imageRoot(directory);
     ovs = await Ovs.start(path('ovs'), { tso: true }, cleanup);
     await ovs.addBridge(bridge);
-    mkdirSync(path('bin'));
+    for (const name of ['bin', 'net.d']) {
+      mkdirSync(path(name));
+      chownSync(path(name), 4243, 0); // as Kubespray makes it
+    }
     mkdirSync(path('devinfo'));
     chmodSync(path('devinfo'), 0); // as Multus leaves it
     cpSync('/usr/lib/cni/host-local', path('bin/host-local'));
@@ -129,7 +133,7 @@ describe.each(['default', 'restricted'])('the image with the %s profile', (secur
     expect(new Set(bill.components.map((component) => JSON.stringify(component))).size).toBe(bill.components.length);
   });
 
-  it('installs executable and configuration without any capability', async () => {
+  it('installs executable and configuration into directories that belong to another user than root', async () => {
     const finished = await pod.runInit('install');
     expect(finished).toMatchObject({ code: 0, stderr: '' });
     expect(statSync(path('bin/virtio-user')).mode & 0o777).toBe(0o755);

@@ -20,6 +20,7 @@ import {
   kustomize,
   type Manifest,
   podSpec,
+  type PodSpec,
   root,
 } from './support/manifests.ts';
 
@@ -37,13 +38,13 @@ function withoutChecksum(manifests: readonly Manifest[]): Manifest[] {
 /** Helm needs the namespace before the release, kustomize brings it. */
 const withNamespace = { namespace: { create: true } };
 
-/** Builds an overlay together with the observability component. */
-async function observedOverlay(): Promise<Manifest[]> {
+/** Builds the primary overlay together with a component. */
+async function primaryWith(component: string): Promise<Manifest[]> {
   const directory = mkdtempSync(join(root, 'build', 'kustomize-'));
   try {
     const file = {
       resources: [relative(directory, join(deploy, 'overlays/primary'))],
-      components: [relative(directory, join(deploy, 'observability'))],
+      components: [relative(directory, join(deploy, component))],
     };
     writeFileSync(join(directory, 'kustomization.yaml'), JSON.stringify(file));
     return await kustomize(directory);
@@ -73,10 +74,15 @@ describe('helm and kustomize', () => {
     for (const [name, object] of built) expect({ [name]: object }).toEqual({ [name]: chart.get(name) });
   });
 
-  it('give the same objects with observability', async () => {
-    const observability = { serviceMonitor: true, prometheusRule: true, dashboard: true };
-    const chart = byIdentity(withoutChecksum(await helmTemplate({ ...withNamespace, observability })));
-    const built = byIdentity(await observedOverlay());
+  it.each([
+    ['observability', { observability: { serviceMonitor: true, prometheusRule: true, dashboard: true } }],
+    [
+      'whereabouts',
+      { extraHostPaths: [{ name: 'whereabouts', path: '/etc/cni/net.d/whereabouts.d', readOnly: true }] },
+    ],
+  ])('give the same objects with %s', async (component, values) => {
+    const chart = byIdentity(withoutChecksum(await helmTemplate({ ...withNamespace, ...values })));
+    const built = byIdentity(await primaryWith(component));
     expect([...built.keys()]).toEqual([...chart.keys()]);
     for (const [name, object] of built) expect({ [name]: object }).toEqual({ [name]: chart.get(name) });
   });
@@ -100,6 +106,7 @@ describe('the chart', () => {
     ['an unknown option of the agent', { agent: { 'log-levle': 'info' } }, /log-levle/],
     ['a value outside of its range', { agent: { 'pump-threads': 0 } }, /pump-threads/],
     ['a relative path', { hostPaths: { runDir: 'run' } }, /runDir/],
+    ['a mount without a name', { extraHostPaths: [{ path: '/etc/x' }] }, /extraHostPaths/],
     ['a capability that opens the node', { extraCapabilities: ['SYS_MODULE'] }, /extraCapabilities/],
     ['a file that no runtime reads as a list', { network: { fileName: 'a.conf.new' } }, /fileName/],
     ['a digest that is none', { image: { digest: 'latest' } }, /digest/],
@@ -144,7 +151,6 @@ describe('the DaemonSet', () => {
         expect(securityContext.readOnlyRootFilesystem).toBe(true);
         expect(securityContext.capabilities.drop).toEqual(['ALL']);
       }
-      for (const { securityContext } of spec.initContainers) expect(securityContext.capabilities.add).toBeUndefined();
     },
   );
 
@@ -153,6 +159,20 @@ describe('the DaemonSet', () => {
       container(podSpec(find(await overlay(name), 'DaemonSet')), 'agent').securityContext.capabilities.add;
     expect(await added('primary')).toEqual(['NET_ADMIN', 'SYS_ADMIN', 'CHOWN']);
     expect(await added('restricted')).toEqual(['NET_ADMIN', 'SYS_ADMIN']);
+  });
+
+  it('writes to directories of another user than root with the one capability that takes, and nothing more', async () => {
+    const added = (spec: PodSpec): [string, readonly string[] | undefined][] =>
+      spec.initContainers.map(({ name, securityContext }) => [name, securityContext.capabilities.add]);
+    const restricted = podSpec(find(await overlay('restricted'), 'DaemonSet'));
+    expect(new Map(added(restricted))).toEqual(
+      new Map([
+        ['install', ['DAC_OVERRIDE']],
+        ['seccomp-profile', undefined],
+      ]),
+    );
+    const uninstall = podSpec(find(await kustomize(join(deploy, 'uninstall')), 'DaemonSet'));
+    expect(added(uninstall)).toEqual([['uninstall', ['DAC_OVERRIDE']]]);
   });
 
   it('runs where the node still waits for its network, and is the last to be evicted', async () => {
@@ -194,6 +214,22 @@ describe('the DaemonSet', () => {
       expect([...used].sort()).toEqual(spec.volumes.map((volume) => volume.name).sort());
     },
   );
+
+  it('lets IPAM plugins find what they keep on the node, where the values or a component say so', async () => {
+    const kept = { name: 'leases', path: '/var/lib/leases' };
+    const chart = podSpec(find(await helmTemplate({ extraHostPaths: [kept] }), 'DaemonSet'));
+    expect(container(chart, 'agent').volumeMounts).toContainEqual({
+      name: 'leases',
+      mountPath: '/var/lib/leases',
+      readOnly: false,
+    });
+    const component = podSpec(find(await primaryWith('whereabouts'), 'DaemonSet'));
+    expect(component.volumes).toContainEqual({
+      name: 'whereabouts',
+      hostPath: { path: '/etc/cni/net.d/whereabouts.d', type: 'DirectoryOrCreate' },
+    });
+    expect(container(component, 'install').volumeMounts.map(({ name }) => name)).not.toContain('whereabouts');
+  });
 
   it('sees namespaces made after it started', async () => {
     const { volumeMounts } = container(podSpec(find(await overlay('primary'), 'DaemonSet')), 'agent');

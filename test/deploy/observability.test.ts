@@ -148,6 +148,13 @@ describe('the dashboard', () => {
     expect(missing).toEqual([]);
   });
 
+  it('is not empty where all is well: what a comparison filters away has something in its place', () => {
+    const filters = dashboard.panels.flatMap(({ targets }) => targets.map(({ expr }) => expr));
+    const bare = filters.filter((expr) => /[=!<>]=? ?\d/.test(expr.replaceAll(/\{[^}]*\}/g, '')));
+    expect(bare.filter((expr) => !expr.includes(' or on () '))).toEqual([]);
+    expect(bare.length).toBeGreaterThan(0);
+  });
+
   it('has panels that do not overlap', () => {
     const taken = new Set<string>();
     for (const { title, gridPos } of dashboard.panels) {

@@ -113,6 +113,7 @@ describe('server mode', () => {
         });
       const first = dial('first');
       await settle();
+      world.timers.advance(1000);
       const second = dial('second');
       await settle();
       return { world, events, first, second, dial };
@@ -156,6 +157,7 @@ describe('server mode', () => {
       world.offered[0]?.released();
       dial('third');
       await settle();
+      world.timers.advance(1000);
       second.close();
       await settle();
       expect(events).toEqual([]);
@@ -199,6 +201,67 @@ describe('server mode', () => {
       world.source.close();
       await settle();
       expect([events, world.timers.pending]).toEqual([['second closed'], []]);
+    });
+  });
+
+  describe('a backend that leaves as soon as it has come', () => {
+    function leavingBackend() {
+      const world = sourceWorld(true);
+      open(world);
+      const dial = async (): Promise<MemorySocket> => {
+        const socket = world.binding.dial(path).attach({ onData: () => {}, onClose: () => {} });
+        await settle();
+        return socket;
+      };
+      const leave = async (socket: MemorySocket): Promise<void> => {
+        socket.close();
+        await settle();
+        world.offered.at(-1)?.released();
+      };
+      return { world, dial, leave };
+    }
+
+    it('is served again after a back-off from 100 ms to 1 s, which one that stayed ends', async () => {
+      const { world, dial, leave } = leavingBackend();
+      const delays: number[] = [];
+      for (let connection = 0; connection < 6; connection += 1) {
+        const socket = await dial();
+        if (connection > 0) world.timers.advance(world.timers.pending[0] ?? Number.NaN);
+        expect(world.offered).toHaveLength(connection + 1);
+        await leave(socket);
+        delays.push(world.timers.pending[0] ?? Number.NaN);
+      }
+      expect(delays).toEqual([100, 200, 400, 800, 1000, 1000]);
+      const staying = await dial();
+      world.timers.advance(2000);
+      await leave(staying);
+      expect(world.timers.pending).toEqual([]);
+      await leave(await dial());
+      expect([world.offered.length, world.timers.pending]).toEqual([8, [100]]);
+    });
+
+    it('is accepted and not answered meanwhile; one that leaves meanwhile too is never served', async () => {
+      const { world, dial, leave } = leavingBackend();
+      await leave(await dial());
+      const impatient = await dial();
+      expect(world.source.situation).toContain('the next is served in about a second');
+      impatient.close();
+      await settle();
+      world.timers.advance(100);
+      expect([world.offered.length, world.timers.pending]).toEqual([1, []]);
+      await dial();
+      expect(world.offered).toHaveLength(2);
+    });
+
+    it('leaves no timer behind when the source closes, before or after its release', async () => {
+      for (const closeFirst of [true, false]) {
+        const { world, dial, leave } = leavingBackend();
+        const socket = await dial();
+        if (closeFirst) world.source.close();
+        await leave(socket);
+        world.source.close();
+        expect(world.timers.pending).toEqual([]);
+      }
     });
   });
 

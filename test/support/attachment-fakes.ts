@@ -31,9 +31,9 @@ import type {
   Session,
 } from '../../src/native/binding.ts';
 import type { OvsPort, OvsPorts, OvsPortSpec } from '../../src/ovs/ports.ts';
-import { silentLogger } from '../../src/telemetry/log.ts';
 import type { Control } from '../../src/virtio/control.ts';
 import { FakeDataPath } from './fake-data-path.ts';
+import { RecordingLogger } from './recording-logger.ts';
 
 export class FakeClock implements Clock {
   #now = 1_000_000;
@@ -412,6 +412,8 @@ export class FakeDevice implements VirtioUserDevice {
   commands: Control[] = [];
   /** Thrown by the next command. */
   refusal: Error | null = null;
+  /** One kind of command, or the message of another MTU, that is refused. */
+  refuses: Control['kind'] | 'mtu' | null = null;
   readonly #options: DeviceOptions;
   #wantedPairs: number | null;
   #giveUp: () => void = () => undefined;
@@ -441,6 +443,7 @@ export class FakeDevice implements VirtioUserDevice {
 
   async setMtu(mtu: number): Promise<void> {
     await turn();
+    if (this.refuses === 'mtu') throw new VirtioUserError('BACKEND_REFUSED', 'mtu');
     this.mtu = mtu;
   }
 
@@ -448,6 +451,7 @@ export class FakeDevice implements VirtioUserDevice {
     await turn();
     if (this.state.kind !== 'ready') throw new VirtioUserError('DEVICE_NOT_RUNNING', 'the device does not run');
     if (this.refusal !== null) throw this.refusal;
+    if (this.refuses === control.kind) throw new VirtioUserError('CONTROL_REFUSED', control.kind);
     this.commands.push(control);
     if (control.kind === 'queue-pairs') this.activePairs = this.#wantedPairs = control.pairs;
     else if (this.net !== null && control.kind === 'mac') this.net = { ...this.net, mac: control.mac };
@@ -615,6 +619,7 @@ const nodeName = 'node-1';
 
 /** One node with one agent, which can be killed and started again. */
 export class FakeNode {
+  readonly log = new RecordingLogger();
   readonly directory = mkdtempSync(join(tmpdir(), 'vu-att-'));
   readonly stateDir = join(this.directory, 'state');
   readonly deviceInfoDir = join(this.directory, 'devinfo');
@@ -788,7 +793,7 @@ export class FakeNode {
         return source;
       },
       clock: this.clock,
-      log: silentLogger,
+      log: this.log,
       whyKeepPod: (pod) => this.keptPods.get(pod === null ? '' : `${pod.namespace}/${pod.name}`) ?? null,
       options: {
         nodeName,

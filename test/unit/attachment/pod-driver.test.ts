@@ -88,6 +88,23 @@ describe("the driver of a pod's device", () => {
     expect(device().mtu).toBe(9000);
   });
 
+  it.each(['mtu', 'mac-table'] as const)(
+    'announces another address though the device refuses the %s after it',
+    async (kind) => {
+      await node.connect();
+      await settle();
+      await node.clock.advance(1000);
+      device().refuses = kind;
+      const announced = node.port.injected.length;
+      node.kernel.change(link(), { mtu: 9000 });
+      await inPod({ mac: '02:00:00:00:00:77', multicast: [group] });
+      expect(node.port.injected.length).toBe(announced + 2);
+      await node.clock.advance(lookAgainMs);
+      await settle();
+      expect(node.port.injected.length).toBe(announced + 2);
+    },
+  );
+
   it('acknowledges the announcement when all of it is out', async () => {
     await node.connect();
     await settle();

@@ -116,6 +116,30 @@ describe('a backend that goes away', () => {
     expect([node.state, node.port.carrier, node.port.state]).toEqual(['negotiating', false, 'discarding']);
   });
 
+  it('again and again is told of a few times, and of its return when it has stayed for a second', async () => {
+    const told = () =>
+      node.log.lines
+        .filter(({ level, message }) => level !== 'debug' && message.startsWith('backend'))
+        .map(({ message }) => message);
+    let frontend = await node.connect();
+    await node.clock.advance(60_000);
+    for (let round = 0; round < 50; round += 1) {
+      await lose(frontend);
+      await node.clock.advance(1000);
+      frontend = await node.connect();
+      await node.clock.advance(50);
+    }
+    const [connected, disconnected, reconnected] = ['connected', 'disconnected', 'reconnected'].map(
+      (what) => `backend ${what}`,
+    );
+    const few = [connected, disconnected, reconnected, disconnected, reconnected];
+    expect(told()).toEqual(few);
+    await node.clock.advance(1000);
+    expect(told()).toEqual([...few, reconnected]);
+    await lose(frontend);
+    expect(told()).toEqual([...few, reconnected, disconnected]);
+  });
+
   it('the pumps have let go of its memory before that is freed', async () => {
     const frontend = await node.connect();
     await lose(frontend);

@@ -16,7 +16,7 @@ const news = (note: string, change: Partial<News> = {}): News => ({
 
 let created: EventRecord[];
 let repeated: string[];
-let failure: ((call: 'create' | 'repeat') => Error | null) | null;
+let failure: ((call: 'create' | 'repeat', namespace: string) => Error | null) | null;
 let log: RecordingLogger;
 let recorder: EventRecorder;
 
@@ -29,12 +29,12 @@ beforeEach(() => {
   recorder = new EventRecorder(
     {
       createEvent: async (event) => {
-        const error = failure?.('create') ?? null;
+        const error = failure?.('create', event.namespace) ?? null;
         if (error !== null) throw error;
         created.push(event);
       },
       repeatEvent: async (namespace, name, count) => {
-        const error = failure?.('repeat') ?? null;
+        const error = failure?.('repeat', namespace) ?? null;
         if (error !== null) throw error;
         repeated.push(`${namespace}/${name} ${count}`);
       },
@@ -132,6 +132,55 @@ describe('events', () => {
     await record(news('into a namespace that ends'), news('next', { reason: 'BackendReconnected' }));
     expect(created.map(({ note }) => note)).toEqual(['next']);
     expect(recorder.dropped).toBe(1);
+  });
+
+  describe('of a namespace that refuses them', () => {
+    const elsewhere: EventSubject = { ...pod, namespace: 'other' };
+    const rbac = 'User "agent" cannot create resource "events" in the namespace "ns"';
+
+    it.each([403, 500])('hold up nobody else’s, and keep their order (HTTP %d)', async (code) => {
+      failure = (_call, namespace) => (namespace === 'ns' ? http(code, rbac) : null);
+      await record(news('gone'), news('gone', { subject: elsewhere }));
+      expect(created.map(({ namespace }) => namespace)).toEqual(['other']);
+      await record(news('back', { reason: 'BackendReconnected' }));
+      await record(news('back', { reason: 'BackendReconnected', subject: elsewhere }));
+      expect(created.map(({ namespace }) => namespace)).toEqual(['other', 'other']);
+      await pass(120_000);
+      expect(log.messages).toEqual(['events of a namespace wait']);
+      failure = null;
+      await pass(30_000);
+      expect(created.slice(2).map(({ namespace, note }) => `${namespace} ${note}`)).toEqual(['ns gone', 'ns back']);
+      expect(recorder.dropped).toBe(0);
+    });
+
+    it('are tried less and less often', async () => {
+      let tries = 0;
+      failure = () => {
+        tries += 1;
+        return http(403, rbac);
+      };
+      await record(news('gone'));
+      await pass(60_000);
+      expect(tries).toBe(6);
+    });
+
+    it('without an answer let the others have their turn first', async () => {
+      failure = (_call, namespace) => (namespace === 'ns' ? new TypeError('timeout') : null);
+      await record(news('gone'), news('gone', { subject: elsewhere }));
+      expect(created).toEqual([]);
+      await pass(1_000);
+      expect(created.map(({ namespace }) => namespace)).toEqual(['other']);
+    });
+  });
+
+  it('wait all together for as long as a server with too much to do says', async () => {
+    failure = () => new ApiException(429, '', '{}', { 'retry-after': '20' });
+    await record(news('gone'), news('away', { subject: node, reason: 'OrphanRemoved' }));
+    failure = null;
+    await pass(19_000);
+    expect(created).toEqual([]);
+    await pass(1_000);
+    expect(created).toHaveLength(2);
   });
 
   it('whose answer was lost are not written twice', async () => {

@@ -28,12 +28,21 @@ describe('what went wrong with a call to the API server', () => {
     });
   });
 
-  it('forbidden is nothing lasting, as an API server that starts knows no roles yet, but for a namespace that ends', () => {
-    const events = 'events.events.k8s.io "x" is forbidden:';
-    const why = (rest: string): unknown => answer(403, status(`${events} ${rest}`));
-    expect(apiFailure(why('User "agent" cannot create resource "events"'))).toMatchObject({ retryable: true });
-    const ends = why('unable to create new content in namespace ns because it is being terminated');
-    expect(apiFailure(ends)).toMatchObject({ retryable: false });
+  it.each([
+    [true, 'User "agent" cannot create resource "events" in API group "events.k8s.io" in the namespace "ns"'],
+    [true, 'not yet ready to handle request'],
+    [false, 'unable to create new content in namespace ns because it is being terminated'],
+    [false, 'exceeded quota: few, requested: count/events.events.k8s.io=1, used: 5, limited: 5'],
+  ])('a start of the API server passes, what admission refuses does not: %s for %s', (retryable, why) => {
+    const message = `events.events.k8s.io "x" is forbidden: ${why}`;
+    expect(apiFailure(answer(403, status(message)))).toMatchObject({ retryable });
+  });
+
+  it.each([
+    'admission webhook "policy.example.com" denied the request: no events here',
+    "events.events.k8s.io \"x\" is forbidden: ValidatingAdmissionPolicy 'a' with binding 'b' denied request: no",
+  ])('a denial lasts: %s', (message) => {
+    expect(apiFailure(answer(403, status(message)))).toMatchObject({ retryable: false });
   });
 
   it('a type error in a server-side apply comes as 500 and stays one', () => {

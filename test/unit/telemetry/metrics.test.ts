@@ -88,6 +88,23 @@ describe('metrics', () => {
     expect(lines.join('\n')).toContain(String.raw`pod="a\"} 1\nevil"`);
   });
 
+  it('have the codes of ADD and DEL from the start, so that a first failure is a rise', async () => {
+    const metrics = new Metrics({
+      version: '0',
+      attachments: () => [],
+      deleteQueueLength: () => 0,
+      cniInFlight: () => 0,
+    });
+    expect(await scrape(metrics)).toEqual(
+      expect.arrayContaining([
+        'virtio_user_cni_requests_total{verb="CHECK",code="OK"} 0',
+        'virtio_user_cni_requests_total{verb="ADD",code="STATE_WRITE"} 0',
+        'virtio_user_cni_requests_total{verb="DEL",code="IPAM_FAILED"} 0',
+        'virtio_user_cni_request_duration_seconds_count{verb="ADD"} 0',
+      ]),
+    );
+  });
+
   it('count CNI calls by verb and code, with duration', async () => {
     const metrics = new Metrics({
       version: '0',

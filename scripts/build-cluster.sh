@@ -15,6 +15,10 @@ command -v go >/dev/null || fail "Go is missing, and the cluster is built from i
 version=$(go env GOVERSION)
 [ "$(printf '%s\n' "$needed" "${version#go}" | sort -V | head -n 1)" = "$needed" ] || fail "Go is ${version#go}: $remedy"
 
+# The nodes share the machine's cgroup hierarchies, which version 2 does not allow with controllers.
+[ "$(stat -fc %T /sys/fs/cgroup)" = tmpfs ] ||
+  fail "these tests need cgroup version 1: boot with systemd.unified_cgroup_hierarchy=0, then run this again"
+
 packages=(etcd-server containerd runc busybox-static buildah mmdebstrap openssl)
 bash scripts/apt-install.sh "${packages[@]}"
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Native core under test: plain, AddressSanitizer + UBSan, ThreadSanitizer, then each fuzz target for a bounded time.
+# Native core under test: plain, with the rings on a model of weak memory order, AddressSanitizer + UBSan,
+# ThreadSanitizer, then each fuzz target for a bounded time.
 # FUZZ_SECONDS (default 20) per target; "scripts/test-native.sh plain" runs the plain build only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,6 +25,7 @@ build native-test g++
 run build/native-test/native_tests
 run build/native-test/wakeup_test
 run build/native-test/no_alloc_test
+run build/native-test/weak_memory_test
 [ "${1:-all}" = plain ] && exit 0
 
 say 'address, undefined'

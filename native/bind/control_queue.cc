@@ -13,20 +13,6 @@ std::optional<uint8_t> byteProperty(napi_env env, napi_value object, const char*
   return static_cast<uint8_t>(*value);
 }
 
-std::optional<std::vector<uint8_t>> bytesProperty(napi_env env, napi_value object, const char* name) {
-  const auto value = property(env, object, name);
-  if (!value) return std::nullopt;
-  napi_typedarray_type type = napi_int8_array;
-  size_t length = 0;
-  void* data = nullptr;
-  if (napi_get_typedarray_info(env, *value, &type, &length, &data, nullptr, nullptr) != napi_ok ||
-      type != napi_uint8_array) {
-    return wrongType(env, name, "a Uint8Array");
-  }
-  const auto* bytes = static_cast<const uint8_t*>(data);
-  return std::vector<uint8_t>(bytes, bytes + length);
-}
-
 }  // namespace
 
 Napi::Function ControlQueueObject::define(Napi::Env env) {
@@ -69,9 +55,9 @@ Napi::Value ControlQueueObject::submit(const Napi::CallbackInfo& info) {
   if (!commandClass) return env.Undefined();
   const auto command = byteProperty(env, info[0], "command");
   if (!command) return env.Undefined();
-  auto data = bytesProperty(env, info[0], "data");
+  const auto data = bytesProperty(env, info[0], "data");
   if (!data) return env.Undefined();
-  const auto token = queue->submit(ControlCommand{*commandClass, *command, std::move(*data)});
+  const auto token = queue->submit(ControlCommand{*commandClass, *command, {data->begin(), data->end()}});
   if (!token) {
     throwFault(env, token.fault());
     return env.Undefined();

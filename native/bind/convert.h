@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -78,6 +79,18 @@ inline std::optional<std::vector<napi_value>> toArray(napi_env env, napi_value v
   return items;
 }
 
+// The bytes of a Uint8Array, borrowed until JavaScript runs again.
+inline std::optional<std::span<const uint8_t>> toBytes(napi_env env, napi_value value, const char* what) {
+  napi_typedarray_type type = napi_int8_array;
+  size_t length = 0;
+  void* data = nullptr;
+  if (value == nullptr || napi_get_typedarray_info(env, value, &type, &length, &data, nullptr, nullptr) != napi_ok ||
+      type != napi_uint8_array) {
+    return wrongType(env, what, "a Uint8Array");
+  }
+  return std::span(static_cast<const uint8_t*>(data), length);
+}
+
 inline std::optional<uint32_t> uint32Property(napi_env env, napi_value object, const char* name) {
   const auto value = property(env, object, name);
   return value ? toUint32(env, *value, name) : std::nullopt;
@@ -89,6 +102,11 @@ inline std::optional<bool> boolProperty(napi_env env, napi_value object, const c
 inline std::optional<std::string> textProperty(napi_env env, napi_value object, const char* name) {
   const auto value = property(env, object, name);
   return value ? toText(env, *value, name) : std::nullopt;
+}
+
+inline std::optional<std::span<const uint8_t>> bytesProperty(napi_env env, napi_value object, const char* name) {
+  const auto value = property(env, object, name);
+  return value ? toBytes(env, *value, name) : std::nullopt;
 }
 
 inline std::optional<napi_value> handlerProperty(napi_env env, napi_value object, const char* name) {

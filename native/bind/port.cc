@@ -322,16 +322,13 @@ Napi::Value PortObject::discard(const Napi::CallbackInfo& info) {
 Napi::Value PortObject::inject(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   if (!checkOpen(env, "inject")) return env.Undefined();
-  napi_typedarray_type type = napi_int8_array;
-  size_t length = 0;
-  void* data = nullptr;
-  if (napi_get_typedarray_info(env, info[0], &type, &length, &data, nullptr, nullptr) != napi_ok ||
-      type != napi_uint8_array || length > kMaxInjectBytes) {
-    wrongType(env, "frame", "a Uint8Array of at most 1514 bytes");
+  const auto bytes = toBytes(env, info[0], "frame");
+  if (!bytes) return env.Undefined();
+  if (bytes->size() > kMaxInjectBytes) {
+    wrongType(env, "frame", "at most 1514 bytes");
     return env.Undefined();
   }
-  const auto* bytes = static_cast<const uint8_t*>(data);
-  port_->inject(std::vector<uint8_t>(bytes, bytes + length));
+  port_->inject(std::vector<uint8_t>(bytes->begin(), bytes->end()));
   return env.Undefined();
 }
 

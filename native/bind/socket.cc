@@ -146,15 +146,10 @@ void SocketObject::shutDown() {
 
 void SocketObject::send(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  bool typed = false;
-  napi_typedarray_type type{};
-  size_t length = 0;
-  void* data = nullptr;
-  if (napi_is_typedarray(env, info[0], &typed) == napi_ok && typed) {
-    napi_get_typedarray_info(env, info[0], &type, &length, &data, nullptr, nullptr);
-  }
-  if (!typed || type != napi_uint8_array || length == 0 || !socket_) {
-    throwMisuse(env, "send: expected bytes to be a Uint8Array that is not empty");
+  const auto bytes = toBytes(env, info[0], "bytes");
+  if (!bytes) return;
+  if (bytes->empty() || !socket_) {
+    throwMisuse(env, "send: expected a socket, and bytes that are not empty");
     return;
   }
   const auto items = toArray(env, info[1], "fds");
@@ -169,7 +164,7 @@ void SocketObject::send(const Napi::CallbackInfo& info) {
     if (!fd) return;
     fds.push_back(*fd);
   }
-  const Result<void> sent = socket_->send(static_cast<const uint8_t*>(data), length, fds);
+  const Result<void> sent = socket_->send(bytes->data(), bytes->size(), fds);
   if (!sent) throwFault(env, sent.fault());
 }
 

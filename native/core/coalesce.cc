@@ -198,8 +198,7 @@ FlowTable::Verdict FlowTable::admit(const iovec* spans, uint32_t count, uint32_t
     if (!sameFlow(candidate.merged.first(), segment_)) continue;
     run = &candidate;
     if (kind == SegmentKind::kFlow) return Verdict::kPassBehindRun;
-    const bool fits = candidate.cookieCount + count <= kMaxCookies;
-    return fits && candidate.merged.append(segment_, frame_.data(), count) ? Verdict::kJoined : Verdict::kNew;
+    return candidate.merged.append(segment_, frame_.data(), count) ? Verdict::kJoined : Verdict::kNew;
   }
   if (kind == SegmentKind::kFlow) return Verdict::kPass;
   run = free != nullptr ? free : &runs_[victim_++ % kFlows];
@@ -212,18 +211,10 @@ void FlowTable::begin(Run& run, const iovec* spans, uint32_t count) noexcept {
   run.firstCount = count;
 }
 
-void FlowTable::note(Run& run, const uint32_t* cookies, uint32_t count) noexcept {
-  std::copy_n(cookies, count, run.cookies.data() + run.cookieCount);
-  run.cookieCount += count;
-  run.bytes += frameBytes_;
-}
-
 CoalescedFrame FlowTable::finish(Run& run, uint32_t vnetBytes) noexcept {
   CoalescedFrame out;
   out.frames = run.merged.segments();
   out.bytes = run.bytes;
-  out.cookies = run.cookies.data();
-  out.cookieCount = run.cookieCount;
   if (out.frames == 1) {
     out.parts = run.firstSpans.data();
     out.partCount = run.firstCount;
@@ -242,7 +233,6 @@ uint32_t FlowTable::pending() const noexcept {
 void FlowTable::clear() noexcept {
   for (Run& run : runs_) {
     run.merged.clear();
-    run.cookieCount = 0;
     run.bytes = 0;
   }
 }

@@ -102,9 +102,6 @@ struct CoalescedFrame {
   uint32_t frames = 0;
   // Of the received frames, without vnet headers.
   uint64_t bytes = 0;
-  // Of every buffer that the parts lie in, in order of arrival.
-  const uint32_t* cookies = nullptr;
-  uint32_t cookieCount = 0;
 };
 
 // The runs of one burst. Order is kept within a flow, not between flows. Whoever adds frames flushes at the end of the
@@ -115,11 +112,11 @@ class FlowTable {
   // Buffers of a frame that takes part: 9000 bytes in 2 KiB ones, and room. One with more goes through as it came.
   static constexpr uint32_t kMaxSpans = 8;
 
-  // `spans`: the buffers of a received frame, the vnet header (`vnetBytes`: 10 or 12) at the start of the first one;
-  // `cookies`: one for each. The arrays are borrowed for the call, the buffers until `sink(const CoalescedFrame&)` was
-  // called with their cookies: each cookie is handed out once. The sink must not call this object.
+  // `spans`: the buffers of a received frame, the vnet header (`vnetBytes`: 10 or 12) at the start of the first one.
+  // The array is borrowed for the call, the buffers until `sink(const CoalescedFrame&)` was called with the frame that
+  // they are in, which it is once. The sink must not call this object.
   template <typename Sink>
-  void add(const iovec* spans, const uint32_t* cookies, uint32_t count, uint32_t vnetBytes, Sink&& sink) noexcept {
+  void add(const iovec* spans, uint32_t count, uint32_t vnetBytes, Sink&& sink) noexcept {
     Run* run = nullptr;
     switch (admit(spans, count, vnetBytes, run)) {
       case Verdict::kJoined:
@@ -130,17 +127,17 @@ class FlowTable {
         break;
       case Verdict::kPassBehindRun:
         emit(*run, vnetBytes, sink);
-        pass(spans, cookies, count, vnetBytes, sink);
+        pass(spans, count, vnetBytes, sink);
         return;
       case Verdict::kPassBehindAll:
         flush(vnetBytes, sink);
-        pass(spans, cookies, count, vnetBytes, sink);
+        pass(spans, count, vnetBytes, sink);
         return;
       case Verdict::kPass:
-        pass(spans, cookies, count, vnetBytes, sink);
+        pass(spans, count, vnetBytes, sink);
         return;
     }
-    note(*run, cookies, count);
+    run->bytes += frameBytes_;
     if (run->merged.closed()) emit(*run, vnetBytes, sink);
   }
 
@@ -157,37 +154,31 @@ class FlowTable {
   void clear() noexcept;
 
  private:
-  static constexpr uint32_t kMaxCookies = Coalescer::kMaxParts - 1;
   struct Run {
     Coalescer merged;
     // The first frame as it came: what is written when nothing followed.
     std::array<iovec, kMaxSpans> firstSpans{};
     uint32_t firstCount = 0;
     uint64_t bytes = 0;
-    std::array<uint32_t, kMaxCookies> cookies{};
-    uint32_t cookieCount = 0;
   };
   enum class Verdict : uint8_t { kJoined, kNew, kPass, kPassBehindRun, kPassBehindAll };
 
   Verdict admit(const iovec* spans, uint32_t count, uint32_t vnetBytes, Run*& run) noexcept;
   void begin(Run& run, const iovec* spans, uint32_t count) noexcept;
-  void note(Run& run, const uint32_t* cookies, uint32_t count) noexcept;
   CoalescedFrame finish(Run& run, uint32_t vnetBytes) noexcept;
 
   template <typename Sink>
   void emit(Run& run, uint32_t vnetBytes, Sink&& sink) noexcept {
     const CoalescedFrame frame = finish(run, vnetBytes);
     run.merged.clear();
-    run.cookieCount = 0;
     run.bytes = 0;
     sink(frame);
   }
   template <typename Sink>
-  static void pass(const iovec* spans, const uint32_t* cookies, uint32_t count, uint32_t vnetBytes,
-                   Sink&& sink) noexcept {
+  static void pass(const iovec* spans, uint32_t count, uint32_t vnetBytes, Sink&& sink) noexcept {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < count; ++i) bytes += spans[i].iov_len;
-    sink(CoalescedFrame{spans, count, 1, bytes > vnetBytes ? bytes - vnetBytes : 0, cookies, count});
+    sink(CoalescedFrame{spans, count, 1, bytes > vnetBytes ? bytes - vnetBytes : 0});
   }
 
   std::array<Run, kFlows> runs_;

@@ -155,7 +155,7 @@ bool ControlQueue::readSplit(Chain& chain) noexcept {
   uint16_t at = chain.id;
   for (;;) {
     if (at >= kControlQueueSize) return breakQueue("control descriptor that is not of the ring");
-    const VringDesc copy = split_.desc[at];
+    const VringDesc copy = loadPlain(&split_.desc[at]);
     if (!add(chain, Descriptor{copy.addr, copy.len, copy.flags, copy.next})) return false;
     if ((copy.flags & kDescNext) == 0) break;
     at = copy.next;
@@ -172,9 +172,10 @@ bool ControlQueue::readPacked(Chain& chain) noexcept {
   uint16_t flags = loadAcquire(&packedRing_.desc[at.slot].flags);
   if (!available(flags)) return false;
   for (;;) {
-    const PackedDesc copy = packedRing_.desc[at.slot];
-    if (!add(chain, Descriptor{copy.addr, copy.len, flags, copy.id})) return false;
-    chain.id = copy.id;
+    const PackedDesc& slot = packedRing_.desc[at.slot];
+    const Descriptor copy{loadPlain(&slot.addr), loadPlain(&slot.len), flags, loadPlain(&slot.id)};
+    if (!add(chain, copy)) return false;
+    chain.id = copy.link;
     at.advance(1, kControlQueueSize);
     if ((flags & kDescNext) == 0) break;
     flags = loadRelaxed(&packedRing_.desc[at.slot].flags);
@@ -190,14 +191,14 @@ void ControlQueue::use(const Chain& chain, uint8_t ack) noexcept {
   if (packed_) {
     PackedCursor at = PackedCursor::of(device_->usedNext);
     PackedDesc& slot = packedRing_.desc[at.slot];
-    slot.id = chain.id;
-    slot.len = 1;
+    storePlain(&slot.id, chain.id);
+    storePlain(&slot.len, 1);
     storeRelease(&slot.flags, static_cast<uint16_t>(kDescWrite | at.usedFlags()));
     at.advance(chain.descriptors, kControlQueueSize);
     device_->usedNext = at.encoded();
     return;
   }
-  split_.usedRing[device_->usedNext & (kControlQueueSize - 1)] = VringUsedElem{chain.id, 1};
+  storePlain(&split_.usedRing[device_->usedNext & (kControlQueueSize - 1)], VringUsedElem{chain.id, 1});
   ++device_->usedNext;
   storeRelease(split_.usedIdx, device_->usedNext);
 }

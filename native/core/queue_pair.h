@@ -288,7 +288,6 @@ struct PumpScratch {
   std::array<iovec, QueuePair::kMaxFrameBuffers> parts;
   // Runs of segments within one burst, and every buffer of the burst in the order in which they came.
   FlowTable flows;
-  std::array<uint32_t, QueuePair::kMaxFrameBuffers> cookies;
   std::array<uint16_t, size_t{QueuePair::kBurst} * QueuePair::kMaxFrameBuffers> returned;
   uint32_t returnedCount = 0;
 };

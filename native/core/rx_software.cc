@@ -12,10 +12,9 @@ void QueuePair::coalesce() noexcept {
   PumpScratch& scratch = *pump_->scratch;
   for (uint16_t i = 0; i < frame_.have; ++i) {
     scratch.parts[i] = iovec{rxBuffer(frame_.heads[i]), frame_.lens[i]};
-    scratch.cookies[i] = frame_.heads[i];
     scratch.returned[scratch.returnedCount++] = frame_.heads[i];
   }
-  scratch.flows.add(scratch.parts.data(), scratch.cookies.data(), frame_.have, headerBytes_,
+  scratch.flows.add(scratch.parts.data(), frame_.have, headerBytes_,
                     [this](const CoalescedFrame& frame) noexcept { writeCoalesced(frame); });
 }
 

@@ -23,7 +23,7 @@ PackedDesc PackedVirtq::copyUsed(uint16_t slot) const noexcept {
   PackedDesc& desc = ring_.desc[slot];
   PackedDesc copy{};
   copy.id = loadRelaxed(&desc.id);
-  copy.len = std::atomic_ref<uint32_t>(desc.len).load(std::memory_order_relaxed);
+  copy.len = loadRelaxed(&desc.len);
   return copy;
 }
 

@@ -26,9 +26,9 @@ class PackedVirtq : public VirtqBooks {
   void describe(uint16_t index, uint64_t label, uint32_t len, uint16_t flags, uint16_t next) noexcept {
     if (chainSlots_ == 0) chainHead_ = index;
     PackedDesc& slot = ring_.desc[next_.slot];
-    slot.addr = label;
-    slot.len = len;
-    slot.id = chainHead_;
+    storePlain(&slot.addr, label);
+    storePlain(&slot.len, len);
+    storePlain(&slot.id, chainHead_);
     const auto marked = static_cast<uint16_t>(flags | next_.availFlags());
     if (unpublished_ == 0 && chainSlots_ == 0) {
       // The device goes from slot to slot: it sees nothing of what follows before it sees this one.

@@ -31,8 +31,8 @@ SplitVirtq::Take SplitVirtq::take(UsedHead& used) noexcept {
   }
   // One copy; the backend may rewrite the element at any time.
   VringUsedElem& slot = ring_.usedRing[queue.lastUsed & mask_];
-  const uint32_t id = std::atomic_ref<uint32_t>(slot.id).load(std::memory_order_relaxed);
-  const uint32_t len = std::atomic_ref<uint32_t>(slot.len).load(std::memory_order_relaxed);
+  const uint32_t id = loadRelaxed(&slot.id);
+  const uint32_t len = loadRelaxed(&slot.len);
   const uint16_t batch = judge(id, static_cast<uint16_t>(usedSeen_ - queue.lastUsed));
   if (batch == 0) return Take::kBroken;
   takeFirst(batch, static_cast<uint16_t>(id), len, used);

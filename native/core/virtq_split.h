@@ -32,7 +32,7 @@ class SplitVirtq : public VirtqBooks {
     if (inOrder_) [[unlikely]] {
       describeInOrder(label, len, flags);
     } else {
-      ring_.desc[index] = VringDesc{label, len, flags, next};
+      storePlain(&ring_.desc[index], VringDesc{label, len, flags, next});
     }
   }
   // Queues a described chain for publish(). Records it first: what is published is always known to the state.
@@ -40,7 +40,7 @@ class SplitVirtq : public VirtqBooks {
     const uint16_t wire = inOrder_ ? state_.queue->descriptorNext : head;
     record(wire, head, chain, bytes, tail);
     if (inOrder_) state_.queue->descriptorNext = descriptorNext_;
-    ring_.availRing[availNext_ & mask_] = wire;
+    storePlain(&ring_.availRing[availNext_ & mask_], wire);
     ++availNext_;
   }
   // Submits a receive buffer again. Unless in order its descriptor has never changed; only the avail ring names it
@@ -79,7 +79,8 @@ class SplitVirtq : public VirtqBooks {
   void describeInOrder(uint64_t label, uint32_t len, uint16_t flags) noexcept {
     const uint16_t at = descriptorNext_;
     descriptorNext_ = static_cast<uint16_t>(at + 1) & mask_;
-    ring_.desc[at] = VringDesc{label, len, flags, (flags & kDescNext) != 0 ? descriptorNext_ : uint16_t{0}};
+    const uint16_t next = (flags & kDescNext) != 0 ? descriptorNext_ : uint16_t{0};
+    storePlain(&ring_.desc[at], VringDesc{label, len, flags, next});
   }
 
   Vring ring_;

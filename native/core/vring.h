@@ -1,10 +1,11 @@
 // Split virtqueue as it lies in shared memory: virtio 1.2 section 2.7, placement as DPDK's vring_init().
 #pragma once
 
-#include <atomic>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+
+#include "shared_access.h"
 
 namespace vu {
 
@@ -53,21 +54,19 @@ struct VringLayout {
   }
 };
 
-// Fields that both sides touch at the same time go through these: each access happens exactly once and is not torn.
-inline uint16_t loadRelaxed(uint16_t* field) noexcept {
-  return std::atomic_ref<uint16_t>(*field).load(std::memory_order_relaxed);
+inline VringDesc loadPlain(const VringDesc* desc) noexcept {
+  return {loadPlain(&desc->addr), loadPlain(&desc->len), loadPlain(&desc->flags), loadPlain(&desc->next)};
 }
-inline uint16_t loadAcquire(uint16_t* field) noexcept {
-  return std::atomic_ref<uint16_t>(*field).load(std::memory_order_acquire);
+inline void storePlain(VringDesc* desc, const VringDesc& value) noexcept {
+  storePlain(&desc->addr, value.addr);
+  storePlain(&desc->len, value.len);
+  storePlain(&desc->flags, value.flags);
+  storePlain(&desc->next, value.next);
 }
-inline void storeRelaxed(uint16_t* field, uint16_t value) noexcept {
-  std::atomic_ref<uint16_t>(*field).store(value, std::memory_order_relaxed);
+inline void storePlain(VringUsedElem* element, const VringUsedElem& value) noexcept {
+  storePlain(&element->id, value.id);
+  storePlain(&element->len, value.len);
 }
-inline void storeRelease(uint16_t* field, uint16_t value) noexcept {
-  std::atomic_ref<uint16_t>(*field).store(value, std::memory_order_release);
-}
-// StoreLoad: a release store is not enough before reading what the other side may have written meanwhile.
-inline void fullFence() noexcept { std::atomic_thread_fence(std::memory_order_seq_cst); }
 
 // Pointers into one ring.
 struct Vring {

@@ -8,11 +8,12 @@
  */
 import type { RestoreReport } from '../attachment/manager.ts';
 import type { ReconcileReport } from '../attachment/reconcile.ts';
+import type { Timers } from '../clock.ts';
 import { VirtioUserError } from '../errors.ts';
 import type { NativeFd } from '../native/binding.ts';
 import type { Logger } from '../telemetry/log.ts';
 import type { Check } from './health.ts';
-import { type Clock, jittered } from './schedule.ts';
+import { jittered } from './schedule.ts';
 
 export interface AgentParts {
   readonly attachments: {
@@ -40,7 +41,7 @@ export interface AgentParts {
   /** Stops threads, closes what is left; last. */
   readonly shutDownNative: () => void;
   readonly onReconciled: (result: 'ok' | 'incomplete' | 'failed') => void;
-  readonly clock: Clock;
+  readonly clock: Pick<Timers, 'after'>;
   readonly log: Logger;
 }
 

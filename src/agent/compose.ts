@@ -2,10 +2,10 @@
 import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { basename, dirname, join } from 'node:path';
-import { realClock } from '../attachment/dependencies.ts';
 import { DeviceInfoDirectory } from '../attachment/device-info.ts';
 import { AttachmentManager } from '../attachment/manager.ts';
 import type { BackendSpec } from '../attachment/spec.ts';
+import { systemClock } from '../clock.ts';
 import { parseQueuedDelete } from '../cni/queued-delete.ts';
 import { CniServer } from '../cni/server.ts';
 import { Verbs } from '../cni/verbs.ts';
@@ -31,7 +31,6 @@ import { Introspection } from './introspect.ts';
 import type { AgentOptions } from './options.ts';
 import { allowedPath } from './paths.ts';
 import { DisconnectCounts, listenToChannels, sampleOf } from './samples.ts';
-import { systemClock } from './schedule.ts';
 import { version } from './version.ts';
 
 /** One removal from the delete queue, IPAM plugin included. */
@@ -64,7 +63,7 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
     ovs,
     createDevice: (device, path) => createVirtioUserDevice(device, (session) => binding.createSession(session), path),
     createSource: (backend) => createSource(backend, binding, options, directories, log),
-    clock: realClock,
+    clock: systemClock,
     log,
     whyKeepPod: (pod) => cluster.whyKeepPod(pod),
     options: {

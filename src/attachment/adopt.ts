@@ -17,7 +17,8 @@ export async function adopt(record: ReadyRecord, dependencies: AttachmentDepende
     const tap = await binding.openTap(netns, tapSpec(spec.key.ifName, spec.device, record.ifindex));
     const addresses = record.result.ipam.ips.map((ip) => ip.address);
     const pod = { taps: tap.queues, ifindex: tap.ifindex, netns: record.netns };
-    return new LiveAttachment(record.id, spec, pod, addresses, dependencies);
+    const { wantedPairs } = record;
+    return new LiveAttachment(record.id, spec, pod, { addresses, wantedPairs }, dependencies);
   } catch (error) {
     log.error({ id: record.id, error }, 'an attachment could not be taken up again');
     return null;

@@ -59,6 +59,8 @@ export interface AttachmentView {
   readonly queuePairs: number;
   /** Pairs that carry traffic now. */
   readonly activePairs: number;
+  /** Pairs that `setQueuePairs` asked for, which a backend may have fewer of; null: all there are. */
+  readonly wantedPairs: number | null;
   /** What the control queue has set; null while the device does not run. */
   readonly control: ControlView | null;
   readonly backendPid: number | null;
@@ -93,8 +95,10 @@ export interface Attachments {
   /** Drops the current backend connection and starts anew. @throws ATTACHMENT_UNKNOWN */
   reconnect(id: string): void;
   /**
-   * How many queue pairs carry traffic, also on later connections of this agent.
-   * @throws VirtioUserError ATTACHMENT_UNKNOWN, DEVICE_NOT_RUNNING, CONTROL_REFUSED, …
+   * How many queue pairs carry traffic, also on later connections and under later agents, as far as their backend has
+   * so many. On disk when it resolves.
+   * @throws VirtioUserError ATTACHMENT_UNKNOWN, DEVICE_NOT_RUNNING, CONTROL_REFUSED, STATE_WRITE, …; the pairs are the
+   *   ones before
    */
   setQueuePairs(id: string, pairs: number): Promise<void>;
 }

@@ -160,7 +160,7 @@ class Climb {
 
   #makeLive(pod: PodInterface): LiveAttachment {
     try {
-      return new LiveAttachment(this.id, this.#spec, pod, [], this.#dependencies);
+      return new LiveAttachment(this.id, this.#spec, pod, { addresses: [], wantedPairs: null }, this.#dependencies);
     } catch (error) {
       throw linkFailure(error, this.#spec.key.ifName);
     }
@@ -211,6 +211,7 @@ class Climb {
         ovsPort: ovs === null ? null : this.id,
         ipam,
       },
+      wantedPairs: null,
     };
   }
 

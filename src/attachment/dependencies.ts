@@ -1,4 +1,5 @@
 /** What the life cycle is given at the composition root; tests give it something else. */
+import type { Clock } from '../clock.ts';
 import type { VirtioUserDevice, DeviceOptions } from '../device/api.ts';
 import type { FrontendSource } from '../device/frontend.ts';
 import type { DataPath } from '../device/queue-pairs.ts';
@@ -9,24 +10,6 @@ import type { Logger } from '../telemetry/log.ts';
 import type { DeviceInfoFiles } from './device-info.ts';
 import type { BackendSpec, PodIdentity } from './spec.ts';
 import type { StoreFiles } from './store.ts';
-
-export interface Clock {
-  /** Monotonic milliseconds. */
-  now(): number;
-  /** Milliseconds since the epoch. */
-  wallMs(): number;
-  setTimeout(callback: () => void, ms: number): { cancel(): void };
-}
-
-export const realClock: Clock = {
-  now: () => performance.now(),
-  wallMs: () => Date.now(),
-  setTimeout: (callback, ms) => {
-    const timer = setTimeout(callback, ms);
-    timer.unref();
-    return { cancel: () => clearTimeout(timer) };
-  },
-};
 
 export interface LifeCycleOptions {
   readonly nodeName: string;

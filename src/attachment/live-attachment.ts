@@ -36,6 +36,12 @@ export interface PodInterface {
   readonly netns: NetnsIdentity;
 }
 
+/** What is settled after the spec; of an ADD under way, nothing is. */
+export interface Settled {
+  readonly addresses: readonly string[];
+  readonly wantedPairs: number | null;
+}
+
 export class LiveAttachment {
   readonly id: string;
   readonly spec: AttachmentSpec;
@@ -52,7 +58,7 @@ export class LiveAttachment {
     id: string,
     spec: AttachmentSpec,
     pod: PodInterface,
-    addresses: readonly string[],
+    { addresses, wantedPairs }: Settled,
     dependencies: AttachmentDependencies,
   ) {
     this.id = id;
@@ -63,7 +69,8 @@ export class LiveAttachment {
     const log = dependencies.log.child({ id, containerId: spec.key.containerId, network: spec.key.networkName });
     this.#port = createPort(id, pod.taps, dependencies, (event) => this.#reconnect.portEvent(event));
     try {
-      const device = createDevice({ ...spec.device, softwareOffloads: options.softwareOffloads }, this.#port);
+      const { softwareOffloads } = options;
+      const device = createDevice({ ...spec.device, softwareOffloads, wantedPairs }, this.#port);
       this.#device = device;
       this.#driver = spec.device.cq
         ? new PodDriver({
@@ -124,13 +131,13 @@ export class LiveAttachment {
     const { path } = this.spec.backend;
     await new Promise<void>((resolve, reject) => {
       const finish = (error: VirtioUserError | null): void => {
-        timer.cancel();
+        cancelTimer();
         signal.removeEventListener('abort', onAbort);
         this.#waiters.delete(onChange);
         if (error === null) resolve();
         else reject(error);
       };
-      const timer = this.#dependencies.clock.setTimeout(() => {
+      const cancelTimer = this.#dependencies.clock.after(timeoutMs, () => {
         const why = this.#reconnect.reason ?? this.state;
         const what = `backend ${path} did not come up within ${timeoutMs} ms: ${why}`;
         finish(
@@ -139,7 +146,7 @@ export class LiveAttachment {
             remedy: 'Start the switch, or use backend.wait "optional".',
           }),
         );
-      }, timeoutMs);
+      });
       const onAbort = (): void =>
         finish(new VirtioUserError('CANCELLED', `waiting for backend ${path}: the caller is gone`));
       const onChange = (): void => {

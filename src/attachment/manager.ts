@@ -18,7 +18,7 @@ import { attachmentId } from './key.ts';
 import { identityOf as identityOfAttachment, type LiveAttachment } from './live-attachment.ts';
 import { limited } from './limited.ts';
 import { KeyedLock } from './lock.ts';
-import { netnsPresence, openRecordedNetns } from './netns.ts';
+import { netnsPresence, openRecordedNetns, sameNetns } from './netns.ts';
 import { NetnsWatch } from './netns-watch.ts';
 import { ovsPortSpec } from './ovs-port.ts';
 import { reconcile, type ReconcileReport, Strikes } from './reconcile.ts';
@@ -29,6 +29,8 @@ import { viewOf } from './view.ts';
 
 /** Bound of background work on one attachment. */
 const backgroundTimeoutMs = 30_000;
+/** How long a person's command waits for verbs that are at work on the container; the command line waits longer. */
+const commandTimeoutMs = 20_000;
 /** Removals that did not finish are tried again, sooner than reconciliation would. */
 const retryMs = 30_000;
 const restoreConcurrency = 32;
@@ -63,7 +65,7 @@ export class AttachmentManager implements Attachments {
   readonly #netnsWatch: NetnsWatch;
   readonly #background = new Set<Promise<void>>();
   readonly #closing = new AbortController();
-  #retry: { cancel(): void } | null = null;
+  #cancelRetry: (() => void) | null = null;
 
   constructor(dependencies: AttachmentDependencies) {
     this.#dependencies = dependencies;
@@ -199,10 +201,22 @@ export class AttachmentManager implements Attachments {
   }
 
   async setQueuePairs(id: string, pairs: number): Promise<void> {
-    const live = this.#live.get(id);
-    if (live === undefined)
-      throw new VirtioUserError('ATTACHMENT_UNKNOWN', `queue pairs: no attachment ${id} runs here`);
-    await live.setQueuePairs(pairs);
+    const key = this.#running(id).record.spec.key;
+    const signal = AbortSignal.any([AbortSignal.timeout(commandTimeoutMs), this.#closing.signal]);
+    await this.#locked(key, id, signal, async () => {
+      const { record, live } = this.#running(id);
+      const before = live.view.activePairs;
+      // The device first: what it refuses must not be on disk for the next agent.
+      await live.setQueuePairs(pairs);
+      try {
+        await this.#store.write({ ...record, wantedPairs: pairs });
+      } catch (thrown) {
+        await live.setQueuePairs(before).catch((error: unknown) => {
+          this.#dependencies.log.warn({ id, pairs, error }, 'queue pairs stay switched until the agent is restarted');
+        });
+        throw thrown;
+      }
+    });
   }
 
   /** One pass; see `reconcile.ts`. */
@@ -249,7 +263,7 @@ export class AttachmentManager implements Attachments {
   /** Lets go of everything that runs; interfaces, ports, leases and records stay for the next process. */
   async close(): Promise<void> {
     this.#closing.abort(new VirtioUserError('AGENT_NOT_READY', 'the agent is stopping'));
-    this.#retry?.cancel();
+    this.#cancelRetry?.();
     this.#netnsWatch.close();
     await Promise.all([...this.#live.values()].map((live) => live.close()));
     this.#live.clear();
@@ -283,6 +297,13 @@ export class AttachmentManager implements Attachments {
     }
     const [failure] = await this.#detach(existing, 'crash', AbortSignal.timeout(backgroundTimeoutMs));
     if (failure !== undefined) throw failure.error;
+  }
+
+  #running(id: string): { readonly record: ReadyRecord; readonly live: LiveAttachment } {
+    const record = this.#store.get(id);
+    const live = this.#live.get(id);
+    if (record?.phase === 'ready' && live !== undefined) return { record, live };
+    throw new VirtioUserError('ATTACHMENT_UNKNOWN', `queue pairs: no attachment ${id} runs here`);
   }
 
   /** The caller holds the container's lock. */
@@ -353,7 +374,9 @@ export class AttachmentManager implements Attachments {
     if (!this.#live.has(record.id)) return;
     await this.#containers.exclusive(record.spec.key.containerId, null, async () => {
       const live = this.#live.get(record.id);
-      if (live === undefined || this.#store.get(record.id) !== record) return;
+      const current = this.#store.get(record.id);
+      // A later attachment of this id may be in a namespace that lives.
+      if (live === undefined || current === null || !sameNetns(current.netns, record.netns)) return;
       this.#live.delete(record.id);
       await live.close();
       const { netnsPath: path } = record.spec;
@@ -362,12 +385,12 @@ export class AttachmentManager implements Attachments {
   }
 
   #retryLater(): void {
-    if (this.#retry !== null || this.#closing.signal.aborted) return;
-    this.#retry = this.#dependencies.clock.setTimeout(() => {
-      this.#retry = null;
+    if (this.#cancelRetry !== null || this.#closing.signal.aborted) return;
+    this.#cancelRetry = this.#dependencies.clock.after(retryMs, () => {
+      this.#cancelRetry = null;
       const left = this.#store.list().filter(({ id, phase }) => phase !== 'ready' && !this.#busy.has(id));
       this.#inBackground(this.#finishAll(left));
-    }, retryMs);
+    });
   }
 
   #inBackground(work: Promise<void>): void {

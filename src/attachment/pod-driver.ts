@@ -6,12 +6,12 @@
  * Changes are learnt from the kernel's link events. What it tells nobody (a packet socket that joins a group) is found by
  * looking again now and then.
  */
+import type { Clock } from '../clock.ts';
 import type { VirtioUserDevice } from '../device/api.ts';
 import { VirtioUserError } from '../errors.ts';
 import type { PodLinkFilter, PodLinkWatch } from '../native/binding.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { type Control, macTableEntries } from '../virtio/control.ts';
-import type { Clock } from './dependencies.ts';
 
 export interface PodDriverParts {
   readonly device: Pick<VirtioUserDevice, 'control' | 'net' | 'setMtu'>;
@@ -37,7 +37,7 @@ export class PodDriver {
   #told: PodLinkFilter | null = null;
   #dirty = false;
   #working: Promise<void> | null = null;
-  #timer: { cancel(): void } | null = null;
+  #cancelTimer: (() => void) | null = null;
 
   constructor(parts: PodDriverParts) {
     this.#parts = parts;
@@ -63,8 +63,8 @@ export class PodDriver {
   /** The connection is over; the watch stays for the next one. */
   stop(): void {
     this.#running = false;
-    this.#timer?.cancel();
-    this.#timer = null;
+    this.#cancelTimer?.();
+    this.#cancelTimer = null;
   }
 
   /** Lets the pod's namespace go. Resolves when nothing of it is in use any more. Idempotent. */
@@ -78,8 +78,8 @@ export class PodDriver {
 
   #look(): void {
     this.#dirty = true;
-    this.#timer?.cancel();
-    this.#timer = null;
+    this.#cancelTimer?.();
+    this.#cancelTimer = null;
     this.#working ??= this.#work().finally(() => {
       this.#working = null;
       if (this.#running && this.#dirty) this.#look();
@@ -88,8 +88,8 @@ export class PodDriver {
 
   #lookIn(ms: number): void {
     if (!this.#running) return;
-    this.#timer?.cancel();
-    this.#timer = this.#parts.clock.setTimeout(() => this.#look(), ms);
+    this.#cancelTimer?.();
+    this.#cancelTimer = this.#parts.clock.after(ms, () => this.#look());
   }
 
   /** Never rejects. */
@@ -103,7 +103,7 @@ export class PodDriver {
       if (wanted === null || !this.#running) return;
       await this.#tell(wanted);
       // What has changed meanwhile is looked at sooner.
-      if (this.#timer === null) this.#lookIn(lookAgainMs);
+      if (this.#cancelTimer === null) this.#lookIn(lookAgainMs);
     } catch (thrown) {
       if (!this.#running || this.#closed) return;
       const error = VirtioUserError.from(thrown, "commands of the pod's interface", 'SYSCALL_FAILED');

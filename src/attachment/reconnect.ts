@@ -15,6 +15,7 @@
  * A source offers one connection at a time, so one function tells the life of each (`#serve`). The hold timer runs
  * beside it: a backend that stalls in the handshake does not keep the carrier on.
  */
+import type { Clock } from '../clock.ts';
 import type { ReadyDevice, VirtioUserDevice } from '../device/api.ts';
 import type { Frontend, FrontendSource } from '../device/frontend.ts';
 import { messageOf, VirtioUserError } from '../errors.ts';
@@ -22,7 +23,6 @@ import type { Port, PortEvent } from '../native/binding.ts';
 import { type AttachmentIdentity, publish } from '../telemetry/channels.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { featureNames } from '../virtio/feature.ts';
-import type { Clock } from './dependencies.ts';
 
 export type LinkState = 'waiting' | 'negotiating' | 'running' | 'held' | 'parked' | 'degraded' | 'tap-gone' | 'closing';
 
@@ -95,9 +95,9 @@ export class Reconnect {
   #missing = '';
   #lostAtMs: number | null = null;
   #lastOutageMs: number | null = null;
-  #holdTimer: { cancel(): void } | null = null;
-  #reopenTimer: { cancel(): void } | null = null;
-  #announceTimers: { cancel(): void }[] = [];
+  #cancelHold: (() => void) | null = null;
+  #cancelReopen: (() => void) | null = null;
+  #cancelAnnouncements: (() => void)[] = [];
 
   constructor(parts: ReconnectParts) {
     this.#parts = parts;
@@ -177,7 +177,7 @@ export class Reconnect {
   stopTraffic(): Promise<void> {
     if (this.#portClosed === null) {
       this.#cancelTimers();
-      this.#reopenTimer?.cancel();
+      this.#cancelReopen?.();
       this.#portClosed = this.#parts.port.close();
       this.#setState('closing', null);
     }
@@ -203,14 +203,14 @@ export class Reconnect {
   }
 
   #openOrRetry(): void {
-    this.#reopenTimer?.cancel();
-    this.#reopenTimer = null;
+    this.#cancelReopen?.();
+    this.#cancelReopen = null;
     try {
       this.#openSource();
     } catch (error) {
       this.#parts.log.error({ error }, 'the socket of the backend cannot be opened');
       this.#setState(this.#state, messageOf(error));
-      this.#reopenTimer = this.#parts.clock.setTimeout(() => this.#openOrRetry(), reopenMs);
+      this.#cancelReopen = this.#parts.clock.after(reopenMs, () => this.#openOrRetry());
     }
   }
 
@@ -278,8 +278,8 @@ export class Reconnect {
   #running(ready: ReadyDevice): void {
     const { clock, identity: attachment, log } = this.#parts;
     const { degradedBy, ackedFeatures: features } = ready;
-    this.#holdTimer?.cancel();
-    this.#holdTimer = null;
+    this.#cancelHold?.();
+    this.#cancelHold = null;
     this.#failure = { step: '', count: 0 };
     this.#ready = ready;
     this.#setCarrier(true);
@@ -288,10 +288,10 @@ export class Reconnect {
     this.#parts.onRunning(true);
     for (const delay of announceAtMs) {
       if (delay === 0) this.announce();
-      else this.#announceTimers.push(clock.setTimeout(() => this.announce(), delay));
+      else this.#cancelAnnouncements.push(clock.after(delay, () => this.announce()));
     }
     const last = announceAtMs[announceAtMs.length - 1] ?? 0;
-    this.#announceTimers.push(clock.setTimeout(() => this.#parts.onAnnounced(), last));
+    this.#cancelAnnouncements.push(clock.after(last, () => this.#parts.onAnnounced()));
     const outageMs = this.#lostAtMs === null ? null : Math.round(clock.now() - this.#lostAtMs);
     this.#lostAtMs = null;
     this.#tellMismatch(false, degradedBy);
@@ -339,8 +339,8 @@ export class Reconnect {
   }
 
   #park(reason: string, missing: readonly string[]): void {
-    this.#holdTimer?.cancel();
-    this.#holdTimer = null;
+    this.#cancelHold?.();
+    this.#cancelHold = null;
     this.#unattended('parked', reason);
     this.#tellMismatch(true, missing);
   }
@@ -357,10 +357,10 @@ export class Reconnect {
 
   /** No connection, and none that worked: held as long as the hold time lasts. */
   #idle(reason: string | null): void {
-    const state = this.#failure.count >= degradedAfter ? 'degraded' : this.#holdTimer === null ? 'waiting' : 'held';
+    const state = this.#failure.count >= degradedAfter ? 'degraded' : this.#cancelHold === null ? 'waiting' : 'held';
     const often = this.#failure.count > 1 ? ` (${this.#failure.count} times in a row)` : '';
     const told = reason === null ? null : `${reason}${often}`;
-    if (this.#holdTimer === null) this.#unattended(state, told);
+    if (this.#cancelHold === null) this.#unattended(state, told);
     else this.#setState(state, told);
   }
 
@@ -369,10 +369,10 @@ export class Reconnect {
     this.#cancelTimers();
     this.#lostAtMs ??= clock.now();
     this.#setState('held', reason);
-    this.#holdTimer = clock.setTimeout(() => {
-      this.#holdTimer = null;
+    this.#cancelHold = clock.after(holdMs, () => {
+      this.#cancelHold = null;
       this.#unattended(this.#state === 'held' ? 'waiting' : this.#state, this.#reason);
-    }, holdMs);
+    });
   }
 
   /** Carrier off; what the pod sends is read and dropped. */
@@ -400,11 +400,11 @@ export class Reconnect {
 
   async #shutDown(connection: Connection): Promise<readonly string[]> {
     const { clock, device } = this.#parts;
-    const timer = clock.setTimeout(() => connection.frontend.close(), orderlyStopMs);
+    const cancelTimer = clock.after(orderlyStopMs, () => connection.frontend.close());
     try {
       return await device.shutDown();
     } finally {
-      timer.cancel();
+      cancelTimer();
     }
   }
 
@@ -434,10 +434,10 @@ export class Reconnect {
   }
 
   #cancelTimers(): void {
-    this.#holdTimer?.cancel();
-    this.#holdTimer = null;
-    for (const timer of this.#announceTimers) timer.cancel();
-    this.#announceTimers = [];
+    this.#cancelHold?.();
+    this.#cancelHold = null;
+    for (const cancel of this.#cancelAnnouncements) cancel();
+    this.#cancelAnnouncements = [];
   }
 
   #setCarrier(up: boolean): void {

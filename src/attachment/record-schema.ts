@@ -6,6 +6,8 @@ import { type AttachmentRecord, recordVersion } from './record.ts';
 const text = z.string().max(4096);
 const name = z.string().min(1).max(512);
 
+const mostQueues = 256;
+
 const spec = z.object({
   key: z.object({ networkName: name, containerId: name, ifName: z.string().min(1).max(15) }),
   netnsPath: text,
@@ -20,7 +22,7 @@ const spec = z.object({
     waitTimeoutMs: z.int().min(0),
   }),
   device: z.object({
-    queues: z.int().min(1).max(256),
+    queues: z.int().min(1).max(mostQueues),
     queueSize: z.int().min(64).max(4096),
     cq: z.boolean(),
     mac: z.string().regex(/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/),
@@ -71,6 +73,9 @@ const result = z.object({
   }),
 });
 
+// Absent from records that are older than the wish; all pairs are what they had.
+const wantedPairs = z.int().min(1).max(mostQueues).nullable().default(null);
+
 const common = {
   version: z.literal(recordVersion),
   id: z.string().regex(/^vu[0-9a-f]{12}$/),
@@ -82,7 +87,7 @@ const common = {
 
 const record = z.discriminatedUnion('phase', [
   z.object({ ...common, phase: z.literal('creating') }),
-  z.object({ ...common, phase: z.literal('ready'), ifindex: z.int().min(1), result }),
+  z.object({ ...common, phase: z.literal('ready'), ifindex: z.int().min(1), result, wantedPairs }),
   z.object({ ...common, phase: z.literal('deleting'), ifindex: z.int().min(1).nullable() }),
 ]);
 

@@ -32,6 +32,8 @@ export interface ReadyRecord extends RecordCommon {
   readonly phase: 'ready';
   readonly ifindex: number;
   readonly result: AttachmentResult;
+  /** How many queue pairs a person asked for, whatever the backend of the moment has; null: all there are. */
+  readonly wantedPairs: number | null;
 }
 
 export interface DeletingRecord extends RecordCommon {

@@ -13,8 +13,11 @@ export interface BackendSpec {
   readonly waitTimeoutMs: number;
 }
 
-/** What a pod's network asks of its device; `mac` is resolved by precedence and lower-case. The rest is the node's. */
-export type DeviceSpec = Omit<DeviceOptions, 'softwareOffloads'>;
+/**
+ * What a pod's network asks of its device; `mac` is resolved by precedence and lower-case. The rest is the node's, or
+ * set later.
+ */
+export type DeviceSpec = Omit<DeviceOptions, 'softwareOffloads' | 'wantedPairs'>;
 
 export interface OvsSpec {
   readonly bridge: string;

@@ -28,6 +28,7 @@ export function viewOf(record: AttachmentRecord, live: LiveAttachment | null): A
     localFeatures: running?.ready?.localFeatures ?? null,
     queuePairs: running?.ready?.queuePairs ?? 0,
     activePairs: running?.activePairs ?? 0,
+    wantedPairs: record.phase === 'ready' ? record.wantedPairs : null,
     control: controlView(running?.net ?? null),
     backendPid: running?.backendPid ?? null,
     connections: running?.connections ?? 0,

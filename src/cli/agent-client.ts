@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import type { AttachmentReport } from '../agent/introspect.ts';
 import { defaultRunDir } from '../agent/options.ts';
 import { introspectionSocketName, requestOverSocket } from '../agent/http-client.ts';
-import { messageOf, VirtioUserError } from '../errors.ts';
+import { type ErrorCode, errorCodes, messageOf, VirtioUserError } from '../errors.ts';
 import { type Arguments, optionalText } from './command.ts';
 
 export function runDirOf(args: Arguments): string {
@@ -30,7 +30,7 @@ export class AgentClient {
     await this.#call('POST', `/attachments/${checkedId(id)}/reconnect`);
   }
 
-  /** @throws VirtioUserError ATTACHMENT_UNKNOWN, CONTROL_REFUSED */
+  /** @throws VirtioUserError ATTACHMENT_UNKNOWN, DEVICE_NOT_RUNNING, CONTROL_REFUSED, … */
   async setQueuePairs(id: string, pairs: number): Promise<void> {
     await this.#call('POST', `/attachments/${checkedId(id)}/queue-pairs/${pairs}`, 30_000);
   }
@@ -51,15 +51,16 @@ export class AgentClient {
     if (answer.status < 300) return body;
     const told = errorTexts(body);
     throw new VirtioUserError(
-      codeOf(answer.status),
+      codeOf(told.code),
       told.message ?? `${method} ${path}: status ${answer.status}`,
       told.remedy === null ? {} : { remedy: told.remedy },
     );
   }
 }
 
-function codeOf(status: number): 'ATTACHMENT_UNKNOWN' | 'CONTROL_REFUSED' | 'SYSCALL_FAILED' {
-  return status === 404 ? 'ATTACHMENT_UNKNOWN' : status === 409 ? 'CONTROL_REFUSED' : 'SYSCALL_FAILED';
+/** What nobody foresaw has a code of the system, or none; a newer agent may have codes that are not known here. */
+function codeOf(told: string | null): ErrorCode {
+  return errorCodes.find((code) => code === told) ?? 'SYSCALL_FAILED';
 }
 
 function checkedId(id: string): string {
@@ -69,12 +70,12 @@ function checkedId(id: string): string {
   });
 }
 
-function errorTexts(body: unknown): { readonly message: string | null; readonly remedy: string | null } {
+function errorTexts(body: unknown): Readonly<Record<'code' | 'message' | 'remedy', string | null>> {
   const error = typeof body === 'object' && body !== null && 'error' in body ? body.error : null;
   const text = (name: string): string | null => {
     if (typeof error !== 'object' || error === null || !(name in error)) return null;
     const value: unknown = Object.getOwnPropertyDescriptor(error, name)?.value;
     return typeof value === 'string' ? value : null;
   };
-  return { message: text('message'), remedy: text('remedy') };
+  return { code: text('code'), message: text('message'), remedy: text('remedy') };
 }

@@ -56,7 +56,7 @@ export const reconnectCommand: Command = {
 
 export const setQueuesCommand: Command = {
   usage: 'set-queues <id> <pairs>',
-  describe: 'how many queue pairs of an attachment carry traffic, until the agent is restarted',
+  describe: 'how many queue pairs of an attachment carry traffic, from now on',
   positionals: {
     ...idPositional,
     pairs: { type: 'string', describe: 'from 1 to the number that the device has (attachments show)' },
@@ -73,6 +73,11 @@ export const setQueuesCommand: Command = {
 
 function podOf({ pod }: AttachmentReport): string {
   return pod === null ? '' : `${pod.namespace}/${pod.name}`;
+}
+
+function pairsOf({ activePairs, queuePairs, wantedPairs }: AttachmentReport): string {
+  const wish = wantedPairs === null ? '' : `, ${wantedPairs} asked for`;
+  return `${activePairs} of ${queuePairs}${wish}`;
 }
 
 function receiveFilterOf({ control }: AttachmentReport): readonly string[] {
@@ -107,7 +112,7 @@ function fieldsOf(report: AttachmentReport): readonly (readonly [string, string 
     ['connections', String(report.connections)],
     ['last outage', report.lastOutageMs === null ? '' : `${report.lastOutageMs} ms`],
     ['status', report.statusNames.join(' ')],
-    ['queue pairs', `${report.activePairs} of ${report.queuePairs}`],
+    ['queue pairs', pairsOf(report)],
     ['offered', report.offeredFeatures?.names ?? []],
     ['acknowledged', report.ackedFeatures?.names ?? []],
     ['protocol', report.protocolFeatures.join(' ')],

@@ -141,7 +141,7 @@ function report(error: unknown, terminal: Terminal): ExitCode {
     terminal.err(`error: ${stack}\n`);
     return exitCode.crash;
   }
-  terminal.err(`error: ${error.message}\n`);
+  terminal.err(`error: ${error.message} (${error.code})\n`);
   if (error.remedy !== null) terminal.err(`remedy: ${error.remedy}\n`);
   return codeFor[error.code] ?? exitCode.failure;
 }

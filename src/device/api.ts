@@ -18,6 +18,8 @@ export interface DeviceOptions {
   readonly memory: SessionOptions['memory'];
   /** false: never segment or coalesce in software (for measurements). */
   readonly softwareOffloads: boolean;
+  /** Pairs that the driver asked an earlier device of this interface for; null: it never did, and gets all. */
+  readonly wantedPairs: number | null;
 }
 
 /** A device that has reached DRIVER_OK; the pump may start. */

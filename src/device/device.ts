@@ -56,7 +56,7 @@ class Device implements VirtioUserDevice {
   #regions: readonly MemoryRegion[] = [];
   #rxBufferBytes = 0;
   /** What the driver asked for, whatever connection it was on; null: all there are. */
-  #wantedPairs: number | null = null;
+  #wantedPairs: number | null;
   #activePairs = 0;
   #net: NetState | null = null;
   /** The connection under negotiation or in use. */
@@ -72,6 +72,7 @@ class Device implements VirtioUserDevice {
     this.#createSession = createSession;
     this.#path = path;
     this.#mtu = options.mtu;
+    this.#wantedPairs = options.wantedPairs;
   }
 
   get state(): DeviceState {

@@ -12,7 +12,7 @@ import type { Logger } from '../telemetry/log.ts';
 import { type BackRequest, BackRequestDecoder } from '../vhost-user/back-request.ts';
 import { encodeMessage, replyFlags } from '../vhost-user/header.ts';
 import { encodeU64 } from '../vhost-user/payload.ts';
-import type { Timers } from './timers.ts';
+import type { Timers } from '../clock.ts';
 
 /** Requests and reads together; a backend that needs more is not one that we know. */
 export const mostPerSecond = 1000;

@@ -11,7 +11,7 @@ import { ReplyDecoder } from '../vhost-user/decoder.ts';
 import { encodeMessage, needReplyFlag, versionFlag } from '../vhost-user/header.ts';
 import { decodeU64, emptyPayload } from '../vhost-user/payload.ts';
 import { ackBytes, type RequestName, requests, type RequestSpec } from '../vhost-user/request.ts';
-import { systemTimers, type Timers } from './timers.ts';
+import { systemClock, type Timers } from '../clock.ts';
 
 /** Backends pause under load (DPDK's control thread waits for its data threads): less than this would cut living ones. */
 export const minimumDeadlineMs = 3000;
@@ -53,7 +53,7 @@ export class Channel {
   constructor(attach: (handlers: SocketHandlers) => FdSocket, options: ChannelOptions) {
     this.#name = options.name;
     this.#deadlineMs = options.deadlineMs ?? 5000;
-    this.#timers = options.timers ?? systemTimers;
+    this.#timers = options.timers ?? systemClock;
     if (this.#deadlineMs < minimumDeadlineMs) {
       throw new VirtioUserError('CONFIG_INVALID', `vhost-user deadline of ${this.#deadlineMs} ms`, {
         remedy: `Give at least ${minimumDeadlineMs} ms.`,

@@ -8,7 +8,7 @@ import {
   type SocketPath,
 } from '../native/binding.ts';
 import type { Logger } from '../telemetry/log.ts';
-import type { Timers } from './timers.ts';
+import type { Timers } from '../clock.ts';
 import type { VhostUserFrontend } from './vhost-user.ts';
 
 /** Calls back with the name of what changed in the directory (null: unknown). @returns stops; throws when there is none */

@@ -5,14 +5,14 @@ import { Channel } from './channel.ts';
 import { ConnectSource } from './connect-source.ts';
 import type { Connections, VhostUserSourceOptions } from './connections.ts';
 import { ListenSource } from './listen-source.ts';
-import { systemTimers } from './timers.ts';
+import { systemClock } from '../clock.ts';
 import { VhostUserFrontend } from './vhost-user.ts';
 
 export type { VhostUserSourceOptions };
 
 export function createVhostUserSource(options: VhostUserSourceOptions): FrontendSource {
   const fullPath = join(options.path.baseDirectory, options.path.relativePath);
-  const timers = options.timers ?? systemTimers;
+  const timers = options.timers ?? systemClock;
   const channelOptions = {
     name: fullPath,
     timers,

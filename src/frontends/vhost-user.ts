@@ -26,7 +26,7 @@ import {
 import { statusBit, statusNames } from '../virtio/status.ts';
 import { BackChannel } from './back-channel.ts';
 import type { Channel } from './channel.ts';
-import type { Timers } from './timers.ts';
+import type { Timers } from '../clock.ts';
 
 /** A file message names a ring in 8 bits. */
 const maximumPairs = (maximumRing + 1) / 2;

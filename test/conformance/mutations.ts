@@ -25,6 +25,8 @@ interface Mutation {
   readonly all?: boolean;
   /** A Jest file, `native`, or `native:` and a filter of GoogleTest names. */
   readonly test: string;
+  /** Of native tests: the binary that holds them. */
+  readonly binary?: string;
 }
 
 type Verdict = 'killed' | 'survived' | 'invalid' | 'not run';
@@ -82,6 +84,7 @@ function mutate(tree: string, { file, search, replace, all }: Mutation): (() => 
   return () => writeFileSync(path, before);
 }
 
+const binaryOf = ({ binary }: Mutation): string => binary ?? 'native_tests';
 const isTypeScript = ({ test }: Mutation): boolean => !test.startsWith('native');
 
 async function runJest(tree: string, file: string): Promise<RunTest[] | null> {
@@ -105,25 +108,25 @@ function filterOf({ rule, test }: Mutation): string {
 }
 
 /** @returns what the compiler said, or null when it built */
-async function buildNative(tree: string): Promise<string | null> {
+async function buildNative(tree: string, binaries: readonly string[]): Promise<string | null> {
   const cmake = ['-S', 'test/native', '-B', 'build/native-test', '-G', 'Ninja', '-DCMAKE_CXX_COMPILER=g++'];
   if (!existsSync(join(tree, 'build/native-test/build.ninja'))) {
     const { code, output } = await run('cmake', cmake, tree, 60);
     if (code !== 0) return output;
   }
-  const ninja = ['-C', 'build/native-test', '-j', process.env['JOBS'] ?? '2', 'native_tests'];
+  const ninja = ['-C', 'build/native-test', '-j', process.env['JOBS'] ?? '2', ...binaries];
   const { code, output } = await run('ninja', ninja, tree, 900);
   return code === 0 ? null : output;
 }
 
 /** null: the mutated tree did not build. A crash is a failure of all that it was to run. */
 async function runNative(tree: string, mutation: Mutation): Promise<RunTest[] | null> {
-  if ((await buildNative(tree)) !== null) return null;
+  if ((await buildNative(tree, [binaryOf(mutation)])) !== null) return null;
   const output = join(tree, 'mutation-result.json');
   rmSync(output, { force: true });
   const filter = filterOf(mutation);
   const args = [`--gtest_filter=${filter}`, `--gtest_output=json:${output}`, '--gtest_brief=1', '--gtest_fail_fast'];
-  await run(join(tree, 'build/native-test/native_tests'), args, tree, testSeconds);
+  await run(join(tree, 'build/native-test', binaryOf(mutation)), args, tree, testSeconds);
   if (existsSync(output)) return readGoogle(output);
   return [{ where: 'native', test: `${filter} (crashed or hung)`, ids: [mutation.rule], passed: false }];
 }
@@ -153,12 +156,16 @@ async function judge(tree: string, mutation: Mutation): Promise<readonly [Verdic
 
 /** Without a mutation everything that is to fail passes: else a failure would prove nothing. */
 async function checkBaseline(tree: string, mutations: readonly Mutation[]): Promise<void> {
-  if (!mutations.every(isTypeScript)) {
-    const said = await buildNative(tree);
+  const binaries = new Set(mutations.filter((mutation) => !isTypeScript(mutation)).map(binaryOf));
+  if (binaries.size > 0) {
+    const said = await buildNative(tree, [...binaries]);
     if (said !== null) throw new Error(`without a mutation the native tests do not build:\n${said}`);
   }
   const distinct = new Map(
-    mutations.map((mutation) => [isTypeScript(mutation) ? mutation.test : filterOf(mutation), mutation]),
+    mutations.map((mutation) => [
+      isTypeScript(mutation) ? mutation.test : `${binaryOf(mutation)} ${filterOf(mutation)}`,
+      mutation,
+    ]),
   );
   for (const [name, mutation] of distinct) {
     const tests = (await runTests(tree, mutation)) ?? [];

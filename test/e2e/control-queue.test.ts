@@ -57,17 +57,43 @@ describe('attachments set-queues', () => {
     await ping(one, two.ipv4);
   });
 
-  it('is remembered when the switch comes back', async () => {
-    await world.agent.cli('attachments', 'set-queues', idOf(one), '3');
+  /** `disaster` ends all connections; resolves when both pods have some to the switch of now. */
+  async function reconnectedAfter(disaster: () => Promise<void>): Promise<void> {
+    await disaster();
+    await until('new connections', async () => {
+      const reports = await Promise.all([one, two].map(report));
+      return reports.every(({ state, backendPid }) => state === 'running' && backendPid === world.ovs.switchPid);
+    });
+  }
+
+  async function newSwitch(): Promise<void> {
     await world.ovs.killSwitch();
     await world.ovs.startSwitch();
-    await until('the second connection', async () => {
-      const { state, connections } = await report(one);
-      return state === 'running' && connections === 2;
-    });
+  }
+
+  it('is remembered when the switch comes back', async () => {
+    await world.agent.cli('attachments', 'set-queues', idOf(one), '3');
+    await reconnectedAfter(newSwitch);
     expect((await report(one)).activePairs).toBe(3);
     await until('three queues polled', async () => (await polledQueues(one)) === 3);
-    await until('the other pod', async () => (await report(two)).state === 'running');
+    await ping(one, two.ipv4);
+  }, 60_000);
+
+  it('is remembered by the next agent, and by the switch that comes back to it', async () => {
+    await world.agent.cli('attachments', 'set-queues', idOf(one), '2');
+    await reconnectedAfter(async () => {
+      await world.agent.kill();
+      await world.agent.start();
+    });
+    expect(await report(one)).toMatchObject({ queuePairs: 4, activePairs: 2, wantedPairs: 2 });
+    expect(await report(two)).toMatchObject({ queuePairs: 4, activePairs: 4, wantedPairs: null });
+    await until('two queues polled', async () => (await polledQueues(one)) === 2);
+    await ping(one, two.ipv4);
+
+    await reconnectedAfter(newSwitch);
+    await until('two queues polled again', async () => (await polledQueues(one)) === 2);
+    await world.agent.cli('attachments', 'set-queues', idOf(one), '4');
+    await until('four queues polled', async () => (await polledQueues(one)) === 4);
     await ping(one, two.ipv4);
   }, 60_000);
 });

@@ -7,6 +7,7 @@ import { describe, expect, it } from '@jest/globals';
 import { VirtioUserError } from '../../src/errors.ts';
 import { BackRequestDecoder, backRequests } from '../../src/vhost-user/back-request.ts';
 import { BackPeer, backMessage, configChange } from '../support/back-peer.ts';
+import { cutShort, type Mutation, noise, unchanged, withFlippedBits, withWord } from '../support/byte-mutations.ts';
 import { connectScripted, deviceWorld, settle } from '../support/connection.ts';
 import { pick, type Random, randomBelow, randomBytes, seededRandom } from '../support/random.ts';
 import { dpdkOffer } from '../support/scripted-backend.ts';
@@ -27,25 +28,14 @@ function goodRequest(random: Random): Buffer {
   return backMessage(unknown ? pick(random, words) : number, payload, random() < 0.5);
 }
 
-type Mutation = (random: Random, bytes: Buffer) => Buffer;
-
 const mutations: readonly Mutation[] = [
-  (_random, bytes) => bytes,
-  (_random, bytes) => bytes,
-  (_random, bytes) => bytes,
-  (random, bytes) => {
-    const mutated = Buffer.from(bytes);
-    mutated.writeUInt32LE(pick(random, words), 4 * randomBelow(random, 3));
-    return mutated;
-  },
-  (random, bytes) => {
-    const mutated = Buffer.from(bytes);
-    const at = randomBelow(random, mutated.length);
-    mutated[at] = (mutated[at] ?? 0) ^ (1 << randomBelow(random, 8));
-    return mutated;
-  },
-  (random, bytes) => bytes.subarray(0, randomBelow(random, bytes.length)),
-  (random) => randomBytes(random, randomBelow(random, 64)),
+  unchanged,
+  unchanged,
+  unchanged,
+  withWord(words, 3),
+  withFlippedBits(1),
+  cutShort,
+  noise(64),
 ];
 
 function stream(random: Random): Buffer {

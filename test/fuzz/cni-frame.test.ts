@@ -5,8 +5,17 @@
 import { describe, expect, it } from '@jest/globals';
 import { type FrameStep, RequestDecoder, verbs } from '../../src/cni/frame.ts';
 import { parseQueuedDelete } from '../../src/cni/queued-delete.ts';
+import {
+  cutShort,
+  type Mutation,
+  noise,
+  unchanged,
+  withFlippedBits,
+  withSurplus,
+  withWord,
+} from '../support/byte-mutations.ts';
 import { requestFrame } from '../support/cni-request.ts';
-import { pick, type Random, randomBelow, randomBytes, seededRandom } from '../support/random.ts';
+import { pick, type Random, randomBelow, seededRandom } from '../support/random.ts';
 import { recordedCall, recordedCallNames } from '../support/recorded-call.ts';
 
 const budgetMs = Number(process.env['FUZZ_SECONDS'] ?? 2) * 1000;
@@ -18,26 +27,13 @@ const good = recordedCallNames.map((name) => {
 });
 const words = [0, 1, 2, 47, 48, 65_535, 65_536, 65_537, 4 << 20, (4 << 20) + 1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff];
 
-type Mutation = (random: Random, bytes: Buffer) => Buffer;
-
 const mutations: readonly Mutation[] = [
-  (_random, bytes) => bytes,
-  (random) => randomBytes(random, randomBelow(random, 200)),
-  (random, bytes) => bytes.subarray(0, randomBelow(random, bytes.length)),
-  (random, bytes) => Buffer.concat([bytes, randomBytes(random, 1 + randomBelow(random, 40))]),
-  (random, bytes) => {
-    const mutated = Buffer.from(bytes);
-    mutated.writeUInt32LE(pick(random, words), 4 * randomBelow(random, 12));
-    return mutated;
-  },
-  (random, bytes) => {
-    const mutated = Buffer.from(bytes);
-    for (let left = 1 + randomBelow(random, 4); left > 0; left--) {
-      const at = randomBelow(random, mutated.length);
-      mutated[at] = (mutated[at] ?? 0) ^ (1 << randomBelow(random, 8));
-    }
-    return mutated;
-  },
+  unchanged,
+  noise(200),
+  cutShort,
+  withSurplus,
+  withWord(words, 12),
+  withFlippedBits(4),
 ];
 
 function cut(random: Random, bytes: Buffer): Buffer[] {

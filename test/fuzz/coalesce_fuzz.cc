@@ -1,10 +1,12 @@
 // The fuzzer is a backend: frames of a few flows, almost right, in buffers cut anywhere. Whatever is merged has the
-// payload of the frames it was made of, in their order; the rest comes out as it went in; every buffer comes back once.
+// payload of the frames it was made of, in their order; the rest comes out as it went in; every frame comes out once.
 //
 //   clang++ -fsanitize=fuzzer,address,undefined; the input is a list of operations.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -27,29 +29,22 @@ constexpr uint32_t kFlows = 6;
   std::abort();
 }
 
-struct Received {
-  Bytes whole;
-  uint32_t buffers = 0;
-};
-
 // The pump around the table, and its books.
 class Burst {
  public:
   void add(const Bytes& whole, const std::vector<size_t>& cuts) {
     std::vector<iovec> spans;
-    std::vector<uint32_t> cookies;
     size_t start = 0;
     for (size_t i = 0; i <= cuts.size(); ++i) {
       const size_t end = i < cuts.size() ? std::clamp(cuts[i], start, whole.size()) : whole.size();
       memory_.emplace_back(new uint8_t[end - start]);
       std::copy_n(whole.data() + start, end - start, memory_.back().get());
       spans.push_back(iovec{memory_.back().get(), end - start});
-      cookies.push_back(static_cast<uint32_t>(frameOf_.size()));
-      frameOf_.push_back(frames_.size());
+      frameAt_[memory_.back().get()] = frames_.size();
       start = end;
     }
-    frames_.push_back(Received{whole, static_cast<uint32_t>(spans.size())});
-    table_->add(spans.data(), cookies.data(), static_cast<uint32_t>(spans.size()), 12, sink());
+    frames_.push_back(whole);
+    table_->add(spans.data(), static_cast<uint32_t>(spans.size()), 12, sink());
   }
   void flush() {
     table_->flush(12, sink());
@@ -57,9 +52,7 @@ class Burst {
   }
   void finish() {
     flush();
-    if (std::count(returned_.begin(), returned_.end(), true) != static_cast<long>(frameOf_.size())) {
-      bug("buffers not returned");
-    }
+    if (std::count(written_.begin(), written_.end(), true) != static_cast<long>(frames_.size())) bug("frames lost");
   }
 
  private:
@@ -73,26 +66,23 @@ class Burst {
     if (frame.frames == 0 || frame.frames > Coalescer::kMaxSegments) bug("number of frames");
     if (frame.partCount > Coalescer::kMaxParts && frame.frames > 1) bug("number of parts");
     Bytes out;
+    std::vector<size_t> members;
     for (uint32_t i = 0; i < frame.partCount; ++i) {
       const auto* start = static_cast<const uint8_t*>(frame.parts[i].iov_base);
       out.insert(out.end(), start, start + frame.parts[i].iov_len);
+      if (frame.frames > 1 && i == 0) continue;  // The header, made anew.
+      const size_t member = std::prev(frameAt_.upper_bound(start))->second;
+      if (!members.empty() && members.back() > member) bug("order of frames");
+      if (members.empty() || members.back() != member) members.push_back(member);
     }
-    returned_.resize(frameOf_.size());
-    std::vector<size_t> members;
-    uint32_t buffers = 0;
-    for (uint32_t i = 0; i < frame.cookieCount; ++i) {
-      const uint32_t cookie = frame.cookies[i];
-      if (cookie >= frameOf_.size() || returned_[cookie]) bug("buffer returned twice");
-      returned_[cookie] = true;
-      if (members.empty() || members.back() != frameOf_[cookie]) {
-        if (!members.empty() && members.back() > frameOf_[cookie]) bug("order of buffers");
-        members.push_back(frameOf_[cookie]);
-        buffers += frames_[frameOf_[cookie]].buffers;
-      }
+    if (members.size() != frame.frames) bug("frames of a merged frame");
+    written_.resize(frames_.size());
+    for (const size_t member : members) {
+      if (written_[member]) bug("frame written twice");
+      written_[member] = true;
     }
-    if (members.size() != frame.frames || buffers != frame.cookieCount) bug("buffers of half a frame");
     if (frame.frames == 1) {
-      if (out != frames_[members[0]].whole) bug("a frame that was not merged changed");
+      if (out != frames_[members[0]]) bug("a frame that was not merged changed");
       return;
     }
     const VnetHdr header = VnetHdr::read(out.data(), 12);
@@ -100,7 +90,7 @@ class Burst {
     if (out.size() > 12 + Coalescer::kMaxFrame || 12U + header.hdrLen >= out.size()) bug("frame length");
     Bytes payload;
     for (const size_t member : members) {
-      const Bytes& whole = frames_[member].whole;
+      const Bytes& whole = frames_[member];
       if (whole.size() <= 12U + header.hdrLen) bug("merged a frame without payload");
       payload.insert(payload.end(), whole.begin() + 12 + header.hdrLen, whole.end());
       const size_t bytes = whole.size() - 12 - header.hdrLen;
@@ -109,7 +99,7 @@ class Burst {
     }
     if (Bytes(out.begin() + 12 + header.hdrLen, out.end()) != payload) bug("payload");
     // Headers: those of the first, but for lengths, PSH and checksums.
-    const Bytes& first = frames_[members[0]].whole;
+    const Bytes& first = frames_[members[0]];
     const size_t l4 = 12U + header.csumStart;
     const bool ipv6 = header.gsoType == kGsoTcp6;
     const size_t l3 = l4 - (ipv6 ? 40 : 20);
@@ -131,9 +121,10 @@ class Burst {
 
   std::unique_ptr<FlowTable> table_ = std::make_unique<FlowTable>();
   std::vector<std::unique_ptr<uint8_t[]>> memory_;
-  std::vector<Received> frames_;
-  std::vector<size_t> frameOf_;
-  std::vector<bool> returned_;
+  std::vector<Bytes> frames_;
+  // By the start of each buffer.
+  std::map<const uint8_t*, size_t> frameAt_;
+  std::vector<bool> written_;
 };
 
 }  // namespace

@@ -7,6 +7,15 @@ import { VirtioUserError } from '../../src/errors.ts';
 import { ReplyDecoder } from '../../src/vhost-user/decoder.ts';
 import { encodeMessage, replyFlags } from '../../src/vhost-user/header.ts';
 import { requests, type RequestSpec } from '../../src/vhost-user/request.ts';
+import {
+  cutShort,
+  type Mutation,
+  noise,
+  unchanged,
+  withFlippedBits,
+  withSurplus,
+  withWord,
+} from '../support/byte-mutations.ts';
 import { connectScripted, settle } from '../support/connection.ts';
 import { FdLedger } from '../support/memory-socket.ts';
 import { pick, type Random, randomBelow, randomBytes, seededRandom } from '../support/random.ts';
@@ -20,25 +29,14 @@ const asks = Object.values(requests)
   .concat({ number: 24, size: 268 });
 const words = [0, 1, 4, 5, 6, 8, 0xd, 0x15, 0x7fffffff, 0x80000000, 0xfffffff3, 0xfffffff4, 0xffffffff];
 
-type Mutation = (random: Random, bytes: Buffer) => Buffer;
-
 const mutations: readonly Mutation[] = [
-  (_random, bytes) => bytes,
-  (random, bytes) => {
-    const mutated = Buffer.from(bytes);
-    mutated.writeUInt32LE(pick(random, words), 4 * randomBelow(random, 3));
-    return mutated;
-  },
-  (random, bytes) => {
-    const mutated = Buffer.from(bytes);
-    const at = randomBelow(random, mutated.length);
-    mutated[at] = (mutated[at] ?? 0) ^ (1 << randomBelow(random, 8));
-    return mutated;
-  },
-  (random, bytes) => bytes.subarray(0, randomBelow(random, bytes.length)),
-  (random, bytes) => Buffer.concat([bytes, randomBytes(random, 1 + randomBelow(random, 40))]),
+  unchanged,
+  withWord(words, 3),
+  withFlippedBits(1),
+  cutShort,
+  withSurplus,
   (_random, bytes) => Buffer.concat([bytes, bytes]),
-  (random) => randomBytes(random, randomBelow(random, 64)),
+  noise(64),
 ];
 
 /** The stream in pieces of any size, empty ones too. */

@@ -1,4 +1,4 @@
-// Software coalescing: what is merged, byte for byte, what is not, and whose buffers it was.
+// Software coalescing: what is merged, byte for byte, what is not, and which frames it was made of.
 #include "coalesce.h"
 
 #include <gtest/gtest.h>
@@ -41,23 +41,24 @@ struct Written {
   uint32_t frames;
   uint32_t parts;
   uint64_t counted;
-  std::vector<uint32_t> cookies;
+  // Numbers of the received frames whose buffers it lies in, in its order.
+  std::vector<uint32_t> members;
 };
 
 // A pump's burst.
 class Burst {
  public:
-  // Returns the cookie of the frame's first buffer; the others follow it.
+  // Returns the number of the frame.
   uint32_t add(const VnetHdr& header, const Bytes& frame, const std::vector<size_t>& cuts = {}) {
     return addRaw(reference::withHeader(header, frame), cuts);
   }
   uint32_t addRaw(const Bytes& whole, const std::vector<size_t>& cuts = {}) {
     const Buffers& buffers = received.emplace_back(whole, cuts);
-    std::vector<uint32_t> cookies;
-    for (size_t i = 0; i < buffers.spans.size(); ++i) cookies.push_back(nextCookie++);
-    table->add(buffers.spans.data(), cookies.data(), static_cast<uint32_t>(cookies.size()), 12,
+    const auto number = static_cast<uint32_t>(received.size() - 1);
+    for (const iovec& span : buffers.spans) frameAt_[span.iov_base] = number;
+    table->add(buffers.spans.data(), static_cast<uint32_t>(buffers.spans.size()), 12,
                [this](const CoalescedFrame& frame) { take(frame); });
-    return cookies[0];
+    return number;
   }
   uint32_t add(const Packet& packet, Checksum checksum = Checksum::kComplete) {
     return add(checksum == Checksum::kComplete ? VnetHdr{} : packet.partialHeader(), packet.build(checksum));
@@ -69,17 +70,22 @@ class Burst {
   std::unique_ptr<FlowTable> table = std::make_unique<FlowTable>();
   std::deque<Buffers> received;
   std::vector<Written> written;
-  uint32_t nextCookie = 100;
 
  private:
   void take(const CoalescedFrame& frame) {
-    Written out{{}, frame.frames, frame.partCount, frame.bytes, {frame.cookies, frame.cookies + frame.cookieCount}};
+    Written out{{}, frame.frames, frame.partCount, frame.bytes, {}};
     for (uint32_t i = 0; i < frame.partCount; ++i) {
       const auto* start = static_cast<const uint8_t*>(frame.parts[i].iov_base);
       out.bytes.insert(out.bytes.end(), start, start + frame.parts[i].iov_len);
+      if (frame.frames > 1 && i == 0) continue;  // The header, made anew.
+      const uint32_t number = std::prev(frameAt_.upper_bound(start))->second;
+      if (out.members.empty() || out.members.back() != number) out.members.push_back(number);
     }
     written.push_back(out);
   }
+
+  // By the start of each buffer.
+  std::map<const void*, uint32_t> frameAt_;
 };
 
 // `count` segments of one stream.
@@ -115,14 +121,14 @@ TEST(Coalesced, FrameIsByteForByteTheReferenceForRandomStreams) {
     const std::vector<Packet> parts = packet.segments(static_cast<uint16_t>(mss));
     ASSERT_EQ(parts.size(), count);
     Burst burst;
-    std::vector<uint32_t> cookies;
+    std::vector<uint32_t> members;
     for (const Packet& part : parts) {
-      cookies.push_back(burst.add(part, random() % 2 != 0 ? Checksum::kPartial : Checksum::kComplete));
+      members.push_back(burst.add(part, random() % 2 != 0 ? Checksum::kPartial : Checksum::kComplete));
     }
     burst.flush();
     ASSERT_EQ(burst.written.size(), 1U);
     EXPECT_EQ(burst.written[0].frames, count);
-    EXPECT_EQ(burst.written[0].cookies, cookies);
+    EXPECT_EQ(burst.written[0].members, members);
     EXPECT_EQ(burst.written[0].counted, count * packet.headerBytes() + packet.payload.size());
     ASSERT_EQ(burst.written[0].bytes, mergedBytes(packet, static_cast<uint16_t>(mss)));
   }
@@ -172,27 +178,25 @@ TEST(Coalesced, FramesInSeveralBuffersMergeWhereverTheyAreCut) {
       burst.flush();
       ASSERT_EQ(burst.written.size(), 1U) << cut;
       ASSERT_EQ(burst.written[0].bytes, mergedBytes(join(parts), 301)) << cut;
-      EXPECT_EQ(burst.written[0].cookies.size(), burst.nextCookie - 100);
+      EXPECT_EQ(burst.written[0].members.size(), parts.size());
     }
   }
 }
 
-TEST(Coalesced, PiecesStayBelowTheirLimitAndNoBufferIsForgotten) {
+TEST(Coalesced, PiecesStayBelowTheirLimitAndNoFrameIsForgotten) {
   const std::vector<Packet> parts = stream(Packet{}, 500, 64);
   Burst burst;
   for (const Packet& part : parts)
     burst.add(VnetHdr{}, part.build(Checksum::kComplete), {12, 30, 66, 100, 200, 300, 400});
   burst.flush();
   uint32_t frames = 0;
-  uint32_t cookie = 100;
   for (const Written& out : burst.written) {
-    frames += out.frames;
     EXPECT_LE(out.parts, Coalescer::kMaxParts);
-    for (const uint32_t got : out.cookies) EXPECT_EQ(got, cookie++);
+    EXPECT_EQ(out.members.size(), out.frames);
+    for (const uint32_t got : out.members) EXPECT_EQ(got, frames++);
   }
-  EXPECT_EQ(burst.written.size(), 4U);  // 128 buffers, 8 a frame.
+  EXPECT_EQ(burst.written.size(), 3U);  // Room for 8 buffers is asked for; the header's three take none.
   EXPECT_EQ(frames, 64U);
-  EXPECT_EQ(cookie, burst.nextCookie);
 }
 
 TEST(Coalesced, FrameOfMoreBuffersThanItCanKeepPassesBehindItsFlow) {
@@ -203,7 +207,7 @@ TEST(Coalesced, FrameOfMoreBuffersThanItCanKeepPassesBehindItsFlow) {
   ASSERT_EQ(burst.written.size(), 2U);
   EXPECT_EQ(burst.written[0].bytes, reference::withHeader({}, parts[0].build(Checksum::kComplete)));
   EXPECT_EQ(burst.written[1].bytes, reference::withHeader({}, parts[1].build(Checksum::kComplete)));
-  EXPECT_EQ(burst.written[1].cookies.size(), 9U);
+  EXPECT_EQ(burst.written[1].parts, 9U);
 }
 
 TEST(Coalesced, RunEndsAtSixtyFourSegments) {
@@ -292,7 +296,7 @@ TEST(Coalesced, LoneSegmentIsWrittenFromItsOwnBuffersUntouched) {
   ASSERT_EQ(burst.written.size(), 1U);
   EXPECT_EQ(burst.written[0].bytes, reference::withHeader(header, packet.build(Checksum::kComplete)));
   EXPECT_EQ(burst.written[0].counted, packet.build(Checksum::kComplete).size());
-  EXPECT_EQ(burst.written[0].cookies, (std::vector<uint32_t>{100, 101}));
+  EXPECT_EQ(burst.written[0].parts, 2U);
 }
 
 TEST(Coalesced, DataThatTheBackendVouchesForIsNotSummed) {
@@ -518,12 +522,11 @@ TEST(FlowTable, ClearForgetsWhatNoSinkHasSeen) {
   burst.flush();
   EXPECT_TRUE(burst.written.empty());
   const std::vector<Packet> next = stream(Packet{}, 900, 2);
-  const uint32_t cookie = burst.nextCookie;
   for (const Packet& part : next) burst.add(part);
   burst.flush();
   ASSERT_EQ(burst.written.size(), 1U);
   EXPECT_EQ(burst.written[0].bytes, mergedBytes(join(next), 900));
-  EXPECT_EQ(burst.written[0].cookies, (std::vector<uint32_t>{cookie, cookie + 1}));
+  EXPECT_EQ(burst.written[0].members, (std::vector<uint32_t>{3, 4}));
 }
 
 TEST(FlowTable, FrameShorterThanItsHeaderPassesAsItCame) {
@@ -532,11 +535,11 @@ TEST(FlowTable, FrameShorterThanItsHeaderPassesAsItCame) {
   burst.addRaw(Bytes(12, 0));
   burst.addRaw(Bytes(100, 0), {5});
   ASSERT_EQ(burst.written.size(), 3U);
-  EXPECT_EQ(burst.written[2].cookies.size(), 2U);
+  EXPECT_EQ(burst.written[2].parts, 2U);
 }
 
 // Random traffic of more flows than there is room for, some of it disturbed. Whatever is merged, cut again as a card
-// would, must be what each flow sent, in its order, and each buffer must come back once.
+// would, must be what each flow sent, in its order, and each frame must come out once.
 TEST(FlowTable, EachFlowOfRandomTrafficArrivesAsItWasSent) {
   std::mt19937 random(25);
   for (int round = 0; round < 60; ++round) {
@@ -548,7 +551,7 @@ TEST(FlowTable, EachFlowOfRandomTrafficArrivesAsItWasSent) {
       flows.push_back(packet);
     }
     Burst burst;
-    std::map<uint32_t, std::pair<size_t, Packet>> sent;
+    std::vector<std::pair<size_t, Packet>> sent;
     for (int k = 0; k < 200; ++k) {
       const size_t index = random() % 3 != 0 ? random() % 2 : random() % flows.size();
       Packet& flow = flows[index];
@@ -562,23 +565,22 @@ TEST(FlowTable, EachFlowOfRandomTrafficArrivesAsItWasSent) {
       ++flow.id;
       std::vector<size_t> cuts;
       if (random() % 3 == 0) cuts = {12 + random() % 60, 72 + random() % 100};
-      sent.emplace(burst.add(VnetHdr{}, packet.build(Checksum::kComplete), cuts), std::pair{index, packet});
+      sent.emplace_back(index, packet);
+      burst.add(VnetHdr{}, packet.build(Checksum::kComplete), cuts);
       if (random() % 64 == 0) burst.flush();
     }
     burst.flush();
-    std::map<size_t, uint32_t> lastOfFlow;
-    std::vector<bool> seen(burst.nextCookie, false);
+    std::map<size_t, uint32_t> nextOfFlow;
+    std::vector<bool> seen(sent.size(), false);
     uint32_t merged = 0;
     for (const Written& out : burst.written) {
       std::vector<Packet> parts;
-      for (const uint32_t cookie : out.cookies) {
-        ASSERT_FALSE(seen[cookie]);
-        seen[cookie] = true;
-        const auto found = sent.find(cookie);
-        if (found == sent.end()) continue;  // A frame's further buffer.
-        const auto& [index, packet] = found->second;
-        ASSERT_GT(cookie, lastOfFlow[index]) << "overtaken";
-        lastOfFlow[index] = cookie;
+      for (const uint32_t member : out.members) {
+        ASSERT_FALSE(seen[member]);
+        seen[member] = true;
+        const auto& [index, packet] = sent[member];
+        ASSERT_GE(member, nextOfFlow[index]) << "overtaken";
+        nextOfFlow[index] = member + 1;
         parts.push_back(packet);
       }
       ASSERT_EQ(parts.size(), out.frames);
@@ -596,7 +598,7 @@ TEST(FlowTable, EachFlowOfRandomTrafficArrivesAsItWasSent) {
         ASSERT_EQ(again[i].build(Checksum::kComplete), parts[i].build(Checksum::kComplete));
       }
     }
-    EXPECT_EQ(std::count(seen.begin() + 100, seen.end(), true), burst.nextCookie - 100);
+    EXPECT_EQ(std::count(seen.begin(), seen.end(), false), 0);
     EXPECT_GT(merged, 20U);
   }
 }

@@ -59,7 +59,7 @@ bool SplitDevice::pop(Chain& chain) {
   const uint16_t waiting = available();
   if (waiting == 0) return false;
   if (waiting + held() > size_) complain("more chains available than descriptors");
-  const uint16_t head = ring_.availRing[lastAvail_ & (size_ - 1)];
+  const uint16_t head = loadPlain(&ring_.availRing[lastAvail_ & (size_ - 1)]);
   ++lastAvail_;
   if (head >= size_) {
     complain("available head beyond the ring");
@@ -71,7 +71,7 @@ bool SplitDevice::pop(Chain& chain) {
   for (;;) {
     if (setup_.features.inOrder && index != nextDescriptor_) complain("descriptors are not used in ring order");
     nextDescriptor_ = static_cast<uint16_t>(index + 1U == size_ ? 0 : index + 1);
-    const VringDesc desc = ring_.desc[index];
+    const VringDesc desc = loadPlain(&ring_.desc[index]);
     addSegment(chain, desc.addr, desc.len, desc.flags);
     if ((desc.flags & kDescNext) == 0) break;
     index = desc.next;
@@ -85,7 +85,7 @@ bool SplitDevice::pop(Chain& chain) {
 }
 
 void SplitDevice::write(uint64_t place, uint16_t head, uint32_t len) {
-  ring_.usedRing[place % size_] = VringUsedElem{head, len};
+  storePlain(&ring_.usedRing[place % size_], VringUsedElem{head, len});
 }
 
 void SplitDevice::publish() {
@@ -119,7 +119,7 @@ void SplitDevice::suppressKicks() {
 bool SplitDevice::callArmed() { return loadAcquire(ring_.usedEvent) == static_cast<uint16_t>(usedPlace_); }
 
 void SplitDevice::forge(uint32_t id, uint32_t len) {
-  ring_.usedRing[usedPlace_ % size_] = VringUsedElem{id, len};
+  storePlain(&ring_.usedRing[usedPlace_ % size_], VringUsedElem{id, len});
   ++usedPlace_;
 }
 
@@ -145,10 +145,10 @@ bool PackedDevice::pop(Chain& chain) {
   for (;;) {
     if (!availableAt(availPlace_)) complain("descriptor of a chain is not available with it");
     const PackedDesc& desc = ring_.desc[slotAt(availPlace_)];
-    const auto flags = static_cast<uint16_t>(desc.flags & ~(kPackedAvail | kPackedUsed));
-    addSegment(chain, desc.addr, desc.len, flags);
+    const auto flags = static_cast<uint16_t>(loadPlain(&desc.flags) & ~(kPackedAvail | kPackedUsed));
+    addSegment(chain, loadPlain(&desc.addr), loadPlain(&desc.len), flags);
     // Only the id of the last descriptor counts (virtio 1.2, 2.8.6).
-    chain.head = desc.id;
+    chain.head = loadPlain(&desc.id);
     ++availPlace_;
     if ((flags & kDescNext) == 0) break;
     if (chain.segments.size() == size_) {
@@ -166,8 +166,8 @@ bool PackedDevice::pop(Chain& chain) {
 
 void PackedDevice::write(uint64_t place, uint16_t head, uint32_t len) {
   PackedDesc& desc = ring_.desc[slotAt(place)];
-  desc.id = head;
-  desc.len = len;
+  storePlain(&desc.id, head);
+  storePlain(&desc.len, len);
   if (unpublished_.empty() || unpublished_.back() != place) unpublished_.push_back(place);
 }
 

@@ -111,7 +111,11 @@ class RingDevice {
 
 class SplitDevice final : public RingDevice {
  public:
-  SplitDevice(const Vring& ring, const DeviceSetup& setup) : RingDevice(setup, ring.size), ring_(ring) {}
+  // `start`: what both indices of the ring begin with.
+  SplitDevice(const Vring& ring, const DeviceSetup& setup, uint16_t start = 0)
+      : RingDevice(setup, ring.size), ring_(ring), lastAvail_(start), published_(start), callChecked_(start) {
+    usedPlace_ = start;
+  }
   bool pop(Chain& chain) override;
   uint16_t available() override { return static_cast<uint16_t>(loadAcquire(ring_.availIdx) - lastAvail_); }
   void publish() override;
@@ -128,9 +132,9 @@ class SplitDevice final : public RingDevice {
   uint64_t step(uint16_t) const override { return 1; }
 
   Vring ring_;
-  uint16_t lastAvail_ = 0;
-  uint16_t published_ = 0;
-  uint16_t callChecked_ = 0;
+  uint16_t lastAvail_;
+  uint16_t published_;
+  uint16_t callChecked_;
   // IN_ORDER: the descriptor that the next chain must begin with.
   uint16_t nextDescriptor_ = 0;
 };

@@ -6,12 +6,13 @@ import type { FileHandle } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { CallContext, RemoveRequest } from '../../src/attachment/api.ts';
-import type { AttachmentDependencies, Clock } from '../../src/attachment/dependencies.ts';
+import type { AttachmentDependencies } from '../../src/attachment/dependencies.ts';
 import { DeviceInfoDirectory, deviceInfoDisk } from '../../src/attachment/device-info.ts';
 import { attachmentId, derivedMac } from '../../src/attachment/key.ts';
 import { AttachmentManager } from '../../src/attachment/manager.ts';
 import type { AttachmentSpec } from '../../src/attachment/spec.ts';
 import { diskFiles, type StoreFiles } from '../../src/attachment/store.ts';
+import type { Clock } from '../../src/clock.ts';
 import type { DeviceOptions, ReadyDevice, VirtioUserDevice } from '../../src/device/api.ts';
 import type { Frontend, FrontendSource } from '../../src/device/frontend.ts';
 import { initialNetState, type NetState } from '../../src/device/net-state.ts';
@@ -46,10 +47,10 @@ export class FakeClock implements Clock {
     return 1_700_000_000_000 + this.#now;
   }
 
-  setTimeout(run: () => void, ms: number): { cancel(): void } {
+  after(ms: number, run: () => void): () => void {
     const timer = { at: this.#now + ms, run };
     this.#timers.push(timer);
-    return { cancel: () => void (this.#timers = this.#timers.filter((other) => other !== timer)) };
+    return () => void (this.#timers = this.#timers.filter((other) => other !== timer));
   }
 
   /** Runs what falls due, in order, letting promises settle in between. */
@@ -412,11 +413,13 @@ export class FakeDevice implements VirtioUserDevice {
   /** Thrown by the next command. */
   refusal: Error | null = null;
   readonly #options: DeviceOptions;
+  #wantedPairs: number | null;
   #giveUp: () => void = () => undefined;
   stalls = false;
 
   constructor(options: DeviceOptions) {
     this.#options = options;
+    this.#wantedPairs = options.wantedPairs;
     this.mtu = options.mtu;
   }
 
@@ -446,7 +449,7 @@ export class FakeDevice implements VirtioUserDevice {
     if (this.state.kind !== 'ready') throw new VirtioUserError('DEVICE_NOT_RUNNING', 'the device does not run');
     if (this.refusal !== null) throw this.refusal;
     this.commands.push(control);
-    if (control.kind === 'queue-pairs') this.activePairs = control.pairs;
+    if (control.kind === 'queue-pairs') this.activePairs = this.#wantedPairs = control.pairs;
     else if (this.net !== null && control.kind === 'mac') this.net = { ...this.net, mac: control.mac };
   }
 
@@ -477,7 +480,7 @@ export class FakeDevice implements VirtioUserDevice {
       protocolFeatures: ['MQ'],
       localFeatures: 0n,
       queuePairs: this.#options.queues,
-      activePairs: this.#options.queues,
+      activePairs: this.#wantedPairs ?? this.#options.queues,
       offloads: { tapMask: 7, softwareGso: false, softwareChecksum: false, softwareGro: false },
       degradedBy: backend.degradedBy ?? [],
     };
@@ -725,6 +728,10 @@ export class FakeNode {
 
   get port(): FakePort {
     return last(this.ports, 'port');
+  }
+
+  get device(): FakeDevice {
+    return last(this.devices, 'device');
   }
 
   get state(): string {

@@ -23,6 +23,7 @@ export function attachmentView(number: number, change: Partial<AttachmentView> =
     localFeatures: null,
     queuePairs: 1,
     activePairs: 1,
+    wantedPairs: null,
     control: null,
     backendPid: null,
     connections: 1,

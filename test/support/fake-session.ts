@@ -94,6 +94,7 @@ export function deviceOptions(changes: Partial<DeviceOptions> = {}): DeviceOptio
     mtu: 1500,
     memory: 'memfd',
     softwareOffloads: true,
+    wantedPairs: null,
     ...changes,
   };
 }

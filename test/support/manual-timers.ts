@@ -1,5 +1,5 @@
 /** A clock that stands still until the test moves it. */
-import type { Timers } from '../../src/frontends/timers.ts';
+import type { Timers } from '../../src/clock.ts';
 
 interface Alarm {
   readonly at: number;

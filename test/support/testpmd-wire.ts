@@ -105,6 +105,7 @@ export class TestpmdWire {
         packedVq: rings.packed,
         memory: 'memfd',
         softwareOffloads: true,
+        wantedPairs: null,
       });
       const connections = new Connections(this.#binding, path, this.#options.server, ended);
       const running = await pod.run(device, await connections.next());

@@ -23,6 +23,7 @@ export function attachmentView(changes: Partial<AttachmentView> = {}): Attachmen
     localFeatures: null,
     queuePairs: 1,
     activePairs: 1,
+    wantedPairs: null,
     control: null,
     backendPid: 4711,
     connections: 2,

@@ -2,7 +2,9 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { NetnsWatch } from '../../../src/attachment/netns-watch.ts';
 import type { AttachmentSpec } from '../../../src/attachment/spec.ts';
+import { VirtioUserError } from '../../../src/errors.ts';
 import { type ChannelPayloads, subscribe } from '../../../src/telemetry/channels.ts';
 import { FakeNode, settle } from '../../support/attachment-fakes.ts';
 
@@ -152,6 +154,119 @@ describe('a new agent', () => {
   });
 });
 
+describe('a number of queue pairs that was set', () => {
+  const manyQueues = (): AttachmentSpec => ({ ...spec, device: { ...spec.device, queues: 4 } });
+  const id = (): string => String(node.manager.list()[0]?.id);
+  const pairs = (): readonly [wanted: number | null, active: number] => {
+    const [view] = node.manager.list();
+    return [view?.wantedPairs ?? null, view?.activePairs ?? 0];
+  };
+
+  it('outlives the agent and every connection', async () => {
+    await node.add(manyQueues());
+    await node.connect();
+    expect(pairs()).toEqual([null, 4]);
+    await node.manager.setQueuePairs(id(), 2);
+    for (let restart = 0; restart < 2; restart += 1) {
+      await node.killAndRestart();
+      expect(pairs()).toEqual([2, 0]);
+      const frontend = await node.connect();
+      expect(pairs()).toEqual([2, 2]);
+      frontend.hangUp();
+      await settle();
+      await node.connect();
+      expect(pairs()).toEqual([2, 2]);
+    }
+  });
+
+  it.each(['kill-before', 'kill-after'] as const)('is all or nothing when the agent is killed (%s)', async (kind) => {
+    await node.add(manyQueues());
+    await node.connect();
+    const seen = new Set<boolean>();
+    for (let at = 1; ; at += 1) {
+      const [before] = pairs();
+      const next = before === 3 ? 2 : 3;
+      node.gate.arm(at, kind);
+      const died = node.gate.expectDeath();
+      const set = node.gate.within(() => node.manager.setQueuePairs(id(), next));
+      const outcome = await Promise.race([set.then(() => 'set'), died.then(() => 'died')]);
+      if (outcome === 'set') break;
+      await settle();
+      await node.killAndRestart();
+      await node.connect();
+      const [after] = pairs();
+      expect([before, next]).toContain(after);
+      expect(pairs()).toEqual([after, after ?? 4]);
+      seen.add(after === next);
+    }
+    expect(seen).toEqual(new Set([false, true]));
+  });
+
+  it('is refused and taken back when it cannot be kept', async () => {
+    await node.add(manyQueues());
+    await node.connect();
+    node.gate.arm(1, 'fail', (name) => name.includes('open'));
+    const setting = node.gate.within(() => node.manager.setQueuePairs(id(), 2));
+    await expect(setting).rejects.toMatchObject({ code: 'STATE_WRITE' });
+    expect(pairs()).toEqual([null, 4]);
+  });
+
+  it('is not kept when the device refuses it', async () => {
+    await node.add(manyQueues());
+    await node.connect();
+    const written = readFileSync(recordPath(), 'utf8');
+    node.device.refusal = new VirtioUserError('CONTROL_REFUSED', 'five of four');
+    await expect(node.manager.setQueuePairs(id(), 5)).rejects.toMatchObject({ code: 'CONTROL_REFUSED' });
+    expect(pairs()).toEqual([null, 4]);
+    expect(readFileSync(recordPath(), 'utf8')).toBe(written);
+  });
+
+  it('of an attachment that is not there, or runs no more, is refused', async () => {
+    await expect(node.manager.setQueuePairs('vu000000000000', 1)).rejects.toMatchObject({ code: 'ATTACHMENT_UNKNOWN' });
+    await node.add(spec);
+    node.kernel.removeNetns(netns);
+    await node.killAndRestart();
+    await expect(node.manager.setQueuePairs(id(), 1)).rejects.toMatchObject({ code: 'ATTACHMENT_UNKNOWN' });
+  });
+
+  it('does not keep a namespace that goes meanwhile', async () => {
+    await node.add(manyQueues());
+    await node.connect();
+    const { device } = node;
+    let goOn = (): void => undefined;
+    const held = new Promise<void>((resolve) => (goOn = resolve));
+    const control = device.control.bind(device);
+    device.control = (command) => held.then(() => control(command));
+    const setting = node.manager.setQueuePairs(id(), 2);
+    const gone = new Promise<void>((resolve) => {
+      const watch = new NetnsWatch(() => {
+        watch.close();
+        resolve();
+      });
+      watch.add(netns);
+    });
+    node.kernel.removeNetns(netns);
+    await gone;
+    await settle();
+    goOn();
+    await setting;
+    await node.manager.settled();
+    expect([node.state, node.port.state]).toEqual(['absent', 'closed']);
+  });
+
+  it('waits for a DEL under way and then finds nothing', async () => {
+    await node.add(manyQueues());
+    await node.connect();
+    const attachment = id();
+    const outcomes = Promise.allSettled([node.del(manyQueues()), node.manager.setQueuePairs(attachment, 2)]);
+    expect(await outcomes).toMatchObject([
+      { status: 'fulfilled' },
+      { status: 'rejected', reason: { code: 'ATTACHMENT_UNKNOWN' } },
+    ]);
+    expect(node.leftovers()).toEqual([]);
+  });
+});
+
 describe('a record', () => {
   const damages: readonly (readonly [string, (json: string) => string])[] = [
     ['cut off', (json) => json.slice(0, 100)],
@@ -193,6 +308,17 @@ describe('a record', () => {
     expect(node.manager.list()).toMatchObject([{ state: 'held' }]);
     await node.del(spec);
     expect(node.leftovers()).toEqual([]);
+  });
+
+  it('of before numbers of queue pairs were kept is taken up, and uses all', async () => {
+    await node.add({ ...spec, device: { ...spec.device, queues: 4 } });
+    const path = recordPath();
+    const old = readFileSync(path, 'utf8').replace(',"wantedPairs":null', '');
+    expect(old).not.toContain('wantedPairs');
+    writeFileSync(path, old);
+    await node.killAndRestart();
+    await node.connect();
+    expect(node.manager.list()).toMatchObject([{ state: 'running', wantedPairs: null, activePairs: 4 }]);
   });
 
   it('half written leaves nothing behind', async () => {

@@ -53,11 +53,14 @@ describe('the command line', () => {
     [[], 'a command is missing'],
     [['attachments'], 'a command after "attachments" is missing'],
     [['nonsense'], 'nonsense'],
-    [['features'], 'an argument is missing: got 0, need 1\nremedy: virtio-user-cni features --help'],
-    [['attachments', 'show'], 'an argument is missing: got 0, need 1\nremedy: virtio-user-cni attachments show --help'],
-    [['attachments', 'frobnicate'], 'frobnicate\nremedy: virtio-user-cni attachments --help'],
-    [['frob'], 'frob\nremedy: virtio-user-cni --help'],
-    [['gc', 'show'], 'show\nremedy: virtio-user-cni gc --help'],
+    [['features'], 'an argument is missing: got 0, need 1 (CONFIG_INVALID)\nremedy: virtio-user-cni features --help'],
+    [
+      ['attachments', 'show'],
+      'an argument is missing: got 0, need 1 (CONFIG_INVALID)\nremedy: virtio-user-cni attachments show --help',
+    ],
+    [['attachments', 'frobnicate'], 'frobnicate (CONFIG_INVALID)\nremedy: virtio-user-cni attachments --help'],
+    [['frob'], 'frob (CONFIG_INVALID)\nremedy: virtio-user-cni --help'],
+    [['gc', 'show'], 'show (CONFIG_INVALID)\nremedy: virtio-user-cni gc --help'],
     [['attachments', 'set-queues', 'vu000000000000', 'x'], 'pairs: "x" is not an integer from 0 to 65535'],
     [['attachments', 'list', '--verbose'], 'verbose'],
     [['attachments', 'list', '-o', 'xml'], 'xml'],
@@ -104,12 +107,14 @@ describe('commands that ask the agent', () => {
   let introspection: Introspection | null;
   let reconnected: string[];
   let reconcile: () => Promise<unknown>;
+  let setQueuePairs: (id: string, pairs: number) => Promise<void>;
 
   beforeEach(() => {
     runDir = mkdtempSync(join(tmpdir(), 'vu-cli-'));
     introspection = null;
     reconnected = [];
     reconcile = async () => ({ removed: ['port vu1'], unfinished: [], unknown: [] });
+    setQueuePairs = async (id, pairs) => void reconnected.push(`${id} ${pairs}`);
   });
   afterEach(() => {
     introspection?.close();
@@ -121,10 +126,7 @@ describe('commands that ask the agent', () => {
       attachments: {
         list: () => views,
         reconnect: (id) => void reconnected.push(id),
-        setQueuePairs: async (id, pairs) => {
-          if (pairs > 4) throw new VirtioUserError('CONTROL_REFUSED', 'the device refused queue-pairs 5');
-          reconnected.push(`${id} ${pairs}`);
-        },
+        setQueuePairs: (id, pairs) => setQueuePairs(id, pairs),
       },
       reconcile: () => reconcile(),
       featureNames,
@@ -177,7 +179,7 @@ describe('commands that ask the agent', () => {
     await agentWith();
     expect(await ask('attachments', 'show', 'vu00000000000f')).toMatchObject({
       code: exitCode.notFound,
-      err: 'error: there is no attachment vu00000000000f\n',
+      err: 'error: there is no attachment vu00000000000f (ATTACHMENT_UNKNOWN)\n',
     });
   });
 
@@ -187,19 +189,44 @@ describe('commands that ask the agent', () => {
     expect(reconnected).toEqual(['vu000000000001']);
   });
 
-  it('attachments set-queues reaches the agent, and a refusal is told in one line', async () => {
+  it('attachments set-queues reaches the agent, unless it is no number of pairs', async () => {
     await agentWith(attachmentView());
     expect(await ask('attachments', 'set-queues', 'vu000000000001', '2')).toMatchObject({
       code: 0,
       out: 'vu000000000001 uses 2 queue pairs\n',
     });
     expect(reconnected).toEqual(['vu000000000001 2']);
-    const refused = await ask('attachments', 'set-queues', 'vu000000000001', '5');
-    expect([refused.code, refused.err]).toEqual([1, expect.stringContaining('the device refused queue-pairs 5')]);
     for (const pairs of ['x', '1.5', '-1', '70000']) {
       expect((await ask('attachments', 'set-queues', 'vu000000000001', pairs)).code).not.toBe(0);
     }
     expect(reconnected).toHaveLength(1);
+  });
+
+  it.each([
+    [
+      'DEVICE_NOT_RUNNING',
+      'control command queue-pairs: the device does not run',
+      'Wait until it runs.',
+      exitCode.failure,
+    ],
+    ['NOT_NEGOTIATED', 'the device has no control queue', 'Set "cq": true.', exitCode.failure],
+    ['CONTROL_REFUSED', 'the device refused queue-pairs 5', null, exitCode.failure],
+    ['STATE_WRITE', 'write records in /s: ENOSPC', 'Free space.', exitCode.failure],
+    ['ATTACHMENT_UNKNOWN', 'queue pairs: no attachment runs here', null, exitCode.notFound],
+  ] as const)('a failure of the agent is told as %s, with its remedy', async (code, message, remedy, exit) => {
+    await agentWith(attachmentView());
+    setQueuePairs = () => Promise.reject(new VirtioUserError(code, message, remedy === null ? {} : { remedy }));
+    expect(await ask('attachments', 'set-queues', 'vu000000000001', '2')).toEqual({
+      code: exit,
+      out: '',
+      err: `error: ${message} (${code})\n${remedy === null ? '' : `remedy: ${remedy}\n`}`,
+    });
+  });
+
+  it('a failure of the agent that nobody foresaw has a code of ours', async () => {
+    await agentWith();
+    reconcile = () => Promise.reject(Object.assign(new Error('too many'), { code: 'EMFILE' }));
+    expect(await ask('gc')).toMatchObject({ code: exitCode.failure, err: 'error: too many (SYSCALL_FAILED)\n' });
   });
 
   it('gc tells what was removed', async () => {
@@ -219,7 +246,7 @@ describe('commands that ask the agent', () => {
     expect(await ask('gc')).toEqual({
       code: exitCode.failure,
       out: '',
-      err: 'error: connect /db: ENOENT\nremedy: start it\n',
+      err: 'error: connect /db: ENOENT (OVS_UNAVAILABLE)\nremedy: start it\n',
     });
   });
 

@@ -111,6 +111,27 @@ describe('a control command', () => {
 });
 
 describe('a number of queue pairs', () => {
+  it('that an earlier device was asked for holds from the first connection, as far as the backend has so many', async () => {
+    const offers = [2, 8, 3];
+    const active = offers.map(async (maxQueuePairs) => {
+      const { device } = await running({ queues: 4, wantedPairs: 3 }, { abilities: { maxQueuePairs } });
+      return device.activePairs;
+    });
+    expect(await Promise.all(active)).toEqual([2, 3, 3]);
+  });
+
+  it('that a backend has fewer of is asked for again when one has enough', async () => {
+    const { device } = await running({ queues: 4, wantedPairs: 3 });
+    for (const [maxQueuePairs, expected] of [
+      [2, 2],
+      [4, 3],
+    ] as const) {
+      await device.shutDown();
+      await device.bringUp(new FakeFrontend({ features: rich, abilities: { maxQueuePairs } }));
+      expect(device.activePairs).toBe(expected);
+    }
+  });
+
   it('fewer: sends what waits, detaches, disables the rings, delivers what came', async () => {
     const { device, path, frontend } = await running({ queues: 3 });
     const order: string[] = [];

@@ -168,12 +168,28 @@ enum AgentOutcome agent_call(const char* socket_path, struct Request* request, i
   }
 }
 
-void agent_confirm(const struct AgentAnswer* answer, int64_t deadline_ms) {
-  if (!answer->expects_confirm) return;
+bool agent_waits(const struct AgentAnswer* answer) {
+  uint8_t byte;
+  return recv(answer->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+}
+
+bool agent_confirm(const struct AgentAnswer* answer, int64_t deadline_ms) {
+  if (!answer->expects_confirm) return false;
   // It has read the request, so four bytes fit; if not, the connection is gone and nobody waits for them.
   const uint32_t word = FRAME_CONFIRM_MAGIC;
   while (wait_for(answer->socket, POLLOUT, deadline_ms)) {
-    if (send(answer->socket, &word, sizeof word, MSG_NOSIGNAL) >= 0) return;
-    if (errno != EINTR && errno != EAGAIN) return;
+    if (send(answer->socket, &word, sizeof word, MSG_NOSIGNAL) >= 0) return true;
+    if (errno != EINTR && errno != EAGAIN) return false;
   }
+  return false;
+}
+
+bool agent_keeps(const struct AgentAnswer* answer, int64_t deadline_ms) {
+  while (wait_for(answer->socket, POLLIN, deadline_ms)) {
+    uint8_t byte;
+    ssize_t got = recv(answer->socket, &byte, 1, 0);
+    if (got >= 0) return got == 0;
+    if (errno != EINTR && errno != EAGAIN) return false;
+  }
+  return false;
 }

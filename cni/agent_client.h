@@ -33,5 +33,12 @@ struct AgentAnswer {
 enum AgentOutcome agent_call(const char* socket_path, struct Request* request, int64_t retry_until_ms,
                              int64_t deadline_ms, int64_t margin_ms, struct AgentAnswer* answer, struct Text* why);
 
+/// The agent has neither hung up nor said anything since its answer, so it still waits for the confirmation.
+bool agent_waits(const struct AgentAnswer* answer);
+
 /// Tells the agent that the caller has the answer. Without this it takes the caller for dead and rolls an ADD back.
-void agent_confirm(const struct AgentAnswer* answer, int64_t deadline_ms);
+/// False: the agent was not told.
+bool agent_confirm(const struct AgentAnswer* answer, int64_t deadline_ms);
+
+/// After agent_confirm: the agent has hung up without withdrawing its answer first.
+bool agent_keeps(const struct AgentAnswer* answer, int64_t deadline_ms);

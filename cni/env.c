@@ -30,6 +30,13 @@ static const char* ifname_rule(const char* value) {
   return strpbrk(value, "/: \t\n\v\f\r") == NULL ? NULL : "must not hold '/', ':' or white space";
 }
 
+/// What TUNSETIFF takes for a name: a '%' starts a pattern (dev_alloc_name in net/core/dev.c).
+static const char* new_ifname_rule(const char* value) {
+  const char* problem = ifname_rule(value);
+  if (problem != NULL) return problem;
+  return strchr(value, '%') == NULL ? NULL : "must not hold '%'";
+}
+
 /// W3C Trace Context, section 3.2, with room for later versions.
 static const char* traceparent_rule(const char* value) {
   const char* rule = "must be hexadecimal fields joined by '-'";
@@ -61,12 +68,14 @@ struct Variable {
 };
 
 // CNI_PATH is optional where no IPAM plugin is configured, which the agent knows; CNI_ARGS has a syntax whose errors
-// are fatal to some verbs only, so the agent parses it too.
+// are fatal to some verbs only, so the agent parses it too. A name that libcni lets pass and no interface can have must
+// not keep its pod from going away, so DEL takes it.
 static const struct Variable variables[] = {
     {"CNI_COMMAND", ALL, 0, NULL, FORWARDED},
     {"CNI_CONTAINERID", POD, 0, container_id_rule, FORWARDED},
     {"CNI_NETNS", ONLY(ADD) | ONLY(CHECK), ONLY(DEL), NULL, FORWARDED},
-    {"CNI_IFNAME", POD, 0, ifname_rule, FORWARDED},
+    {"CNI_IFNAME", ONLY(ADD) | ONLY(CHECK), 0, new_ifname_rule, FORWARDED},
+    {"CNI_IFNAME", ONLY(DEL), 0, ifname_rule, FORWARDED},
     {"CNI_ARGS", 0, POD, NULL, FORWARDED},
     {"CNI_PATH", ONLY(GC), POD | ONLY(STATUS), NULL, FORWARDED},
     {"CNI_NETNS_OVERRIDE", 0, POD, NULL, FORWARDED},

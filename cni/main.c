@@ -38,12 +38,27 @@ struct Call {
   struct CniError error;
 };
 
+/// An ADD that the agent has undone, or may have, must not look like a success: the runtime follows a failure with DEL.
+static int taken_back(struct Call* call) {
+  call->error.code = CNI_TRY_AGAIN_LATER;
+  text_set(&call->error.message, "the agent did not hear in time that its answer arrived, and took the ADD back");
+  return EXIT_FAILURE;
+}
+
 /// Prints the agent's answer, then confirms. The exit status is the agent's; failures stay failures beyond 8 bits.
-static int relay(const struct Call* call) {
+static int relay(struct Call* call) {
   const struct AgentAnswer* answer = &call->answer;
+  bool added = call->verb->number == VERB_ADD && answer->exit_code == 0;
+  if (added && !agent_waits(answer)) return taken_back(call);
   // Unread stdout means that the caller is gone: without the confirmation the agent rolls back.
   if (!write_all(STDOUT_FILENO, answer->body, answer->body_length, call->deadline_ms)) return EXIT_FAILURE;
-  agent_confirm(answer, now_ms() + CONFIRM_MS);
+  int64_t confirm_by_ms = now_ms() + CONFIRM_MS;
+  bool confirmed = agent_confirm(answer, confirm_by_ms);
+  if (added) {
+    // Sent is not heard: only the agent knows which came first, the word or the end of its patience.
+    int64_t keep_by_ms = call->deadline_ms > confirm_by_ms ? call->deadline_ms : confirm_by_ms;
+    if (!confirmed || !agent_keeps(answer, keep_by_ms)) return taken_back(call);
+  }
   return answer->exit_code > UINT8_MAX ? EXIT_FAILURE : answer->exit_code;
 }
 

@@ -43,7 +43,9 @@ std::optional<UnixPath> pathProperty(napi_env env, napi_value object) {
   return UnixPath{*base, *relative};
 }
 
-std::string display(const UnixPath& path) { return path.baseDirectory + "/" + path.relativePath; }
+std::string display(const UnixPath& path) {
+  return (path.baseDirectory == "/" ? "" : path.baseDirectory) + "/" + path.relativePath;
+}
 
 Napi::Function SocketObject::define(Napi::Env env) {
   return DefineClass(env, "FdSocket",

@@ -87,7 +87,7 @@ export class RecordStore {
     return this.#setAside.size;
   }
 
-  /** @throws STATE_WRITE; the old record, if any, is still the one on disk */
+  /** @throws STATE_WRITE; then `get` tells which record is on disk, and a power failure may still leave the other one */
   async write(record: AttachmentRecord): Promise<void> {
     const path = join(this.#directory, `${record.id}.json`);
     this.#temporaries += 1;
@@ -101,15 +101,16 @@ export class RecordStore {
         await file.close();
       }
       await this.#files.rename(temporary, path);
+      // Before the sync: if that fails, the next agent reads this record, and so must whoever cleans up now.
+      this.#records.set(record.id, record);
       await this.#syncDirectory();
     } catch (error) {
       await this.#files.rm(temporary, { force: true }).catch(() => undefined);
       throw this.#failed('write', error);
     }
-    this.#records.set(record.id, record);
   }
 
-  /** Idempotent. @throws STATE_WRITE */
+  /** Idempotent. @throws STATE_WRITE; then the record stays known, so that its removal is tried again */
   async remove(id: string): Promise<void> {
     try {
       await this.#files.rm(join(this.#directory, `${id}.json`), { force: true });

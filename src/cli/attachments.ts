@@ -1,8 +1,7 @@
 /** `attachments list|show|reconnect|set-queues`: what the agent holds, and what can be changed while it runs. */
 import type { AttachmentReport } from '../agent/introspect.ts';
-import { VirtioUserError } from '../errors.ts';
 import { AgentClient, runDirOf } from './agent-client.ts';
-import { type Command, numberArgument, print, textArgument } from './command.ts';
+import { type Command, integerArgument, print, textArgument } from './command.ts';
 import { exitCode } from './exit-code.ts';
 import { type Column, renderFields, renderTable } from './output.ts';
 
@@ -60,14 +59,12 @@ export const setQueuesCommand: Command = {
   describe: 'how many queue pairs of an attachment carry traffic, from now on',
   positionals: {
     ...idPositional,
-    pairs: { type: 'number', describe: 'from 1 to the number that the device has (attachments show)' },
+    pairs: { type: 'string', describe: 'from 1 to the number that the device has (attachments show)' },
   },
   run: async (args, terminal) => {
     const id = textArgument(args, 'id');
-    const pairs = numberArgument(args, 'pairs');
-    if (!Number.isInteger(pairs) || pairs < 0 || pairs > 0xffff) {
-      throw new VirtioUserError('CONFIG_INVALID', `pairs: ${pairs} is not a number of queue pairs`);
-    }
+    // What a number of pairs may be is the device's to judge.
+    const pairs = integerArgument(args, 'pairs', 0, 0xffff);
     await new AgentClient(runDirOf(args)).setQueuePairs(id, pairs);
     print(args, terminal, { id, queuePairs: pairs }, () => `${id} uses ${pairs} queue pair${pairs === 1 ? '' : 's'}\n`);
     return exitCode.ok;

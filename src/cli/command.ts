@@ -28,11 +28,15 @@ export function textArgument(args: Arguments, name: string): string {
   throw new VirtioUserError('CONFIG_INVALID', `${name}: ${JSON.stringify(value)} is not a text`);
 }
 
-/** @throws VirtioUserError CONFIG_INVALID when it is missing or not a number */
-export function numberArgument(args: Arguments, name: string): number {
-  const value = args[name];
-  if (typeof value === 'number' && Number.isFinite(value)) return value;
-  throw new VirtioUserError('CONFIG_INVALID', `${name}: ${JSON.stringify(value)} is not a number`);
+/** Declared to yargs as text, whose own numbers lose what was typed. @throws VirtioUserError CONFIG_INVALID */
+export function integerArgument(args: Arguments, name: string, least: number, most: number): number {
+  const text = String(args[name]);
+  const value = /^\d{1,9}$/.test(text) ? Number(text) : NaN;
+  if (value >= least && value <= most) return value;
+  throw new VirtioUserError(
+    'CONFIG_INVALID',
+    `${name}: ${JSON.stringify(text)} is not an integer from ${least} to ${most}`,
+  );
 }
 
 export function optionalText(args: Arguments, name: string): string | null {

@@ -32,12 +32,13 @@ export const doctorCommand: Command = {
 };
 
 async function examine(options: AgentOptions, confDir: string): Promise<readonly Finding[]> {
-  const [cni, ovs, agent] = await Promise.all([
+  const [node, cni, ovs, agent] = await Promise.all([
+    nodeFindings(options),
     cniFindings(options.cniBinDir, confDir),
     ovsFindings(options.ovsdb),
     agentFindings(options),
   ]);
-  return [...nodeFindings(options), ...cni, ...ovs, ...agent];
+  return [...node, ...cni, ...ovs, ...agent];
 }
 
 /** The table, then one remedy per line for what needs one. */

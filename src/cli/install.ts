@@ -7,7 +7,7 @@ import { findCredentials } from '../agent/cluster.ts';
 import { defaultCniBinDir, defaultStateDir, resolveAgentOptions } from '../agent/options.ts';
 import { executableName, shippedExecutable } from '../agent/package-root.ts';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
-import { type Arguments, type Command, optionalText, print } from './command.ts';
+import { type Arguments, type Command, integerArgument, optionalText, print } from './command.ts';
 import { supportedCniVersions } from './executable-probe.ts';
 import { exitCode } from './exit-code.ts';
 import { installFile, removeFile } from './file-install.ts';
@@ -15,7 +15,7 @@ import { renderFields } from './output.ts';
 import { fillPodCidrs, namesPodCidr } from './pod-cidr-template.ts';
 
 const defaultCniConfDir = '/etc/cni/net.d';
-const defaultApiWaitMs = 30_000;
+const longestApiWaitMs = 3_600_000;
 const directories = {
   'cni-bin-dir': { type: 'string', default: defaultCniBinDir, describe: 'where the container runtime finds plugins' },
   'cni-conf-dir': { type: 'string', default: defaultCniConfDir, describe: 'where it finds network configurations' },
@@ -37,8 +37,8 @@ export const installCommand: Command = {
       describe: 'name of this node, for {podCIDR} (VIRTIO_USER_NODE_NAME, the host name)',
     },
     'api-wait-ms': {
-      type: 'number',
-      default: defaultApiWaitMs,
+      type: 'string',
+      default: '30000',
       describe: 'how long to ask the Kubernetes API for {podCIDR}; after that, a configuration that is there stays',
     },
   },
@@ -82,9 +82,13 @@ export const uninstallCommand: Command = {
   run: async (args, terminal) => {
     const attached = attachmentCount(optionalText(args, 'state-dir') ?? defaultStateDir);
     if (attached > 0 && args['force'] !== true) {
-      throw new VirtioUserError('CONFLICT_INTERFACE', `uninstall: ${attached} pod interfaces are attached`, {
-        remedy: 'drain the node first, or use --force and let the next agent clean up',
-      });
+      throw new VirtioUserError(
+        'CONFLICT_INTERFACE',
+        `uninstall: ${attached} pod interface${attached === 1 ? ' is' : 's are'} attached`,
+        {
+          remedy: 'drain the node first, or use --force and let the next agent clean up',
+        },
+      );
     }
     const paths = [join(optionalText(args, 'cni-bin-dir') ?? defaultCniBinDir, executableName)];
     const confName = optionalText(args, 'conf-name');
@@ -132,7 +136,7 @@ async function podCidrs(source: string, args: Arguments): Promise<readonly strin
     flags: { 'node-name': args['node-name'] },
     environment: { VIRTIO_USER_NODE_NAME: process.env['VIRTIO_USER_NODE_NAME'] },
   });
-  const waitMs = typeof args['api-wait-ms'] === 'number' ? args['api-wait-ms'] : defaultApiWaitMs;
+  const waitMs = integerArgument(args, 'api-wait-ms', 0, longestApiWaitMs);
   const { readPodCidrs } = await import('../agent/pod-cidrs.ts');
   return readPodCidrs({ credentials, nodeName, waitMs });
 }

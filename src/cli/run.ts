@@ -84,7 +84,11 @@ export async function runCommandLine(argv: readonly string[], terminal: Terminal
     .fail((message, error: unknown) => {
       // Whatever is thrown here ends parsing before a command runs.
       if (error instanceof Error) throw error;
-      throw new VirtioUserError('CONFIG_INVALID', message, { remedy: 'virtio-user-cni --help' });
+      const said = message.replace(
+        /^Not enough non-option arguments: got (\d+), need at least /,
+        'an argument is missing: got $1, need ',
+      );
+      throw new VirtioUserError('CONFIG_INVALID', said, { remedy: helpFor(argv) });
     });
   for (const command of topLevel) parser = register(parser, command);
   for (const { name, describe, commands } of groups) {
@@ -101,6 +105,16 @@ export async function runCommandLine(argv: readonly string[], terminal: Terminal
     return report(error, terminal);
   }
   return result;
+}
+
+/** The help of the command that was meant, as far as it can be told. */
+function helpFor([first, second]: readonly string[]): string {
+  const nameOf = ({ usage }: Command): string => usage.split(' ')[0] ?? '';
+  const group = groups.find(({ name }) => name === first);
+  const command = (group?.commands ?? topLevel)
+    .map(nameOf)
+    .find((name) => name === (group === undefined ? first : second));
+  return ['virtio-user-cni', group?.name, command, '--help'].filter((word) => word !== undefined).join(' ');
 }
 
 /** An option given twice counts as given last, as in most tools. Lists are positionals. */

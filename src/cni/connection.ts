@@ -11,6 +11,7 @@ import {
   type CniFrame,
   confirmBytes,
   encodeAnswer,
+  encodeWithdrawal,
   isConfirmation,
   oldestProtocolVersion,
   protocolVersion,
@@ -101,6 +102,20 @@ export class Connection {
         this.#settleConfirmation(false);
       }
     });
+  }
+
+  /**
+   * Tells a caller that did not confirm that its answer is void, and hangs up: a confirmation that comes late must not
+   * be taken for one that was heard. Descriptors stay open until the call has ended.
+   */
+  withdraw(): void {
+    if (this.#state !== 'confirming') return;
+    try {
+      this.#socket.send(encodeWithdrawal(), []);
+    } catch (error) {
+      this.#parts.log.debug({ reason: messageOf(error) }, 'a withdrawal could not be sent');
+    }
+    this.#socket.close();
   }
 
   #received(bytes: Buffer, fds: readonly NativeFd[]): void {

@@ -17,7 +17,7 @@ interface Rule {
   readonly requiredFor: readonly Verb[];
   /** A value that DEL cannot use counts as none: nothing keeps a pod from going away. */
   readonly lenientDel?: boolean;
-  readonly valid: (value: string) => boolean;
+  readonly valid: (value: string, verb: Verb) => boolean;
   readonly accepted: string;
 }
 
@@ -33,8 +33,13 @@ const rules: readonly Rule[] = [
   {
     name: 'CNI_IFNAME',
     requiredFor: attached,
-    valid: (value) => Buffer.byteLength(value) <= 15 && value !== '.' && value !== '..' && !/[/:\s]/.test(value),
-    accepted: 'at most 15 bytes without "/", ":" or blanks',
+    // libcni lets "%" pass, which starts a pattern for the kernel: no interface has such a name, and its DEL succeeds.
+    valid: (value, verb) =>
+      Buffer.byteLength(value) <= 15 &&
+      value !== '.' &&
+      value !== '..' &&
+      !(verb === 'DEL' ? /[/:\s]/ : /[/:%\s]/).test(value),
+    accepted: 'at most 15 bytes without "/", ":", "%" or blanks',
   },
   {
     name: 'CNI_NETNS',
@@ -57,7 +62,7 @@ export function parseEnvironment(verb: Verb, environment: ReadonlyMap<string, st
   const faults = rules.flatMap(({ name, requiredFor, lenientDel, valid, accepted }) => {
     const value = environment.get(name) ?? '';
     if (value === '') return requiredFor.includes(verb) ? [`${name} is missing`] : [];
-    if (valid(value)) values.set(name, value);
+    if (valid(value, verb)) values.set(name, value);
     else if (verb !== 'DEL' || lenientDel !== true) return [`${name}: ${quoted(value)}; accepted: ${accepted}`];
     return [];
   });

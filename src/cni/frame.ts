@@ -7,6 +7,7 @@ export const oldestProtocolVersion = Math.max(1, protocolVersion - 1);
 const requestMagic = 0x3151_5556;
 const answerMagic = 0x3141_5556;
 const confirmMagic = 0x314b_5556;
+const withdrawMagic = 0x3157_5556;
 export const requestHeaderBytes = 48;
 export const environmentLimitBytes = 65_536;
 export const stdinLimitBytes = 4 << 20;
@@ -144,6 +145,13 @@ export function encodeAnswer(answer: CniAnswer, protocol = protocolVersion): Buf
   header.writeUInt16LE(answer.exitCode, 6);
   header.writeUInt32LE(body.length, 8);
   return Buffer.concat([header, body]);
+}
+
+/** Follows the answer to an ADD that is taken back because no confirmation came. */
+export function encodeWithdrawal(): Buffer {
+  const word = Buffer.alloc(4);
+  word.writeUInt32LE(withdrawMagic);
+  return word;
 }
 
 export function isConfirmation(bytes: Buffer): boolean {

@@ -7,7 +7,7 @@ import { z } from 'zod';
 import { deviceInfoName } from '../attachment/device-info.ts';
 import { type ErrorCode, VirtioUserError } from '../errors.ts';
 import { canonicalCidr, isCidr } from '../ipam/cidr.ts';
-import { isJsonObject, type JsonObject } from '../json.ts';
+import type { JsonObject } from '../json.ts';
 import { macAddress } from './netconf-schema.ts';
 
 /** Capabilities worth declaring; docs/configuration.md says what each does. */
@@ -38,10 +38,9 @@ export function shown(value: unknown): string {
 }
 
 export function inside(json: JsonObject, path: readonly PropertyKey[]): unknown {
-  return path.reduce<unknown>(
-    (at, step) => (isJsonObject(at) && Object.hasOwn(at, step) ? at[String(step)] : undefined),
-    json,
-  );
+  const has = (at: unknown, step: PropertyKey): at is Readonly<Record<PropertyKey, unknown>> =>
+    typeof at === 'object' && at !== null && Object.hasOwn(at, step);
+  return path.reduce<unknown>((at, step) => (has(at, step) ? at[step] : undefined), json);
 }
 
 interface Candidate {

@@ -138,6 +138,7 @@ export class CniServer {
     else log.warn({ durationMs, error: outcome.error }, 'failed');
     const confirmed = await deliver(outcome, frame, connection, log);
     if (confirmed || outcome.undo === null) return;
+    connection.withdraw();
     log.warn({}, 'the caller vanished before it had the answer: ADD is taken back');
     await outcome.undo().catch((error: unknown) => log.error({ error }, 'ADD could not be taken back'));
   }

@@ -8,6 +8,7 @@ import { type CniEnvironment, parseEnvironment } from './environment.ts';
 import { errorBody } from './error.ts';
 import { type CniAnswer, type CniFrame, fdRole } from './frame.ts';
 import { answerVersion, attachmentSpec, type NetconfOptions, parseRawNetconf, type RawNetconf } from './netconf.ts';
+import { parsePrevResult } from './prev-result.ts';
 import { renderResult } from './result.ts';
 
 export interface VerbDependencies {
@@ -78,10 +79,11 @@ export class Verbs {
     }
     this.#checkNetns(netns, environment);
     const spec = attachmentSpec(raw, environment, this.#dependencies.netconf);
+    const previous = parsePrevResult(raw.json);
     const result = await this.#dependencies.attachments.add(spec, netns, context);
     const request = removeRequest(raw, environment, now);
     return {
-      answer: { exitCode: 0, body: JSON.stringify(renderResult(result, raw.cniVersion)) },
+      answer: { exitCode: 0, body: JSON.stringify(renderResult(result, raw.cniVersion, previous)) },
       error: null,
       undo: () =>
         this.#dependencies.attachments.remove(request, { ...context, signal: AbortSignal.timeout(undoTimeoutMs) }),

@@ -131,6 +131,13 @@ describe('listen', () => {
     expect(faultOf(() => listen('n'.repeat(100))).code).toBe('ENAMETOOLONG');
   });
 
+  it('reports a path right below the root as it is written', () => {
+    const path = { baseDirectory: '/', relativePath: 'no-such-socket' };
+    expect(() => native.connectUnix(path, new SocketRecorder())).toThrow(
+      expect.objectContaining({ code: 'ENOENT', path: '/no-such-socket' }),
+    );
+  });
+
   it('reports ENOENT for a directory that is missing, by its path', () => {
     const path = { baseDirectory: join(directory, 'nowhere'), relativePath: 'a.sock' };
     const handlers = { onConnection: () => undefined, onFault: () => undefined };

@@ -40,6 +40,7 @@ async function unnoticed<T>(work: () => Promise<T>): Promise<T> {
   const pid = world.agent.pid;
   const before = await takeSnapshot(scope);
   const ping = Ping.start(bystanders[0].netns, bystanders[1].ipv4, 10, world.directory, world.cleanup);
+  await ping.answered();
   try {
     return await work();
   } finally {

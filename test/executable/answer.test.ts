@@ -1,10 +1,11 @@
-import { execFile, spawn } from 'node:child_process';
+import { type ChildProcessWithoutNullStreams, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, openSync, closeSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { describe, expect, it } from '@jest/globals';
 import { type Called, callEnvironment, errorOf, executablePath, netconf, Place } from './support/call.ts';
+import { outputOf } from '../support/process.ts';
 import { answer, type AnswerFields } from './support/frame.ts';
 import { type Conversation, ScriptedAgent } from './support/scripted-agent.ts';
 
@@ -94,6 +95,59 @@ while True:
     data = data[-8:] + more
 sys.exit(data.endswith(b'VUK1'))
 `;
+
+describe('an ADD that the agent takes back', () => {
+  const result = '{"cniVersion":"1.0.0","interfaces":[{"name":"eth0"}]}';
+
+  function spawnAdd(place: Place): ChildProcessWithoutNullStreams {
+    const child = spawn(executablePath, [], { env: { ...place.environment, ...callEnvironment('ADD') } });
+    child.stdin.end(netconf);
+    return child;
+  }
+
+  it('while the executable stands still is a failure with code 11, and no result', async () => {
+    await using place = await Place.make();
+    const child = spawnAdd(place);
+    const output = outputOf(child);
+    await using agent = await ScriptedAgent.listen(place.socket, ({ socket }) => {
+      child.kill('SIGSTOP');
+      socket.once('close', () => child.kill('SIGCONT'));
+      socket.end(answer(result), () => socket.destroy());
+    });
+    expect(errorOf(await output)).toMatchObject({ code: 11, msg: expect.stringContaining('took the ADD back') });
+    expect(await agent.only.rest).toBe('');
+  });
+
+  it.each([
+    ['with its word', Buffer.from('VUW1')],
+    ['with a word of a later version', Buffer.from('?')],
+  ])('%s, although the confirmation was sent, is a failure', async (_how, word) => {
+    await using place = await Place.make();
+    await using agent = await ScriptedAgent.listen(
+      place.socket,
+      ({ socket }) => socket.write(answer(result)),
+      (socket) => socket.end(word),
+    );
+    const { code, stdout } = await place.call(callEnvironment('ADD'));
+    expect(code).toBe(1);
+    expect(stdout.startsWith(result)).toBe(true);
+    expect(JSON.parse(stdout.slice(result.length))).toMatchObject({ code: 11 });
+    expect(await agent.only.rest).toBe('VUK1');
+  });
+
+  it('by hanging up while the result is being printed is a failure', async () => {
+    const body = 'x'.repeat(1 << 20);
+    await using place = await Place.make();
+    const child = spawnAdd(place);
+    await using agent = await ScriptedAgent.listen(place.socket, ({ socket }) => socket.write(answer(body)));
+    await once(child.stdout, 'readable'); // it has begun to print, and nobody reads on
+    agent.only.socket.destroy();
+    await agent.only.rest;
+    const { code, stdout } = await outputOf(child);
+    expect(code).toBe(1);
+    expect(JSON.parse(stdout.slice(body.length))).toMatchObject({ code: 11 });
+  });
+});
 
 describe('an answer that is none', () => {
   const garbled: readonly (readonly [string, Buffer, AnswerFields | null, string])[] = [
@@ -215,7 +269,7 @@ describe('a socket that is not root’s', () => {
 describe('the frame document', () => {
   it('names the magic numbers that are spoken here', () => {
     const text = readFileSync(join(import.meta.dirname, '../../docs/architecture.md'), 'utf8');
-    for (const magic of ['VUQ1', 'VUA1', 'VUK1']) {
+    for (const magic of ['VUQ1', 'VUA1', 'VUK1', 'VUW1']) {
       expect(text).toContain(`0x${Buffer.from(magic).readUInt32LE(0).toString(16)} ("${magic}")`);
     }
   });

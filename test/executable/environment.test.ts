@@ -38,6 +38,9 @@ describe('a variable', () => {
     ['ADD', 'CNI_IFNAME', 'a:b', "':'"],
     ['DEL', 'CNI_IFNAME', 'eth 0', 'white space'],
     ['ADD', 'CNI_IFNAME', 'eth\n0', 'white space'],
+    ['ADD', 'CNI_IFNAME', 'eth%d', "'%'"],
+    ['CHECK', 'CNI_IFNAME', 'eth%d', "'%'"],
+    ['CHECK', 'CNI_IFNAME', 'a/b', "'/'"],
     ['STATUS', 'VIRTIO_USER_AGENT_SOCKET', 'agent.sock', 'absolute'],
     ['ADD', 'VIRTIO_USER_AGENT_SOCKET', `/${'x'.repeat(107)}`, '107 bytes'],
     ['DEL', 'VIRTIO_USER_STATE_DIR', 'state', 'absolute'],
@@ -132,6 +135,10 @@ describe('the agent', () => {
   it('gets a value byte for byte, empty and malformed CNI_ARGS included', async () => {
     expect(await forwarded('ADD', { CNI_ARGS: 'no equals sign = ü' })).toContain('CNI_ARGS=no equals sign = ü');
     expect(await forwarded('ADD', { CNI_ARGS: '' })).toContain('CNI_ARGS=');
+  });
+
+  it('gets a DEL of a name that ADD refuses as a pattern: whoever asked for one must get rid of its pod', async () => {
+    expect(await forwarded('DEL', { CNI_IFNAME: 'eth%d' })).toContain('CNI_IFNAME=eth%d');
   });
 
   it('gets an ADD without CNI_PATH and CNI_ARGS, since only some need them', async () => {

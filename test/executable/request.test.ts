@@ -185,5 +185,5 @@ while len(data) < 48 or len(data) < size(data):
     data += more; later += len(fds)
 peer.sendall(b'VUA1' + bytes([1, 0]) + bytes(10))
 print(json.dumps({'first': first, 'later': later, 'roles': list(data[12:16])}), flush=True)
-while peer.recv(16): pass
+peer.recv(4)
 `;

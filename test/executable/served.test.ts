@@ -11,10 +11,10 @@ import { loadNative } from '../../src/native/load.ts';
 import { silentLogger } from '../../src/telemetry/log.ts';
 import { Cleanup } from '../support/cleanup.ts';
 import { Netns } from '../support/netns.ts';
-import { type Finished, runAny, until } from '../support/process.ts';
+import { type Finished, outputOf, runAny, until } from '../support/process.ts';
 import { recordedCall } from '../support/recorded-call.ts';
 import { RecordingAttachments } from '../support/recording-attachments.ts';
-import { executablePath } from './support/call.ts';
+import { errorOf, executablePath } from './support/call.ts';
 
 const binding = loadNative();
 const cleanup = new Cleanup();
@@ -22,6 +22,7 @@ let pod: Netns;
 let directory: string;
 let attachments: RecordingAttachments;
 let server: CniServer;
+let start: (confirmMs: number) => void;
 /** Waited for by every ADD. */
 let hold: Promise<unknown>;
 
@@ -47,17 +48,21 @@ beforeEach(() => {
       deviceInfoDir: join(directory, 'devinfo'),
     },
   });
-  server = new CniServer({
-    binding,
-    path: { baseDirectory: directory, relativePath: 'agent.sock' },
-    run: async (frame, fds, context) => {
-      const outcome = await verbs.run(frame, fds, context);
-      if (frame.verb === 'ADD') await hold;
-      return outcome;
-    },
-    log: silentLogger,
-  });
-  server.listen();
+  start = (confirmMs) => {
+    server = new CniServer({
+      binding,
+      path: { baseDirectory: directory, relativePath: 'agent.sock' },
+      run: async (frame, fds, context) => {
+        const outcome = await verbs.run(frame, fds, context);
+        if (frame.verb === 'ADD') await hold;
+        return outcome;
+      },
+      log: silentLogger,
+      times: { confirmMs },
+    });
+    server.listen();
+  };
+  start(5_000);
 });
 afterEach(async () => {
   await server.close(1_000);
@@ -165,6 +170,29 @@ describe('the executable, served by the agent', () => {
     resolve(undefined);
     await once(child, 'close');
     await until('it is taken back', () => attachments.removed.length === 1);
+  });
+
+  it('stopped until the ADD is being taken back: it fails with code 11, though that has not ended yet', async () => {
+    await server.close(0);
+    start(10);
+    const answering = Promise.withResolvers<undefined>();
+    hold = answering.promise;
+    const undone = Promise.withResolvers<undefined>();
+    const remove = attachments.remove.bind(attachments);
+    attachments.remove = async (request) => {
+      await remove(request);
+      await undone.promise;
+    };
+    const child = spawn(executablePath, [], { env: environment() });
+    child.stdin.end(recordedCall('add').stdin);
+    const output = outputOf(child);
+    await until('ADD runs', () => attachments.added.length === 1);
+    child.kill('SIGSTOP');
+    answering.resolve(undefined);
+    await until('it is being taken back', () => attachments.removed.length === 1);
+    child.kill('SIGCONT');
+    expect(errorOf(await output)).toMatchObject({ code: 11, msg: expect.stringContaining('took the ADD back') });
+    undone.resolve(undefined);
   });
 
   it('a second server on the same path is refused while the first lives', () => {

@@ -6,8 +6,12 @@
 import { describe, expect, it } from '@jest/globals';
 import { parseEnvironment } from '../../src/cni/environment.ts';
 import { cniError } from '../../src/cni/error.ts';
-import { answerVersion, attachmentSpec, parseRawNetconf } from '../../src/cni/netconf.ts';
+import type { AttachmentResult, AttachmentSpec } from '../../src/attachment/spec.ts';
+import { encodeAnswer } from '../../src/cni/frame.ts';
+import { answerVersion, attachmentSpec, parseRawNetconf, type RawNetconf } from '../../src/cni/netconf.ts';
 import { supportedVersions } from '../../src/cni/netconf-schema.ts';
+import { parsePrevResult } from '../../src/cni/prev-result.ts';
+import { renderResult } from '../../src/cni/result.ts';
 import { removeRequest } from '../../src/cni/verbs.ts';
 import { isCidr } from '../../src/ipam/cidr.ts';
 import { VirtioUserError } from '../../src/errors.ts';
@@ -58,6 +62,17 @@ const seeds = [
       CNIDeviceInfoFile: `/var/run/k8s.cni.cncf.io/devinfo/cni/net-${recordedCall('add').env['CNI_CONTAINERID']}_eth0`,
     },
   }),
+  JSON.stringify({
+    cniVersion: '0.4.0',
+    name: 'net',
+    prevResult: {
+      cniVersion: '0.4.0',
+      interfaces: [{ name: 'first0', mac: '02:00:00:00:00:04', sandbox: '/run/netns/x' }],
+      ips: [{ version: '4', address: '10.1.1.2/24', gateway: '10.1.1.1', interface: 0 }],
+      routes: [{ dst: '0.0.0.0/0', gw: '10.1.1.1' }],
+      dns: { nameservers: ['10.1.1.53'] },
+    },
+  }),
 ];
 
 const words: readonly string[] = [
@@ -78,6 +93,11 @@ const words: readonly string[] = [
     'ips',
     'deviceID',
     'CNIDeviceInfoFile',
+    'prevResult',
+    'interfaces',
+    'interface',
+    'routes',
+    'dns',
   ],
   ...['__proto__', 'constructor', 'toString', 'hasOwnProperty', 'length', 'then', 'toJSON', ''],
   ...[
@@ -154,6 +174,20 @@ function randomNetconf(random: Random): string {
   return JSON.stringify(mutate(random, mutate(random, JSON.parse(text))));
 }
 
+/** After the plugins that the configuration says were before us. */
+function answerOf(spec: AttachmentSpec, raw: RawNetconf): unknown {
+  const made: AttachmentResult = {
+    ifName: spec.key.ifName,
+    netnsPath: spec.netnsPath,
+    mac: spec.device.mac,
+    mtu: spec.device.mtu,
+    socketPath: spec.backend.path,
+    ovsPort: null,
+    ipam: { ips: [], routes: [], dns: null },
+  };
+  return renderResult(made, raw.cniVersion, parsePrevResult(raw.json));
+}
+
 describe('the network configuration', () => {
   const { env } = recordedCall('add');
   const environment = parseEnvironment('ADD', new Map(Object.entries(env)));
@@ -168,7 +202,10 @@ describe('the network configuration', () => {
         const stdin = randomNetconf(random);
         let outcome = 'spec';
         try {
-          const spec = attachmentSpec(parseRawNetconf(stdin, 'ADD'), environment, options);
+          const raw = parseRawNetconf(stdin, 'ADD');
+          const spec = attachmentSpec(raw, environment, options);
+          const answer = encodeAnswer({ exitCode: 0, body: JSON.stringify(answerOf(spec, raw)) });
+          expect(answer.toString()).not.toContain('null');
           expect(spec.backend.path).toMatch(/^\/run\/(virtio-user\/vhost|openvswitch)\/[^\0]{1,90}$/u);
           expect(spec.backend.path).not.toContain('..');
           expect(spec.device.mac).toMatch(/^[\da-f][02468ace](:[\da-f]{2}){5}$/);

@@ -65,3 +65,4 @@ export function decodedFrame(verb: Verb, environment: Readonly<Record<string, st
 }
 
 export const confirmWord = Buffer.from('VUK1', 'latin1');
+export const withdrawWord = Buffer.from('VUW1', 'latin1');

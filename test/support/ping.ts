@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Cleanup } from './cleanup.ts';
 import type { Inside } from './netns.ts';
-import type { Daemon } from './process.ts';
+import { type Daemon, until } from './process.ts';
 
 export interface PingResult {
   readonly received: number;
@@ -24,6 +24,12 @@ export class Ping {
     const daemon = from.daemon('ping', log, 'ping', '-n', '-D', '-i', String(intervalMs / 1000), '-W', '5', address);
     cleanup.add('ping', () => daemon.stop('SIGKILL'));
     return new Ping(daemon);
+  }
+
+  /** Resolves with the first answer. */
+  async answered(): Promise<void> {
+    const said = (): string => readFileSync(this.#daemon.logPath, 'utf8');
+    await until('a ping is answered', () => /bytes.*icmp_seq=/.test(said()));
   }
 
   /** SIGINT makes ping print its summary. */

@@ -9,7 +9,12 @@ import { attempt, fail, type Finding, info, ok, warn } from './finding.ts';
 const ipamPlugins = ['host-local', 'static', 'dhcp', 'whereabouts'] as const;
 
 export async function cniFindings(binDir: string, confDir: string): Promise<readonly Finding[]> {
-  return [await executable(join(binDir, executableName)), await ipam(binDir), configuration(confDir)];
+  const readable = (option: string): string => `make it a directory that root may read, or name another with ${option}`;
+  return [
+    await executable(join(binDir, executableName)),
+    await attempt('IPAM plugins', readable('--cni-bin-dir'), () => ipam(binDir)),
+    await attempt('network configuration', readable('--cni-conf-dir'), () => configuration(confDir)),
+  ];
 }
 
 function executable(path: string): Promise<Finding> {
@@ -41,14 +46,16 @@ function configuration(confDir: string): Finding {
   const files = names(confDir)
     .filter((name) => /\.(conf|conflist|json)$/.test(name))
     .sort();
-  const ours = files.filter((name) => {
+  const ours: string[] = [];
+  for (const name of files) {
     try {
-      return /"type"\s*:\s*"virtio-user"/.test(readFileSync(join(confDir, name), 'utf8'));
-    } catch {
-      return false;
+      if (/"type"\s*:\s*"virtio-user"/.test(readFileSync(join(confDir, name), 'utf8'))) ours.push(name);
+    } catch (error) {
+      const remedy = `make it a file that root may read, or remove it from ${confDir}`;
+      return warn('network configuration', `${name}: ${messageOf(error)}`, remedy);
     }
-  });
-  if (files.length === 0) return info('network configuration', `${confDir} is empty: no network is configured`);
+  }
+  if (files.length === 0) return info('network configuration', `none in ${confDir}: no network is configured`);
   if (ours.length === 0) {
     return info('network configuration', `the runtime takes ${String(files[0])}; none in ${confDir} names virtio-user`);
   }

@@ -5,7 +5,7 @@ import { dirname } from 'node:path';
 import type { AgentOptions } from '../../agent/options.ts';
 import { comfortableOpenFiles, openFilesLimit } from '../../agent/limits.ts';
 import { errnoOf, messageOf } from '../../errors.ts';
-import { fail, type Finding, info, ok, warn } from './finding.ts';
+import { attempt, fail, type Finding, info, ok, warn } from './finding.ts';
 
 /** 5.6: openat2 (RESOLVE_NO_SYMLINKS), without which socket paths cannot be opened safely. */
 const oldestKernel = [5, 6] as const;
@@ -13,16 +13,18 @@ const oldestKernel = [5, 6] as const;
 /** Bits of linux/capability.h that the agent uses, by name. */
 const neededCapabilities = { CAP_NET_ADMIN: 12, CAP_SYS_ADMIN: 21 } as const;
 
-export function nodeFindings(options: AgentOptions): readonly Finding[] {
+export async function nodeFindings(options: AgentOptions): Promise<readonly Finding[]> {
+  const procRemedy = 'mount /proc';
+  const procText = (path: string): string => readFileSync(path, 'utf8');
   return [
     kernel(release()),
-    rights(readFileSync('/proc/self/status', 'utf8')),
+    await attempt('rights', procRemedy, () => rights(procText('/proc/self/status'))),
     tunDevice(),
     namespaces(),
     writable('run directory', options.runDir),
     writable('state directory', options.stateDir),
-    openFiles(openFilesLimit()),
-    hugepages(readFileSync('/proc/meminfo', 'utf8')),
+    await attempt('open files', procRemedy, () => openFiles(openFilesLimit())),
+    await attempt('hugepages', procRemedy, () => hugepages(procText('/proc/meminfo'))),
   ];
 }
 
@@ -69,11 +71,12 @@ function namespaces(): Finding {
 }
 
 /** The directory, or where it will be made. */
-function writable(check: string, path: string): Finding {
+export function writable(check: string, path: string): Finding {
   let nearest = path;
   while (!existsSync(nearest) && nearest !== '/') nearest = dirname(nearest);
   try {
-    accessSync(nearest, constants.W_OK | constants.X_OK);
+    // The dot: nothing can be made in a file, whatever its mode.
+    accessSync(`${nearest}/.`, constants.W_OK | constants.X_OK);
     return ok(check, nearest === path ? path : `${path} (will be made in ${nearest})`);
   } catch (error) {
     return fail(check, messageOf(error), `mount ${path} writable, or choose another directory`);

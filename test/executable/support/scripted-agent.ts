@@ -17,17 +17,24 @@ export class ScriptedAgent implements AsyncDisposable {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   readonly #script: Script;
+  readonly #confirmed: (socket: Socket) => void;
   /** In the order in which the requests came. */
   readonly conversations: Conversation[] = [];
   connections = 0;
 
-  private constructor(script: Script) {
+  private constructor(script: Script, confirmed: (socket: Socket) => void) {
     this.#script = script;
+    this.#confirmed = confirmed;
     this.#server = createServer((socket) => this.#accept(socket));
   }
 
-  static async listen(path: string, script: Script): Promise<ScriptedAgent> {
-    const agent = new ScriptedAgent(script);
+  /** `confirmed`: what it does with a confirmation; the agent hangs up. */
+  static async listen(
+    path: string,
+    script: Script,
+    confirmed = (socket: Socket): void => void socket.end(),
+  ): Promise<ScriptedAgent> {
+    const agent = new ScriptedAgent(script, confirmed);
     agent.#server.listen(path);
     await once(agent.#server, 'listening');
     return agent;
@@ -55,7 +62,10 @@ export class ScriptedAgent implements AsyncDisposable {
     });
     socket.on('data', (chunk: Buffer) => {
       bytes = Buffer.concat([bytes, chunk]);
-      if (request !== null) return;
+      if (request !== null) {
+        if (bytes.toString('latin1', request.raw.length) === 'VUK1') this.#confirmed(socket);
+        return;
+      }
       request = readRequest(bytes);
       if (request === null) return;
       const conversation = { request, socket, rest };

@@ -380,6 +380,16 @@ describe('CHECK', () => {
     await expect(check()).rejects.toMatchObject({ code: 'CHECK_MISMATCH', message: expect.stringContaining(told) });
   });
 
+  it('succeeds with what other plugins of the list say in prevResult', async () => {
+    const interfaces = [{ name: 'first0', sandbox: '/ns' }, { name: spec.key.ifName }];
+    const ips = [{ address: '10.1.1.2/24', interface: 0 }];
+    const routes = [
+      { dst: '10.1.0.0/16', gw: '10.1.1.1' },
+      { dst: '0.0.0.0/0', gw: '10.77.0.1' },
+    ];
+    await check({ interfaces, ips, routes });
+  });
+
   it('misses a route only while prevResult has it, as ADD answered it', async () => {
     const [link] = node.kernel.links;
     if (link === undefined) throw fault('ENODEV');

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { renderFindings } from '../../../src/cli/doctor.ts';
 import { cniFindings } from '../../../src/cli/doctor/cni.ts';
 import { fail, type Finding, ok } from '../../../src/cli/doctor/finding.ts';
-import { hugepages, kernel, openFiles, rights } from '../../../src/cli/doctor/node.ts';
+import { hugepages, kernel, openFiles, rights, writable } from '../../../src/cli/doctor/node.ts';
 import { dpdkFindings } from '../../../src/cli/doctor/ovs.ts';
 
 const levels = (findings: readonly Finding[]): string[] => findings.map(({ check, level }) => `${check}: ${level}`);
@@ -35,6 +35,14 @@ describe('doctor about the node', () => {
 
   it('few open files cost something; unlimited is fine', () => {
     expect([openFiles(1024), openFiles(8192), openFiles(null)].map(({ level }) => level)).toEqual(['warn', 'ok', 'ok']);
+  });
+
+  it('a directory below a file, even one that can be run, is a failure; one that can be made is none', () => {
+    expect(writable('run directory', join(process.execPath, 'run'))).toMatchObject({
+      level: 'fail',
+      detail: expect.stringContaining('ENOTDIR'),
+    });
+    expect(writable('run directory', join(tmpdir(), 'vu-none/run')).level).toBe('ok');
   });
 
   it('hugepages are for the reader: pods do not need them', () => {
@@ -113,6 +121,33 @@ describe('doctor about CNI', () => {
     plugin('host-local', '/lib64/ld-nowhere.so.2');
     const [, ipam] = await cniFindings(binDir, confDir);
     expect(ipam).toMatchObject({ level: 'fail', remedy: expect.stringContaining('static builds') });
+  });
+
+  it('a directory that is none, or cannot be read, is a finding of its own, and the others are made', async () => {
+    const file = join(directory, 'file');
+    writeFileSync(file, '');
+    const findings = await cniFindings(file, file);
+    expect(levels(findings)).toEqual(['CNI executable: fail', 'IPAM plugins: fail', 'network configuration: fail']);
+    expect(findings.map(({ detail }) => detail)).toEqual([
+      expect.stringContaining(`run ${file}/virtio-user`),
+      expect.stringContaining(`ENOTDIR: not a directory, scandir '${file}'`),
+      expect.stringContaining(`ENOTDIR: not a directory, scandir '${file}'`),
+    ]);
+    expect(findings.map(({ remedy }) => remedy)).toEqual([
+      'virtio-user-cni install',
+      'make it a directory that root may read, or name another with --cni-bin-dir',
+      'make it a directory that root may read, or name another with --cni-conf-dir',
+    ]);
+  });
+
+  it('a configuration that cannot be read is named, since it may be the one that the runtime takes', async () => {
+    mkdirSync(join(confDir, '05-directory.conf'));
+    writeFileSync(join(confDir, '10-vu.conf'), '{"type":"virtio-user"}');
+    const [, , configuration] = await cniFindings(binDir, confDir);
+    expect(configuration).toMatchObject({
+      level: 'warn',
+      detail: expect.stringContaining('05-directory.conf: EISDIR'),
+    });
   });
 
   it('another configuration that sorts first is named', async () => {

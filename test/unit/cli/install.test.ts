@@ -133,7 +133,7 @@ describe('uninstall', () => {
     writeFileSync(join(stateDir, 'attachments', 'vu000000000001.json'), '{}');
     const refused = await run('uninstall', `--state-dir=${stateDir}`);
     expect(refused.code).toBe(exitCode.failure);
-    expect(refused.err).toContain('1 pod interfaces are attached');
+    expect(refused.err).toContain('1 pod interface is attached');
     expect(files()).toEqual(['virtio-user', '10-vu.conf']);
     expect((await run('uninstall', `--state-dir=${stateDir}`, '--force')).code).toBe(0);
     expect(files()).toEqual(['10-vu.conf']);

@@ -86,6 +86,7 @@ describe('CNI variables', () => {
     ['CNI_IFNAME', '..'],
     ['CNI_IFNAME', 'a:b'],
     ['CNI_IFNAME', 'a\tb'],
+    ['CNI_IFNAME', 'eth%d'],
     ['CNI_NETNS', 'netns/x'],
     ['CNI_NETNS', `/${'x'.repeat(4096)}`],
     ['CNI_ARGS', '=v'],
@@ -107,6 +108,11 @@ describe('CNI variables', () => {
     const parsed = parse('DEL', { CNI_ARGS: 'x;=y;K8S_POD_NAME=web-0;a=b=c', CNI_NETNS: 'gone' });
     expect(parsed.netnsPath).toBe('');
     expect([...parseArgs(parsed.args)]).toEqual([['K8S_POD_NAME', 'web-0']]);
+  });
+
+  it('DEL takes a name that ADD refuses as a pattern: whoever asked for one must get rid of its pod', () => {
+    expect(parse('DEL', { CNI_IFNAME: 'eth%d' }).ifName).toBe('eth%d');
+    expect(() => parse('CHECK', { CNI_IFNAME: 'eth%d' })).toThrow(/"%"/);
   });
 
   it('CNI_NETNS_OVERRIDE is on with 1 and true', () => {

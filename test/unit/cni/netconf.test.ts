@@ -160,7 +160,7 @@ describe('a mistake is answered with key, value and what is accepted', () => {
     ],
     [{ backend: { type: 'tcp' } }, 'backend.type: "tcp"; accepted: "vhost-user"'],
     [{ backend: { wait: 'maybe' } }, 'backend.wait: "maybe"; accepted: "optional" or "required"'],
-    [{ backend: { waitTimeoutMs: 60001 } }, 'backend.waitTimeoutMs: 60001; accepted: an integer from 0 to 60000'],
+    [{ backend: { waitTimeoutMs: 45_001 } }, 'backend.waitTimeoutMs: 45001; accepted: an integer from 0 to 45000'],
     [{ backend: { path: 'vhost.sock' } }, 'backend.path: "vhost.sock"; accepted: an absolute path'],
     [
       { pod: { interface: 'vhost-user' } },

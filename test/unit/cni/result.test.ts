@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from '@jest/globals';
 import type { AttachmentResult } from '../../../src/attachment/spec.ts';
 import { supportedVersions } from '../../../src/cni/netconf-schema.ts';
+import { parsePrevResult, type PrevResult } from '../../../src/cni/prev-result.ts';
 import { renderResult } from '../../../src/cni/result.ts';
 
 const noRouteExtras = { mtu: null, advmss: null, priority: null, table: null, scope: null };
@@ -32,6 +33,27 @@ const full: AttachmentResult = {
 /** Without IPAM and OVS. */
 const bare: AttachmentResult = { ...full, ovsPort: null, ipam: { ips: [], routes: [], dns: null } };
 
+/** What plugins before us in a list made. */
+const before: PrevResult = {
+  interfaces: [
+    { name: 'br0', mac: '02:00:00:00:00:10', mtu: null, sandbox: null, socketPath: null, pciID: null },
+    {
+      name: 'first0',
+      mac: '02:00:00:00:00:11',
+      mtu: 9000,
+      sandbox: '/var/run/netns/cni-35bf48b2',
+      socketPath: '/run/other/first0.sock',
+      pciID: '0000:03:00.1',
+    },
+  ],
+  ips: [
+    { address: '10.1.1.2/24', gateway: '10.1.1.1', interface: 1 },
+    { address: 'fd01::2/64', gateway: null, interface: null },
+  ],
+  routes: [{ ...noRouteExtras, dst: '10.1.0.0/16', gw: null, mtu: 8000 }],
+  dns: { nameservers: ['10.1.1.53'], domain: null, search: ['first.local'], options: [] },
+};
+
 /** VIRTIO_USER_GOLDEN=write makes the files anew; read the difference before committing it. */
 function golden(name: string, rendered: unknown): unknown {
   const path = fileURLToPath(new URL(`../../golden/results/${name}.json`, import.meta.url));
@@ -51,6 +73,36 @@ describe.each(supportedVersions)('a result of version %s', (version) => {
     expect(renderResult(bare, version)).toEqual(golden(`bare-${version}`, renderResult(bare, version)));
   });
 
+  it.each([
+    ['chained', full],
+    ['chained-bare', bare],
+  ])('after other plugins (%s) is what the golden file says', (name, result) => {
+    const rendered = renderResult(result, version, before);
+    expect(rendered).toEqual(golden(`${name}-${version}`, rendered));
+  });
+
+  it('after other plugins begins with all that theirs has, and can be handed on in turn', () => {
+    const theirs = renderResult({ ...bare, ifName: 'first0' }, version);
+    const both = renderResult(full, version, parsePrevResult({ prevResult: theirs }));
+    expect(both['interfaces']).toEqual([
+      ...(theirs['interfaces'] as unknown[]),
+      ...(renderResult(full, version)['interfaces'] as unknown[]),
+    ]);
+    expect(both['ips']).toMatchObject([
+      { address: '10.77.1.3/24', interface: 1 },
+      { address: 'fd00::3/64', interface: 1 },
+    ]);
+    const { interfaces } = parsePrevResult({ prevResult: both });
+    expect(interfaces.map(({ name }) => name)).toEqual(['first0', 'eth0', 'vu0123456789ab']);
+  });
+
+  it('has the names of whoever says some: ours before theirs', () => {
+    expect(renderResult(full, version, before)['dns']).toMatchObject({ nameservers: ['10.96.0.10'] });
+    const silent = { ...full, ipam: { ...full.ipam, dns: { nameservers: [], domain: null, search: [], options: [] } } };
+    const theirs = { nameservers: ['10.1.1.53'], search: ['first.local'] };
+    expect(renderResult(silent, version, before)['dns']).toEqual(theirs);
+  });
+
   it('has the pod’s interface first and alone in the namespace, and addresses that point to it', () => {
     const { interfaces, ips } = renderResult(full, version) as {
       interfaces: Record<string, unknown>[];
@@ -68,5 +120,9 @@ describe.each(supportedVersions)('a result of version %s', (version) => {
     expect(text.includes('"mtu"')).toBe(modern);
     expect(text.includes('"version"')).toBe(!modern);
     expect(text).not.toContain('null');
+    const chained = JSON.stringify(renderResult(full, version, before));
+    expect(chained.includes('"pciID"')).toBe(modern);
+    expect(chained.includes('8000')).toBe(modern);
+    expect(chained).not.toContain('null');
   });
 });

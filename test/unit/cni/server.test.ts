@@ -6,7 +6,7 @@ import type { Outcome } from '../../../src/cni/verbs.ts';
 import { VirtioUserError } from '../../../src/errors.ts';
 import type { IncomingSocket, ListenerHandlers, ListenOptions, NativeFd } from '../../../src/native/binding.ts';
 import { silentLogger } from '../../../src/telemetry/log.ts';
-import { confirmWord, requestFrame } from '../../support/cni-request.ts';
+import { confirmWord, requestFrame, withdrawWord } from '../../support/cni-request.ts';
 import { FdLedger, MemoryBinding, type MemorySocket, nativeFault } from '../../support/memory-socket.ts';
 
 const path = '/run/virtio-user/agent.sock';
@@ -16,13 +16,17 @@ const stdin = '{"cniVersion":"0.4.0","name":"net"}';
 /** One caller: what it was answered, and when the agent hung up. */
 class Caller {
   readonly socket: MemorySocket;
+  readonly said: Buffer[] = [];
   readonly closed = Promise.withResolvers<undefined>();
   readonly #answered = Promise.withResolvers<Buffer>();
 
   constructor(socket: MemorySocket) {
     this.socket = socket;
     socket.attach({
-      onData: (bytes) => this.#answered.resolve(bytes),
+      onData: (bytes) => {
+        this.said.push(bytes);
+        this.#answered.resolve(bytes);
+      },
       onClose: () => this.closed.resolve(undefined),
     });
   }
@@ -234,7 +238,29 @@ describe('an ADD is taken back when its caller', () => {
     start({ confirmMs: 20 });
     const caller = request(add, 1);
     await caller.closed.promise;
+    await untilIdle();
     expect(undone).toEqual(['{}']);
+  });
+
+  it('stays silent, and is told so before that begins; the namespace stays open until it has ended', async () => {
+    start({ confirmMs: 20 });
+    const undo = Promise.withResolvers<undefined>();
+    work = async () => ({ ...succeeded(), undo: () => undo.promise });
+    const caller = request(add, 1);
+    await caller.closed.promise;
+    expect(caller.said).toEqual([expect.any(Buffer), withdrawWord]);
+    expect(server.inFlight).toBe(1);
+    expect(seen[0]?.fds[0]?.isOpen).toBe(true);
+    undo.resolve(undefined);
+    await untilIdle();
+  });
+
+  it('is not told so where nothing is taken back', async () => {
+    start({ confirmMs: 20 });
+    work = async () => ({ ...succeeded(), undo: null });
+    const caller = request({ CNI_COMMAND: 'STATUS' });
+    await caller.closed.promise;
+    expect(caller.said).toHaveLength(1);
   });
 
   it('vanished while it ran, though it succeeded', async () => {

@@ -93,6 +93,20 @@ describe('ADD', () => {
     ]);
   });
 
+  it('after other plugins of the list answers with what they made, too', async () => {
+    const prevResult = {
+      cniVersion: '1.0.0',
+      interfaces: [{ name: 'first0', sandbox: '/ns' }],
+      ips: [{ address: '10.1.1.2/24', interface: 0 }],
+      dns: { nameservers: ['1.1.1.1'] },
+    };
+    const { answer } = await run('ADD', { netconf: { cniVersion: '1.0.0', prevResult } });
+    expect(JSON.parse(answer.body)).toMatchObject({
+      ...prevResult,
+      interfaces: [{ name: 'first0', sandbox: '/ns' }, { name: 'eth0' }],
+    });
+  });
+
   it('that failed has nothing to take back and answers in the version asked for', async () => {
     attachments.failWith = new VirtioUserError('BACKEND_ABSENT', 'connect /x: ENOENT');
     const outcome = await run('ADD', { netconf: { cniVersion: '0.3.1' } });
@@ -128,6 +142,7 @@ describe('ADD', () => {
     [2, { device: { queues: 99 } }],
     [7, { name: '' }],
     [7, { ipam: { type: 'a/b' } }],
+    [7, { prevResult: { ips: [{ address: '10.1.1.2/24', interface: 0 }] } }],
   ])('with a mistake gets code %i before anything is touched', async (code, netconf) => {
     expect(errorIn(await run('ADD', { netconf }))).toMatchObject({ code });
     expect(attachments.added).toEqual([]);
@@ -165,6 +180,7 @@ describe('DEL', () => {
 
   it.each([
     ['garbage in prevResult', { prevResult: 'x' }],
+    ['strangers in prevResult', { prevResult: { interfaces: [{ name: 'a' }], ips: [{ interface: 9 }] } }],
     ['null in prevResult', { prevResult: null }],
     ['keys of ours that are wrong', { device: { queues: 99 }, backend: 5, ovs: null, pod: [] }],
     ['an unknown version', { cniVersion: '9.9.9' }],
@@ -198,6 +214,14 @@ describe('CHECK', () => {
       answer: { exitCode: 0, body: '' },
     });
     expect(attachments.checked).toMatchObject([{ spec: { key }, prevResult }]);
+  });
+
+  it('of a list takes the result of all its plugins, whatever the others say there', async () => {
+    const { answer } = await run('ADD', { netconf: { prevResult: { interfaces: [{ name: 'first0' }] } } });
+    const merged: unknown = JSON.parse(answer.body);
+    for (const given of [merged, { ...prevResult, ips: [{ address: 'theirs', interface: 9 }] }])
+      expect(await run('CHECK', { netconf: { prevResult: given } })).toMatchObject({ error: null });
+    expect(attachments.checked).toMatchObject([{ prevResult: merged }, {}]);
   });
 
   it('without prevResult gets code 7', async () => {

@@ -357,10 +357,26 @@ describe('a plugin that misbehaves', () => {
       'a route with a negative MTU',
       `echo '{"ips":[{"address":"10.1.2.3/24"}],"routes":[{"dst":"0.0.0.0/0","mtu":-1}]}'`,
     ],
+    ['a gateway of the other family', `echo '{"ips":[{"address":"10.1.2.3/24","gateway":"fd00::1"}]}'`],
   ])('printing %s: ADD fails, and DEL is run', async (_title, script) => {
     await expect(ipam.add(callOf({ type: plugin('bad', onAdd(script)) }), patient)).rejects.toMatchObject({
       code: 'IPAM_FAILED',
       message: expect.stringContaining('it printed no usable result'),
+    });
+    expect(undone()).toBe(true);
+  });
+
+  it.each([
+    ['0.0.0.0/0', 'fd00::1'],
+    ['fd00:9::/64', '10.1.2.1'],
+  ])('printing a route to %s via %s, of the other family: the message names it', async (dst, gw) => {
+    const printed = JSON.stringify({
+      ips: [{ address: '10.1.2.3/24' }],
+      routes: [{ dst: '10.9.0.0/16' }, { dst, gw }],
+    });
+    await expect(ipam.add(callOf({ type: plugin('bad', onAdd(`echo '${printed}'`)) }), patient)).rejects.toMatchObject({
+      code: 'IPAM_FAILED',
+      message: expect.stringContaining(`the gateway ${gw} of ${dst} is of another family → at routes[1].gw`),
     });
     expect(undone()).toBe(true);
   });

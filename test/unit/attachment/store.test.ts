@@ -1,0 +1,90 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import type { CreatingRecord, DeletingRecord } from '../../../src/attachment/record.ts';
+import { diskFiles, RecordStore, type StoreFiles } from '../../../src/attachment/store.ts';
+import { attachmentId } from '../../../src/attachment/key.ts';
+import { FakeNode, fault } from '../../support/attachment-fakes.ts';
+
+let node: FakeNode;
+let stateDir: string;
+/** Whether the directory's fsync fails, which comes after the rename. */
+let syncFails: boolean;
+let store: RecordStore;
+let creating: CreatingRecord;
+let deleting: DeletingRecord;
+
+const files: StoreFiles = {
+  ...diskFiles,
+  open: async (...args) => {
+    const handle = await diskFiles.open(...args);
+    const sync = handle.sync.bind(handle);
+    handle.sync = () => (syncFails ? Promise.reject(fault('EIO', 'fsync')) : sync());
+    return handle;
+  },
+};
+
+beforeEach(async () => {
+  node = new FakeNode();
+  stateDir = mkdtempSync(join(tmpdir(), 'vu-store-'));
+  syncFails = false;
+  store = new RecordStore(stateDir, files);
+  await store.load();
+  const spec = node.spec('/var/run/netns/n');
+  const id = attachmentId(spec.key);
+  const netns = { device: '1', inode: '2' };
+  creating = { version: 1, phase: 'creating', id, bootId: 'boot-1', createdAtMs: 1, spec, netns };
+  deleting = { ...creating, phase: 'deleting', ifindex: null };
+});
+afterEach(async () => {
+  await node.destroy();
+  rmSync(stateDir, { recursive: true });
+});
+
+/** What the next agent would find. */
+async function onDisk(): Promise<readonly unknown[]> {
+  return (await new RecordStore(stateDir).load()).records;
+}
+
+describe('a write whose directory cannot be synced', () => {
+  it('fails, and the record is known as it lies on disk now', async () => {
+    await store.write(creating);
+    syncFails = true;
+    await expect(store.write(deleting)).rejects.toMatchObject({ code: 'STATE_WRITE', details: { errno: 'EIO' } });
+    expect(store.list()).toEqual([deleting]);
+    expect(await onDisk()).toEqual([deleting]);
+  });
+
+  it('of a first record leaves one that can be removed', async () => {
+    syncFails = true;
+    await expect(store.write(creating)).rejects.toMatchObject({ code: 'STATE_WRITE' });
+    expect(store.list()).toEqual([creating]);
+    syncFails = false;
+    await store.remove(creating.id);
+    expect([store.list(), await onDisk()]).toEqual([[], []]);
+  });
+});
+
+describe('a removal whose directory cannot be synced', () => {
+  it('fails, and the record stays known, so that it is tried again', async () => {
+    await store.write(creating);
+    syncFails = true;
+    await expect(store.remove(creating.id)).rejects.toMatchObject({ code: 'STATE_WRITE' });
+    expect(store.list()).toEqual([creating]);
+    syncFails = false;
+    await store.remove(creating.id);
+    expect([store.list(), await onDisk()]).toEqual([[], []]);
+  });
+});
+
+describe('a write that cannot be renamed into place', () => {
+  it('fails, and the old record stays, known and on disk', async () => {
+    await store.write(creating);
+    const failing = new RecordStore(stateDir, { ...files, rename: () => Promise.reject(fault('EIO', 'rename')) });
+    await failing.load();
+    await expect(failing.write(deleting)).rejects.toMatchObject({ code: 'STATE_WRITE' });
+    expect(failing.list()).toEqual([creating]);
+    expect(await onDisk()).toEqual([creating]);
+  });
+});

@@ -90,8 +90,11 @@ export interface Attachments {
   /** @throws VirtioUserError when ADD could not work now */
   status(ipam: IpamSpec | null, cniPath: string, context: CallContext): Promise<void>;
   list(): readonly AttachmentView[];
-  /** Drops the current backend connection and starts anew. @throws ATTACHMENT_UNKNOWN */
-  reconnect(id: string): void;
+  /**
+   * Drops the current backend connection and starts anew; takes up again what an earlier agent made and does not run.
+   * @throws VirtioUserError ATTACHMENT_UNKNOWN; SYSCALL_FAILED when it cannot be taken up
+   */
+  reconnect(id: string): Promise<void>;
   /**
    * How many queue pairs carry traffic, also on later connections of this agent.
    * @throws VirtioUserError ATTACHMENT_UNKNOWN, DEVICE_NOT_RUNNING, CONTROL_REFUSED, …

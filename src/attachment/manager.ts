@@ -8,14 +8,14 @@ import { messageOf, VirtioUserError } from '../errors.ts';
 import type { NativeFd } from '../native/binding.ts';
 import { publish, type RemovalReason } from '../telemetry/channels.ts';
 import type { Attachments, AttachmentView, CallContext, CheckRequest, GarbageRequest, RemoveRequest } from './api.ts';
-import { adopt } from './adopt.ts';
+import { type Absence, adopt } from './adopt.ts';
 import { attach } from './attach.ts';
 import { assertLink } from './check.ts';
 import type { AttachmentDependencies } from './dependencies.ts';
 import { detach, type DetachFailure, ipamCall, removeUnrecorded } from './detach.ts';
 import { garbageOf } from './gc.ts';
 import { attachmentId } from './key.ts';
-import { identityOf as identityOfAttachment, type LiveAttachment } from './live-attachment.ts';
+import { identityOf as identityOfAttachment, LiveAttachment } from './live-attachment.ts';
 import { limited } from './limited.ts';
 import { KeyedLock } from './lock.ts';
 import { netnsPresence, openRecordedNetns } from './netns.ts';
@@ -29,7 +29,7 @@ import { viewOf } from './view.ts';
 
 /** Bound of background work on one attachment. */
 const backgroundTimeoutMs = 30_000;
-/** Removals that did not finish are tried again, sooner than reconciliation would. */
+/** Removals that did not finish, and adoptions that failed, are tried again sooner than reconciliation would. */
 const retryMs = 30_000;
 const restoreConcurrency = 32;
 /** Each may run an IPAM plugin. */
@@ -39,7 +39,7 @@ export interface RestoreReport {
   readonly adopted: number;
   /** Records whose removal goes on in the background: interrupted, or of an earlier boot. */
   readonly finished: number;
-  /** Records whose namespace or interface is not there any more; reconciliation decides. */
+  /** Records that nothing runs for: gone, which reconciliation decides, or to be tried again. */
   readonly absent: number;
   readonly corrupt: number;
 }
@@ -56,6 +56,8 @@ export class AttachmentManager implements Attachments {
   readonly #networks = new KeyedLock();
   readonly #containers = new KeyedLock();
   readonly #live = new Map<string, LiveAttachment>();
+  /** Why what is ready does not run. */
+  readonly #absent = new Map<string, Absence>();
   readonly #adds = new Set<AddUnderWay>();
   /** Attachment ids that a call works on, with how many do. */
   readonly #busy = new Map<string, number>();
@@ -88,7 +90,7 @@ export class AttachmentManager implements Attachments {
     let adopted = 0;
     let absent = 0;
     await limited(records.filter(living), restoreConcurrency, async (record) => {
-      if (await this.#adopt(record)) adopted += 1;
+      if ((await this.#adopt(record)) === null) adopted += 1;
       else absent += 1;
     });
     this.#inBackground(this.#finishAll(left));
@@ -184,7 +186,10 @@ export class AttachmentManager implements Attachments {
   }
 
   list(): readonly AttachmentView[] {
-    return this.#store.list().map((record) => viewOf(record, this.#live.get(record.id) ?? null));
+    return this.#store.list().map((record) => {
+      const { id } = record;
+      return viewOf(record, this.#live.get(id) ?? null, this.#absent.get(id)?.reason ?? null);
+    });
   }
 
   /** Records that could not be read and lie aside, until somebody has looked at them. */
@@ -192,10 +197,18 @@ export class AttachmentManager implements Attachments {
     return this.#store.setAside;
   }
 
-  reconnect(id: string): void {
+  async reconnect(id: string): Promise<void> {
     const live = this.#live.get(id);
-    if (live === undefined) throw new VirtioUserError('ATTACHMENT_UNKNOWN', `reconnect: no attachment ${id} runs here`);
-    live.reconnect();
+    if (live !== undefined) {
+      live.reconnect();
+      return;
+    }
+    const record = this.#store.get(id);
+    const absence = record === null ? null : await this.#takeUp(record);
+    if (this.#live.has(id)) return;
+    const why = absence === null ? '' : `: ${absence.reason}`;
+    const code = absence?.kind === 'failed' ? 'SYSCALL_FAILED' : 'ATTACHMENT_UNKNOWN';
+    throw new VirtioUserError(code, `reconnect: no attachment ${id} runs here${why}`);
   }
 
   async setQueuePairs(id: string, pairs: number): Promise<void> {
@@ -217,6 +230,10 @@ export class AttachmentManager implements Attachments {
         presence: (record) => netnsPresence(binding, record, options.bootId),
         whyKeep: ({ spec }) => this.#dependencies.whyKeepPod?.(spec.pod) ?? null,
         letGo: (record) => this.#letGo(record),
+        takeUp: async (record) => {
+          const absence = await this.#takeUp(record);
+          return absence?.kind === 'failed' ? absence.reason : null;
+        },
         removeRecord: (record, reason) => this.#finish(record, 'reconcile', reason),
         taggedPorts: () => ovs.list(options.nodeName, signal),
         removePort: async (name) => {
@@ -293,6 +310,7 @@ export class AttachmentManager implements Attachments {
     const live = this.#live.get(record.id) ?? null;
     const failures = await detach(current, live, this.#store, this.#dependencies, signal);
     this.#live.delete(record.id);
+    this.#absent.delete(record.id);
     this.#netnsWatch.remove(record.spec.netnsPath);
     if (failures.length === 0) {
       publish('attachmentRemoved', { attachment: identityOfAttachment(record.id, record.spec), by });
@@ -330,15 +348,38 @@ export class AttachmentManager implements Attachments {
     }
   }
 
-  /** @returns false when there is nothing to adopt any more */
-  async #adopt(record: ReadyRecord): Promise<boolean> {
-    const live = await adopt(record, this.#dependencies);
-    if (live === null) return false;
-    this.#live.set(record.id, live);
-    live.resume();
-    this.#netnsWatch.add(record.spec.netnsPath);
-    publish('attachmentReady', { attachment: identityOfAttachment(record.id, record.spec), restored: true });
-    return true;
+  /** @returns why it does not run, or null */
+  async #adopt(record: ReadyRecord): Promise<Absence | null> {
+    const { id, spec } = record;
+    const adopted = await adopt(record, this.#dependencies);
+    if (!(adopted instanceof LiveAttachment)) {
+      this.#absent.set(id, adopted);
+      if (adopted.kind === 'failed') this.#retryLater();
+      return adopted;
+    }
+    if (this.#closing.signal.aborted) {
+      await adopted.close();
+      return { kind: 'failed', reason: 'the agent is stopping' };
+    }
+    this.#absent.delete(id);
+    this.#live.set(id, adopted);
+    adopted.resume();
+    this.#netnsWatch.add(spec.netnsPath);
+    publish('attachmentReady', { attachment: identityOfAttachment(id, spec), restored: true });
+    return null;
+  }
+
+  /** Adopts what is ready and does not run. Never rejects. @returns why it still does not, or null */
+  async #takeUp({ id, spec }: AttachmentRecord): Promise<Absence | null> {
+    const signal = AbortSignal.any([AbortSignal.timeout(backgroundTimeoutMs), this.#closing.signal]);
+    try {
+      return await this.#locked(spec.key, id, signal, async () => {
+        const record = this.#store.get(id);
+        return record?.phase !== 'ready' || this.#live.has(id) ? null : await this.#adopt(record);
+      });
+    } catch (error) {
+      return { kind: 'failed', reason: messageOf(error) };
+    }
   }
 
   /** The runtime removed a namespace's name. The record waits for DEL or reconciliation. */
@@ -355,6 +396,7 @@ export class AttachmentManager implements Attachments {
       const live = this.#live.get(record.id);
       if (live === undefined || this.#store.get(record.id) !== record) return;
       this.#live.delete(record.id);
+      this.#absent.set(record.id, { kind: 'gone', reason: 'its namespace is gone' });
       await live.close();
       const { netnsPath: path } = record.spec;
       this.#dependencies.log.info({ id: record.id, path }, 'the namespace is gone; its interface was let go');
@@ -367,6 +409,11 @@ export class AttachmentManager implements Attachments {
       this.#retry = null;
       const left = this.#store.list().filter(({ id, phase }) => phase !== 'ready' && !this.#busy.has(id));
       this.#inBackground(this.#finishAll(left));
+      const failed = this.#store.list().filter(({ id }) => this.#absent.get(id)?.kind === 'failed');
+      const again = async (record: AttachmentRecord): Promise<void> => {
+        await this.#takeUp(record);
+      };
+      this.#inBackground(limited(failed, restoreConcurrency, again));
     }, retryMs);
   }
 

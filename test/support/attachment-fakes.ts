@@ -645,7 +645,7 @@ export class FakeNode {
   }
 
   /** The process dies where it stands: its descriptors and sockets go, nothing else does. */
-  async killAndRestart(): Promise<void> {
+  async killAndRestart(beforeStart: () => void = () => undefined): Promise<void> {
     this.gate.kill();
     await this.#closeFiles();
     this.kernel.processDied();
@@ -653,6 +653,7 @@ export class FakeNode {
     this.ports = [];
     this.devices = [];
     this.manager = this.#newManager();
+    beforeStart();
     await this.start();
   }
 

@@ -151,6 +151,16 @@ describe('reconciliation', () => {
     expect((await node.manager.reconcile()).removed).toEqual([]);
   });
 
+  it('takes up again what it let go of when the namespace is there again', async () => {
+    const { netnsPath } = spec(1);
+    renameSync(netnsPath, `${netnsPath}.away`);
+    await node.manager.reconcile();
+    expect(node.state).toBe('absent');
+    renameSync(`${netnsPath}.away`, netnsPath);
+    await node.manager.reconcile();
+    expect(node.state).toBe('held');
+  });
+
   it('deletes nothing when the directory of the namespaces cannot be seen', async () => {
     const directory = node.kernel.directory;
     renameSync(directory, `${directory}-unmounted`);

@@ -102,6 +102,65 @@ describe('a new agent', () => {
     expect(node.state).toBe('running');
   });
 
+  describe('that could not take up an interface', () => {
+    beforeEach(async () => {
+      await node.add(spec);
+      await node.killAndRestart(() => node.gate.arm(1, 'fail', (name) => name === 'openTap'));
+    });
+
+    it('says why, and tries again before long', async () => {
+      expect(node.manager.list()).toMatchObject([{ state: 'absent', reason: expect.stringContaining('ENOSPC') }]);
+      await node.clock.advance(30_000);
+      await node.manager.settled();
+      expect(node.manager.list()).toMatchObject([{ state: 'held', reason: 'the agent was restarted' }]);
+      await node.connect();
+      expect(node.state).toBe('running');
+    });
+
+    it('takes it up in a reconciliation, which says so when that fails too', async () => {
+      node.gate.arm(1, 'fail', (name) => name === 'openTap');
+      expect((await node.manager.reconcile()).unfinished).toEqual([expect.stringContaining('ENOSPC')]);
+      expect(await node.manager.reconcile()).toEqual({ removed: [], unfinished: [], unknown: [] });
+      expect(node.state).toBe('held');
+    });
+
+    it('takes it up when somebody asks for a reconnect, who hears why when that fails', async () => {
+      const id = String(node.manager.list()[0]?.id);
+      node.gate.arm(1, 'fail', (name) => name === 'openTap');
+      await expect(node.manager.reconnect(id)).rejects.toMatchObject({
+        code: 'SYSCALL_FAILED',
+        message: expect.stringContaining('ENOSPC'),
+      });
+      await node.manager.reconnect(id);
+      expect(node.state).toBe('held');
+    });
+
+    it('leaves it to a DEL that comes first', async () => {
+      await node.del(spec);
+      await node.clock.advance(30_000);
+      await node.manager.settled();
+      expect(node.leftovers()).toEqual([]);
+    });
+
+    it('takes up nothing once it stops', async () => {
+      await node.manager.close();
+      await node.manager.reconcile();
+      expect(node.kernel.openFds).toBe(0);
+    });
+  });
+
+  it('does not try again for an interface that the pod has deleted', async () => {
+    await node.add(spec);
+    node.kernel.links = [];
+    await node.killAndRestart();
+    expect(node.manager.list()).toMatchObject([
+      { state: 'absent', reason: expect.stringContaining('interface is gone') },
+    ]);
+    expect(await node.manager.reconcile()).toEqual({ removed: [], unfinished: [], unknown: [] });
+    const id = String(node.manager.list()[0]?.id);
+    await expect(node.manager.reconnect(id)).rejects.toMatchObject({ code: 'ATTACHMENT_UNKNOWN' });
+  });
+
   it('keeps the record of a pod whose namespace is gone, without a socket', async () => {
     await node.add(spec);
     node.kernel.removeNetns(netns);

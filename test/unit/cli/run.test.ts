@@ -115,7 +115,7 @@ describe('commands that ask the agent', () => {
     introspection = new Introspection({
       attachments: {
         list: () => views,
-        reconnect: (id) => void reconnected.push(id),
+        reconnect: async (id) => void reconnected.push(id),
         setQueuePairs: async (id, pairs) => {
           if (pairs > 4) throw new VirtioUserError('CONTROL_REFUSED', 'the device refused queue-pairs 5');
           reconnected.push(`${id} ${pairs}`);

@@ -15,7 +15,7 @@ export interface RemoveRequest {
   readonly netnsPath: string;
   readonly cniArgs: string;
   readonly cniPath: string;
-  /** From stdin; used when no record tells. */
+  /** From stdin; used when no record tells, and when a removal that failed is asked for again. */
   readonly ipam: IpamSpec | null;
   /** Milliseconds since the epoch when the caller asked; a record made later is not touched (queued DEL). */
   readonly askedAtMs: number;

@@ -135,10 +135,16 @@ class Climb {
     if (call === null) {
       return { ips: this.#spec.addresses.map((address) => ({ address, gateway: null })), routes: [], dns: null };
     }
-    // An ADD that fails gives back itself what it may have taken.
-    const result = await ipam.add(call, this.#signal, recorded);
-    this.#rollback.push('address', () => ipam.del(call, undoSignal()));
-    return result;
+    const undo = (): Promise<void> => ipam.del(call, undoSignal());
+    try {
+      const result = await ipam.add(call, this.#signal, recorded);
+      this.#rollback.push('address', undo);
+      return result;
+    } catch (thrown) {
+      // An ADD that fails gives back itself what it may have taken, if it can.
+      if (thrown instanceof VirtioUserError && thrown.details['undone'] === false) this.#rollback.push('address', undo);
+      throw thrown;
+    }
   }
 
   async #device(recorded: Promise<void>): Promise<{ readonly live: LiveAttachment; readonly ifindex: number }> {

@@ -124,7 +124,9 @@ export class AttachmentManager implements Attachments {
       }
       // A queued DEL that is older than the attachment means an earlier one.
       if (record.createdAtMs > request.askedAtMs) return;
-      const failures = await this.#detach(record, 'del', context.signal);
+      // What made an ADD or DEL fail may since have been mended in the caller's configuration.
+      const ipam = record.phase === 'deleting' ? request.ipam : null;
+      const failures = await this.#detach(record, 'del', context.signal, ipam);
       // What the runtime's retry can mend is an error; the rest is finished later by ourselves.
       const retryable = failures.find(({ step, error }) => step === 'address' || error.code === 'CANCELLED');
       if (retryable !== undefined) throw retryable.error;
@@ -302,11 +304,21 @@ export class AttachmentManager implements Attachments {
     if (failure !== undefined) throw failure.error;
   }
 
-  /** The caller holds the container's lock. */
-  async #detach(record: AttachmentRecord, by: RemovalReason, signal: AbortSignal): Promise<readonly DetachFailure[]> {
+  /**
+   * The caller holds the container's lock.
+   * @param ipam asked for the lease instead of what the record names, if that names any
+   */
+  async #detach(
+    record: AttachmentRecord,
+    by: RemovalReason,
+    signal: AbortSignal,
+    ipam: IpamSpec | null = null,
+  ): Promise<readonly DetachFailure[]> {
     // What runs must end though its record went meanwhile.
-    const current = this.#store.get(record.id);
-    if (current === null) return [];
+    const recorded = this.#store.get(record.id);
+    if (recorded === null) return [];
+    const asked = recorded.spec.ipam === null ? null : (ipam ?? recorded.spec.ipam);
+    const current = { ...recorded, spec: { ...recorded.spec, ipam: asked } };
     const live = this.#live.get(record.id) ?? null;
     const failures = await detach(current, live, this.#store, this.#dependencies, signal);
     this.#live.delete(record.id);

@@ -53,6 +53,7 @@ export interface Ipam {
   /**
    * @param permission the plugin is started at once, and told what to do when this resolves; when it rejects nothing has
    *   happened
+   * @throws with `details.undone` false when a lease may be left all the same; else a failed ADD leaves none
    */
   add(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<IpamResult>;
   /** Idempotent: a lease that is not there is success. */

@@ -508,6 +508,10 @@ export class FakeIpam implements Ipam {
   readonly leases = new Map<string, string>();
   readonly calls: string[] = [];
   failing: 'ADD' | 'DEL' | 'CHECK' | 'GC' | null = null;
+  /** ADD takes a lease, fails, and cannot give it back. */
+  leaks = false;
+  /** Netconfs that DEL was called with. */
+  readonly deletedWith: string[] = [];
   hangs = false;
   readonly #gate: Gate;
 
@@ -530,6 +534,7 @@ export class FakeIpam implements Ipam {
       if (this.leases.has(key)) throw new VirtioUserError('IPAM_FAILED', 'duplicate allocation is not allowed');
       const address = `10.77.0.${this.leases.size + 2}`;
       this.leases.set(key, address);
+      if (this.leaks) throw new VirtioUserError('IPAM_FAILED', 'no answer', { details: { undone: false } });
       return {
         ips: [
           { address: `${address}/24`, gateway: '10.77.0.1' },
@@ -544,6 +549,7 @@ export class FakeIpam implements Ipam {
   async del(call: IpamCall, _signal?: AbortSignal, permission?: Promise<unknown>): Promise<void> {
     await permission;
     return this.#gate.pass('ipam.del', () => {
+      this.deletedWith.push(call.netconf);
       this.#called('DEL');
       this.leases.delete(`${call.containerId}/${call.ifName}`);
     });

@@ -170,6 +170,23 @@ describe('ADD', () => {
     await node.manager.settled();
     expect(node.leftovers()).toEqual([]);
   });
+
+  it('whose IPAM plugin could not give back what it took gives it back itself', async () => {
+    node.ipam.leaks = true;
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'IPAM_FAILED' });
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('whose IPAM plugin can give back nothing at all is remembered; its lease goes later', async () => {
+    node.ipam.leaks = true;
+    node.ipam.failing = 'DEL';
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'IPAM_FAILED' });
+    expect(node.leftovers()).toEqual([expect.stringContaining('lease'), expect.stringContaining('record')]);
+    node.ipam.failing = null;
+    await node.clock.advance(30_000);
+    await node.manager.settled();
+    expect(node.leftovers()).toEqual([]);
+  });
 });
 
 describe('a caller that vanishes', () => {
@@ -316,6 +333,17 @@ describe('DEL', () => {
     expect(node.leftovers()).toEqual([expect.stringContaining('lease'), expect.stringContaining('record')]);
     node.ipam.failing = null;
     await node.del(spec);
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('that is asked again calls IPAM as the caller says now: what made it fail may have been mended there', async () => {
+    await node.add(spec);
+    node.ipam.failing = 'DEL';
+    const mended = { type: 'host-local', netconf: '{"name":"net","mended":true}' };
+    await expect(node.del(spec, { ipam: mended })).rejects.toMatchObject({ code: 'IPAM_FAILED' });
+    node.ipam.failing = null;
+    await node.del(spec, { ipam: mended });
+    expect(node.ipam.deletedWith).toEqual(['{"name":"net"}', mended.netconf]);
     expect(node.leftovers()).toEqual([]);
   });
 

@@ -392,11 +392,20 @@ describe('a plugin that misbehaves', () => {
     expect(undone()).toBe(true);
   });
 
-  it('hanging in the undo too ends all the same', async () => {
+  it('hanging in the undo too ends all the same, and says that a lease may be left', async () => {
     const hasty = makeIpam({ ADD: 200, undo: 200 });
     await expect(hasty.add(callOf({ type: plugin('bad', 'exec /bin/sleep 300') }), patient)).rejects.toMatchObject({
       code: 'IPAM_FAILED',
+      message: 'IPAM plugin bad ADD: no answer within 200 ms, killed',
+      details: { undone: false },
     });
+  });
+
+  it('failing in ADD and in the undo says that a lease may be left; with a good undo it does not', async () => {
+    const failed = (script: string): Promise<unknown> =>
+      ipam.add(callOf({ type: plugin('bad', script) }), patient).catch((error: unknown) => error);
+    expect(await failed('exit 1')).toMatchObject({ code: 'IPAM_FAILED', details: { undone: false } });
+    expect(await failed(onAdd('exit 1'))).not.toHaveProperty('details.undone');
   });
 
   it('is killed when the caller gives up', async () => {

@@ -8,6 +8,7 @@
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import type { IpamResult } from '../ipam/result.ts';
 import type { NativeFd } from '../native/binding.ts';
+import type { CallContext } from './api.ts';
 import type { AttachmentDependencies } from './dependencies.ts';
 import { ipamCall } from './detach.ts';
 import { deviceInfo } from './device-info.ts';
@@ -36,9 +37,9 @@ export async function attach(
   netns: NativeFd,
   store: RecordStore,
   dependencies: AttachmentDependencies,
-  signal: AbortSignal,
+  context: CallContext,
 ): Promise<Attached> {
-  const climb = new Climb(spec, netns, store, dependencies, signal);
+  const climb = new Climb(spec, netns, store, dependencies, context);
   try {
     return await climb.run();
   } catch (thrown) {
@@ -66,7 +67,7 @@ class Climb {
     netns: NativeFd,
     store: RecordStore,
     dependencies: AttachmentDependencies,
-    signal: AbortSignal,
+    { requestId, signal }: CallContext,
   ) {
     this.id = attachmentId(spec.key);
     this.#spec = spec;
@@ -83,6 +84,7 @@ class Climb {
       createdAtMs: dependencies.clock.wallMs(),
       spec,
       netns: identityOf(netns),
+      requestId,
     };
   }
 

@@ -152,6 +152,6 @@ function sameInterface(one: AttachmentRecord, other: AttachmentRecord): boolean 
 }
 
 /** What a record of any phase has. */
-function common({ version, id, bootId, createdAtMs, spec, netns }: AttachmentRecord) {
-  return { version, id, bootId, createdAtMs, spec, netns };
+function common({ version, id, bootId, createdAtMs, spec, netns, requestId }: AttachmentRecord) {
+  return { version, id, bootId, createdAtMs, spec, netns, requestId };
 }

@@ -104,7 +104,7 @@ export class AttachmentManager implements Attachments {
     const signal = AbortSignal.any([context.signal, underWay.overtaken.signal, this.#closing.signal]);
     this.#adds.add(underWay);
     try {
-      return await this.#locked(spec.key, id, signal, () => this.#add(id, spec, netns, signal));
+      return await this.#locked(spec.key, id, signal, () => this.#add(id, spec, netns, { ...context, signal }));
     } finally {
       this.#adds.delete(underWay);
     }
@@ -275,11 +275,11 @@ export class AttachmentManager implements Attachments {
     await this.settled();
   }
 
-  async #add(id: string, spec: AttachmentSpec, netns: NativeFd, signal: AbortSignal): Promise<AttachmentResult> {
+  async #add(id: string, spec: AttachmentSpec, netns: NativeFd, context: CallContext): Promise<AttachmentResult> {
     const existing = this.#store.get(id);
-    if (existing !== null) await this.#clearTheWay(existing);
+    if (existing !== null) await this.#clearTheWay(existing, context.requestId);
     try {
-      const { record, live } = await attach(spec, netns, this.#store, this.#dependencies, signal);
+      const { record, live } = await attach(spec, netns, this.#store, this.#dependencies, context);
       this.#live.set(id, live);
       this.#netnsWatch.add(spec.netnsPath);
       publish('attachmentReady', { attachment: identityOfAttachment(id, spec), restored: false });
@@ -289,11 +289,15 @@ export class AttachmentManager implements Attachments {
     }
   }
 
-  /** An existing record under the key of an ADD: half-made ones and ones of a dead namespace are undone first. */
-  async #clearTheWay(existing: AttachmentRecord): Promise<void> {
+  /**
+   * An existing record under the key of an ADD: half-made ones and ones of a dead namespace are undone first. So is one
+   * of the same request: its caller had no answer and asks again, since the agent died meanwhile.
+   */
+  async #clearTheWay(existing: AttachmentRecord, requestId: string): Promise<void> {
     const { binding, options } = this.#dependencies;
     const { containerId, ifName, networkName } = existing.spec.key;
-    if (existing.phase === 'ready' && netnsPresence(binding, existing, options.bootId) === 'alive') {
+    const complete = existing.phase === 'ready' && existing.requestId !== requestId;
+    if (complete && netnsPresence(binding, existing, options.bootId) === 'alive') {
       throw new VirtioUserError(
         'CONFLICT_INTERFACE',
         `container ${containerId} has ${ifName} on network ${networkName} already`,

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import type { AttachmentSpec } from '../../../src/attachment/spec.ts';
 import { VirtioUserError } from '../../../src/errors.ts';
-import { FakeNode, fault, settle, until } from '../../support/attachment-fakes.ts';
+import { FakeNode, fault, settle, until, untroubled } from '../../support/attachment-fakes.ts';
 
 let node: FakeNode;
 let netns: string;
@@ -94,7 +94,8 @@ describe('ADD', () => {
   it('of what is there already is a conflict and leaves it alone', async () => {
     await node.add(spec);
     const before = node.leftovers();
-    await expect(node.add(spec)).rejects.toMatchObject({ code: 'CONFLICT_INTERFACE' });
+    const another = { ...untroubled, requestId: 'another' };
+    await expect(node.add(spec, another)).rejects.toMatchObject({ code: 'CONFLICT_INTERFACE' });
     expect(node.leftovers()).toEqual(before);
   });
 

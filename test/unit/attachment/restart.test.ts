@@ -47,6 +47,22 @@ describe.each(['kill-before', 'kill-after'] as const)('an agent killed (%s)', (k
     expect(completed).toBeGreaterThan(0);
   });
 
+  it('at any operation of ADD: the same request that is sent again to the next one succeeds', async () => {
+    for (let at = 1; ; at += 1) {
+      node.gate.arm(at, kind);
+      const died = node.gate.expectDeath();
+      const outcome = await Promise.race([node.add(spec).then(() => 'made'), died.then(() => 'died')]);
+      if (outcome === 'made') break;
+      await settle();
+      await node.killAndRestart();
+      await node.add(spec);
+      expect([at, node.state, node.ovs.ports.size]).toEqual([at, 'waiting', 1]);
+      expect(node.kernel.links).toMatchObject([{ up: true, addresses: [{}, {}] }]);
+      await node.del(spec);
+      expect([at, ...node.leftovers()]).toEqual([at]);
+    }
+  });
+
   it('at any operation of DEL: the next one finishes it, or waits for the next DEL', async () => {
     for (let at = 1; ; at += 1) {
       await node.add(spec);
@@ -250,6 +266,18 @@ describe('a record', () => {
     writeFileSync(path, old);
     await node.killAndRestart();
     expect(node.manager.list()).toMatchObject([{ state: 'held' }]);
+    await node.del(spec);
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('of 0.1.0, which knew no request id, is in the way of another ADD', async () => {
+    await node.add(spec);
+    const path = recordPath();
+    const old = readFileSync(path, 'utf8').replace(',"requestId":"test"', '');
+    expect(old).not.toContain('requestId');
+    writeFileSync(path, old);
+    await node.killAndRestart();
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'CONFLICT_INTERFACE' });
     await node.del(spec);
     expect(node.leftovers()).toEqual([]);
   });

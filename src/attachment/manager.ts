@@ -1,7 +1,8 @@
 /**
  * All attachments of this node: implements what the verbs and the agent ask for.
  *
- * Locks: the network's first (shared by ADD and DEL, exclusive for GC), then the container's. A DEL that meets its own
+ * Locks: the network's first (shared by ADD and DEL, exclusive for GC), then the container's, then the attachment's, which
+ * is all there is to lock of an OVS port without a record. A DEL that meets its own
  * ADD makes it roll back instead of waiting for it.
  */
 import { messageOf, VirtioUserError } from '../errors.ts';
@@ -55,6 +56,7 @@ export class AttachmentManager implements Attachments {
   readonly #store: RecordStore;
   readonly #networks = new KeyedLock();
   readonly #containers = new KeyedLock();
+  readonly #ids = new KeyedLock();
   readonly #live = new Map<string, LiveAttachment>();
   /** Why what is ready does not run. */
   readonly #absent = new Map<string, Absence>();
@@ -238,17 +240,8 @@ export class AttachmentManager implements Attachments {
         },
         removeRecord: (record, reason) => this.#finish(record, 'reconcile', reason),
         taggedPorts: () => ovs.list(options.nodeName, signal),
-        removePort: async (name) => {
-          if (this.#store.get(name) !== null || this.#busy.has(name)) return;
-          await ovs.remove(name, signal);
-          publish('orphanRemoved', { kind: 'ovs-port', id: name, reason: 'no attachment has this port' });
-        },
-        restorePort: async (record) => {
-          const port = ovsPortSpec(record.id, record.spec, options.nodeName);
-          if (port === null) return;
-          await ovs.ensure(port, signal);
-          log.warn({ id: record.id, bridge: port.bridge }, 'the OVS port of an attachment was missing; made again');
-        },
+        removePort: (name) => this.#removeOrphanedPort(name, signal),
+        restorePort: (record) => this.#restorePort(record, signal),
         usesOvs: this.#store.list().some((record) => record.spec.ovs !== null),
         nowMs: clock.now(),
       },
@@ -398,6 +391,28 @@ export class AttachmentManager implements Attachments {
     }
   }
 
+  /** @returns false when it was gone, or has an attachment by now */
+  #removeOrphanedPort(id: string, signal: AbortSignal): Promise<boolean> {
+    return this.#ids.exclusive(id, signal, async () => {
+      if (this.#store.get(id) !== null) return false;
+      const removed = await this.#dependencies.ovs.remove(id, signal);
+      if (removed) publish('orphanRemoved', { kind: 'ovs-port', id, reason: 'no attachment has this port' });
+      return removed;
+    });
+  }
+
+  /** A DEL that comes meanwhile waits, and then removes the port; one that came first has removed the record. */
+  #restorePort({ id, spec }: AttachmentRecord, signal: AbortSignal): Promise<void> {
+    return this.#locked(spec.key, id, signal, async () => {
+      const { ovs, options, log } = this.#dependencies;
+      const record = this.#store.get(id);
+      const port = record?.phase === 'ready' ? ovsPortSpec(id, record.spec, options.nodeName) : null;
+      if (port === null) return;
+      await ovs.ensure(port, signal);
+      log.warn({ id, bridge: port.bridge }, 'the OVS port of an attachment was missing; made again');
+    });
+  }
+
   /** The runtime removed a namespace's name. The record waits for DEL or reconciliation. */
   #netnsGone(path: string): void {
     for (const record of this.#store.list()) {
@@ -449,7 +464,7 @@ export class AttachmentManager implements Attachments {
     this.#busy.set(id, (this.#busy.get(id) ?? 0) + 1);
     try {
       return await this.#networks.shared(key.networkName, signal, () =>
-        this.#containers.exclusive(key.containerId, signal, work),
+        this.#containers.exclusive(key.containerId, signal, () => this.#ids.exclusive(id, signal, work)),
       );
     } finally {
       const others = (this.#busy.get(id) ?? 1) - 1;

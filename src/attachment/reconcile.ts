@@ -59,7 +59,8 @@ export interface ReconcileWorld {
   readonly removeRecord: (record: AttachmentRecord, reason: string) => Promise<boolean>;
   /** Tagged ports of this node. @throws when OVSDB cannot be asked */
   readonly taggedPorts: () => Promise<readonly OvsPort[]>;
-  readonly removePort: (name: string) => Promise<void>;
+  /** @returns false when there was nothing to remove any more */
+  readonly removePort: (name: string) => Promise<boolean>;
   readonly restorePort: (record: AttachmentRecord) => Promise<void>;
   /** Whether an unreachable OVSDB is worth a word: something of ours is in it. */
   readonly usesOvs: boolean;
@@ -123,7 +124,11 @@ class Pass {
       if (known.has(name) || isBusy(name) || isSetAside(name)) continue;
       const key = `port ${name}`;
       if (!this.#struck(key)) continue;
-      await this.#attempt(key, () => removePort(name));
+      try {
+        if (await removePort(name)) this.#removed.push(key);
+      } catch (error) {
+        this.#unfinished.push(`${key}: ${messageOf(error)}`);
+      }
     }
     await this.#restorePorts(new Set(ports.map(({ name }) => name)));
   }
@@ -155,14 +160,5 @@ class Pass {
     const key = `record ${record.id}`;
     if (await this.#world.removeRecord(record, reason)) this.#removed.push(key);
     else this.#unfinished.push(key);
-  }
-
-  async #attempt(key: string, work: () => Promise<void>): Promise<void> {
-    try {
-      await work();
-      this.#removed.push(key);
-    } catch (error) {
-      this.#unfinished.push(`${key}: ${messageOf(error)}`);
-    }
   }
 }

@@ -1,9 +1,10 @@
 import { renameSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import type { GarbageRequest } from '../../../src/attachment/api.ts';
+import { attachmentId } from '../../../src/attachment/key.ts';
 import type { AttachmentSpec } from '../../../src/attachment/spec.ts';
 import { type ChannelPayloads, subscribe } from '../../../src/telemetry/channels.ts';
-import { FakeNode, until, untroubled } from '../../support/attachment-fakes.ts';
+import { FakeNode, settle, until, untroubled } from '../../support/attachment-fakes.ts';
 
 let node: FakeNode;
 let specs: AttachmentSpec[];
@@ -206,6 +207,72 @@ describe('reconciliation', () => {
     await node.manager.reconcile();
     expect([...node.ovs.ports.keys()].sort()).toEqual(before.filter((name) => node.ovs.ports.has(name)));
     expect(node.ovs.ports.size).toBe(2);
+  });
+
+  describe('that is at work on a port', () => {
+    /** Holds the operation up until `release` is called. */
+    function hold(operation: 'ensure' | 'remove'): { readonly reached: () => boolean; readonly release: () => void } {
+      const real = node.ovs[operation].bind(node.ovs) as (argument: never) => Promise<never>;
+      let release: () => void = () => undefined;
+      let reached = false;
+      const released = new Promise<void>((resolve) => (release = resolve));
+      const held = async (argument: never): Promise<never> => {
+        reached = true;
+        await released;
+        return real(argument);
+      };
+      Object.assign(node.ovs, { [operation]: held });
+      return { reached: () => reached, release };
+    }
+
+    /** For a call that nothing keeps waiting. */
+    async function longEnough(): Promise<void> {
+      for (let turns = 0; turns < 2000; turns += 1) await settle();
+    }
+
+    it('does not put it back beside a DEL', async () => {
+      node.ovs.ports.clear();
+      const { reached, release } = hold('ensure');
+      const pass = node.manager.reconcile();
+      await until(reached);
+      const del = node.del(spec(1));
+      await Promise.race([del, longEnough()]);
+      release();
+      await Promise.all([pass, del]);
+      expect(node.manager.list().map(({ id }) => id)).toEqual([...node.ovs.ports.keys()]);
+      expect(node.ovs.ports.size).toBe(2);
+    });
+
+    it('does not take it away from an ADD that comes meanwhile', async () => {
+      const late = node.spec(node.kernel.addNetns(), { key: { ...spec(1).key, containerId: 'late' } });
+      const id = attachmentId(late.key);
+      const [port] = node.ovs.ports.values();
+      node.ovs.ports.set(id, { ...port!, name: id });
+      await node.manager.reconcile();
+      await node.clock.advance(61_000);
+      const { reached, release } = hold('remove');
+      const pass = node.manager.reconcile();
+      await until(reached);
+      const add = node.add(late);
+      await Promise.race([add, longEnough()]);
+      release();
+      await Promise.all([pass, add]);
+      expect(node.ovs.ports.has(id)).toBe(true);
+    });
+
+    it('does not claim to have removed one that went meanwhile', async () => {
+      const [port] = node.ovs.ports.values();
+      node.ovs.ports.set('vuffffffffffff', { ...port!, name: 'vuffffffffffff' });
+      await node.manager.reconcile();
+      await node.clock.advance(61_000);
+      const { reached, release } = hold('remove');
+      const pass = node.manager.reconcile();
+      await until(reached);
+      node.ovs.ports.delete('vuffffffffffff');
+      release();
+      expect((await pass).removed).toEqual([]);
+      expect(orphans).toEqual([]);
+    });
   });
 
   it('finishes a removal that did not', async () => {

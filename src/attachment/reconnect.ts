@@ -177,7 +177,7 @@ export class Reconnect {
   stopTraffic(): Promise<void> {
     if (this.#portClosed === null) {
       this.#cancelTimers();
-      this.#reopenTimer?.cancel();
+      this.#cancelReopen();
       this.#portClosed = this.#parts.port.close();
       this.#setState('closing', null);
     }
@@ -203,8 +203,8 @@ export class Reconnect {
   }
 
   #openOrRetry(): void {
-    this.#reopenTimer?.cancel();
-    this.#reopenTimer = null;
+    this.#cancelReopen();
+    if (this.#over()) return;
     try {
       this.#openSource();
     } catch (error) {
@@ -384,6 +384,7 @@ export class Reconnect {
 
   #tapGone(reason: string): void {
     this.#cancelTimers();
+    this.#cancelReopen();
     this.#source?.close();
     this.#parts.log.warn({ reason }, 'the interface was removed from the pod');
     this.#carrier = false;
@@ -438,6 +439,11 @@ export class Reconnect {
     this.#holdTimer = null;
     for (const timer of this.#announceTimers) timer.cancel();
     this.#announceTimers = [];
+  }
+
+  #cancelReopen(): void {
+    this.#reopenTimer?.cancel();
+    this.#reopenTimer = null;
   }
 
   #setCarrier(up: boolean): void {

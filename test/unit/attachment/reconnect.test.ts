@@ -224,6 +224,16 @@ describe('the port', () => {
     await node.del(spec);
     expect(node.leftovers()).toEqual([]);
   });
+
+  it('that reports a deleted TAP ends the tries to open a socket, too', async () => {
+    node.socketRefusal = new Error('EADDRINUSE');
+    await node.killAndRestart();
+    node.port.emit({ kind: 'tap-gone', reason: 'EBADFD' });
+    node.socketRefusal = null;
+    await node.clock.advance(6_000);
+    expect(node.sources.map(({ isOpen }) => isOpen)).toEqual([false]);
+    expect(node.state).toBe('tap-gone');
+  });
 });
 
 describe('a reconnect on demand', () => {

@@ -14,7 +14,7 @@ import { attach } from './attach.ts';
 import { assertLink } from './check.ts';
 import type { AttachmentDependencies } from './dependencies.ts';
 import { detach, type DetachFailure, ipamCall, removeUnrecorded } from './detach.ts';
-import { garbageOf } from './gc.ts';
+import { sortOut } from './gc.ts';
 import { attachmentId } from './key.ts';
 import { identityOf as identityOfAttachment, LiveAttachment } from './live-attachment.ts';
 import { limited } from './limited.ts';
@@ -164,7 +164,7 @@ export class AttachmentManager implements Attachments {
     const { networkName } = request;
     await this.#networks.exclusive(networkName, context.signal, async () => {
       const failures: string[] = [];
-      const garbage = garbageOf(this.#store.list(), request, clock.wallMs());
+      const { garbage, valid } = sortOut(this.#store.list(), request, clock.wallMs());
       await limited(garbage, removalConcurrency, async (record) => {
         const work = (): Promise<readonly DetachFailure[]> => this.#detach(record, 'gc', context.signal);
         const failed = await this.#containers.exclusive(record.spec.key.containerId, context.signal, work);
@@ -174,7 +174,7 @@ export class AttachmentManager implements Attachments {
       if (request.ipam !== null) {
         const { type, netconf } = request.ipam;
         const call = { type, netconf, cniPath: request.cniPath };
-        await ipam.gc(call, context.signal).catch((error: unknown) => failures.push(messageOf(error)));
+        await ipam.gc(call, valid, context.signal).catch((error: unknown) => failures.push(messageOf(error)));
       }
       if (failures.length === 0) return;
       throw new VirtioUserError('SYSCALL_FAILED', `GC of network ${networkName}: ${failures.join('; ')}`, {

@@ -83,8 +83,13 @@ export class DelegatedIpam implements Ipam {
     await this.#optional('CHECK', call, { prevResult }, signal);
   }
 
-  async gc(call: NetworkCall, signal: AbortSignal): Promise<void> {
-    await this.#optional('GC', ofNetwork(call), {}, signal);
+  async gc(
+    call: NetworkCall,
+    valid: readonly Pick<IpamCall, 'containerId' | 'ifName'>[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    const listed = valid.map(({ containerId, ifName }) => ({ containerID: containerId, ifname: ifName }));
+    await this.#optional('GC', ofNetwork(call), { 'cni.dev/valid-attachments': listed }, signal);
   }
 
   async status(call: NetworkCall, signal: AbortSignal): Promise<void> {

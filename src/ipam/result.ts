@@ -59,7 +59,14 @@ export interface Ipam {
   /** Idempotent: a lease that is not there is success. */
   del(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<void>;
   check(call: IpamCall, prevResult: unknown, signal: AbortSignal): Promise<void>;
-  /** A plugin that does not know GC or STATUS (older than CNI 1.1.0) counts as success. */
-  gc(call: Pick<IpamCall, 'type' | 'netconf' | 'cniPath'>, signal: AbortSignal): Promise<void>;
+  /**
+   * A plugin that does not know GC or STATUS (older than CNI 1.1.0) counts as success.
+   * @param valid what keeps its lease, whatever the configuration lists
+   */
+  gc(
+    call: Pick<IpamCall, 'type' | 'netconf' | 'cniPath'>,
+    valid: readonly Pick<IpamCall, 'containerId' | 'ifName'>[],
+    signal: AbortSignal,
+  ): Promise<void>;
   status(call: Pick<IpamCall, 'type' | 'netconf' | 'cniPath'>, signal: AbortSignal): Promise<void>;
 }

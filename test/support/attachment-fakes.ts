@@ -559,7 +559,11 @@ export class FakeIpam implements Ipam {
     this.#called('CHECK');
   }
 
-  async gc(): Promise<void> {
+  /** What the last GC said to keep. */
+  valid: readonly string[] = [];
+
+  async gc(_call: unknown, valid: readonly { readonly containerId: string; readonly ifName: string }[]): Promise<void> {
+    this.valid = valid.map(({ containerId, ifName }) => `${containerId}/${ifName}`);
     this.#called('GC');
   }
 

@@ -38,12 +38,14 @@ describe('GC', () => {
     expect(containers()).toEqual(['container-1', 'container-3']);
     expect([...node.ipam.leases.keys()]).toEqual(['container-1/eth0', 'container-3/eth0']);
     expect(node.ipam.calls).toContain('GC');
+    expect(node.ipam.valid).toEqual(['container-1/eth0']);
   });
 
-  it('leaves records younger than a minute', async () => {
+  it('leaves records younger than a minute, and lets IPAM keep their leases', async () => {
     await node.clock.advance(59_000);
     await node.manager.collectGarbage(request, untroubled);
     expect(containers()).toHaveLength(3);
+    expect(node.ipam.valid).toEqual(['container-1/eth0', 'container-2/eth0']);
   });
 
   it('goes on after errors and then reports them together', async () => {

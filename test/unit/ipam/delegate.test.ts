@@ -140,7 +140,7 @@ describe('the real host-local', () => {
     const result = await ipam.add(hostLocal({ cniVersion }), patient);
     expect(result.ips.map(({ address }) => address)).toEqual(['10.77.0.2/24', 'fd00:77::2/64']);
     await ipam.check(hostLocal({ cniVersion }), { cniVersion, ips: [] }, patient);
-    await ipam.gc(hostLocal({ cniVersion }), patient);
+    await ipam.gc(hostLocal({ cniVersion }), [], patient);
     await ipam.status(hostLocal({ cniVersion }), patient);
   });
 
@@ -226,7 +226,7 @@ describe('what a plugin is given', () => {
     await ipam.del(callOf({ type }, { netnsPath: '', cniArgs: '' }), patient);
     expect(seenEnvironment('DEL')).toMatchObject({ CNI_NETNS: '', CNI_CONTAINERID: 'c1' });
     expect(Object.keys(seenEnvironment('DEL'))).not.toContain('CNI_ARGS');
-    await ipam.gc(callOf({ type }, { cniVersion: '1.1.0' }), patient);
+    await ipam.gc(callOf({ type }, { cniVersion: '1.1.0' }), [], patient);
     await ipam.status(callOf({ type }, { cniVersion: '1.1.0' }), patient);
     for (const verb of ['GC', 'STATUS']) {
       expect(seenEnvironment(verb)).toEqual({ CNI_COMMAND: verb, CNI_PATH: `${pluginDir}:${directory}/bin` });
@@ -253,9 +253,19 @@ describe('what a plugin is given', () => {
     expect(JSON.parse(seen('CHECK.stdin'))).toMatchObject({ prevResult });
   });
 
+  it('is on GC the list of what keeps its lease, whatever the configuration says', async () => {
+    const type = plugin('ok', '', ['1.1.0']);
+    const call = callOf({ type }, { cniVersion: '1.1.0' });
+    const netconf = JSON.stringify({ ...(JSON.parse(call.netconf) as Json), 'cni.dev/valid-attachments': [] });
+    await ipam.gc({ ...call, netconf }, [{ containerId: 'c1', ifName: 'eth0' }], patient);
+    expect(JSON.parse(seen('GC.stdin'))).toMatchObject({
+      'cni.dev/valid-attachments': [{ containerID: 'c1', ifname: 'eth0' }],
+    });
+  });
+
   it('is no verb that its version does not know', async () => {
     const type = plugin('ok', 'exit 1', ['0.3.1', '1.0.0']);
-    await ipam.gc(callOf({ type }, { cniVersion: '1.1.0' }), patient);
+    await ipam.gc(callOf({ type }, { cniVersion: '1.1.0' }), [], patient);
     await ipam.status(callOf({ type }, { cniVersion: '1.1.0' }), patient);
     await ipam.check(callOf({ type }, { cniVersion: '0.3.1' }), {}, patient);
     expect(readdirSync(join(directory, 'seen'))).toEqual(['VERSION']);

@@ -274,7 +274,7 @@ export class AttachmentManager implements Attachments {
     try {
       const { record, live } = await attach(spec, netns, this.#store, this.#dependencies, context);
       this.#live.set(id, live);
-      this.#netnsWatch.add(spec.netnsPath);
+      this.#netnsWatch.add(spec.netnsPath, id);
       publish('attachmentReady', { attachment: identityOfAttachment(id, spec), restored: false });
       return record.result;
     } finally {
@@ -320,7 +320,7 @@ export class AttachmentManager implements Attachments {
     const failures = await detach(current, live, this.#store, this.#dependencies, signal);
     this.#live.delete(record.id);
     this.#absent.delete(record.id);
-    this.#netnsWatch.remove(record.spec.netnsPath);
+    this.#netnsWatch.remove(record.spec.netnsPath, record.id);
     if (failures.length === 0) {
       publish('attachmentRemoved', { attachment: identityOfAttachment(record.id, record.spec), by });
     } else {
@@ -373,7 +373,7 @@ export class AttachmentManager implements Attachments {
     this.#absent.delete(id);
     this.#live.set(id, adopted);
     adopted.resume();
-    this.#netnsWatch.add(spec.netnsPath);
+    this.#netnsWatch.add(spec.netnsPath, id);
     publish('attachmentReady', { attachment: identityOfAttachment(id, spec), restored: true });
     return null;
   }

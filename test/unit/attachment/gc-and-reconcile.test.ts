@@ -322,4 +322,14 @@ describe('a namespace that the runtime removes', () => {
     await node.del(spec(1), { netnsPath: '' });
     expect(containers()).toEqual(['container-2', 'container-3']);
   });
+
+  it('is let go of by what is left of its interfaces, too', async () => {
+    const key = { ...spec(1).key, networkName: 'second', ifName: 'net1' };
+    const second = node.spec(spec(1).netnsPath, { key });
+    await node.add(second);
+    await node.del(second);
+    const [port] = node.ports;
+    node.kernel.removeNetns(spec(1).netnsPath);
+    await until(() => port?.state === 'closed');
+  });
 });

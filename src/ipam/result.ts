@@ -33,6 +33,11 @@ export interface IpamResult {
 /** Name of a plugin's executable: no path separator, nothing hidden. */
 export const pluginName = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
+/** Whether a plugin asks over the pod's interface itself, which must be up and connected before it can answer. */
+export function asksOverInterface(type: string): boolean {
+  return type === 'dhcp';
+}
+
 /** Everything that a delegate is told about the attachment. */
 export interface IpamCall {
   /** A {@link pluginName}. */

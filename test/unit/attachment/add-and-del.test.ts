@@ -190,6 +190,60 @@ describe('ADD', () => {
   });
 });
 
+describe('an IPAM plugin that asks over the interface itself', () => {
+  let dhcp: AttachmentSpec;
+  beforeEach(() => {
+    dhcp = { ...spec, ipam: { type: 'dhcp', netconf: '{"name":"net"}' } };
+  });
+
+  it('is asked when the interface is up and its backend runs, whatever `wait` says', async () => {
+    node.gate.arm(0, 'fail', (name) => ['openTap', 'setupPodLink', 'ovs.ensure', 'ipam.add'].includes(name));
+    const add = node.add(dhcp);
+    await until(() => node.ovs.ports.size === 1);
+    await settle();
+    expect(node.gate.names).toEqual(['openTap', 'setupPodLink', 'ovs.ensure']);
+    await node.connect();
+    await add;
+    expect(node.gate.names.slice(3)).toEqual(['ipam.add', 'setupPodLink']);
+    expect(node.kernel.links).toMatchObject([{ up: true, addresses: [{}, {}] }]);
+    expect(node.port.injected.length).toBe(2);
+  });
+
+  it('is not asked when no backend comes, and the ADD leaves nothing', async () => {
+    const add = node.add(dhcp);
+    await until(() => node.ovs.ports.size === 1);
+    await settle();
+    const failed = expect(add).rejects.toMatchObject({
+      code: 'BACKEND_ABSENT',
+      remedy: expect.stringContaining('asks over it'),
+    });
+    await node.clock.advance(5_000);
+    await failed;
+    expect(node.ipam.calls).toEqual([]);
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('gives a lease back before traffic stops', async () => {
+    const add = node.add(dhcp);
+    await until(() => node.ovs.ports.size === 1);
+    await settle();
+    await node.connect();
+    await add;
+    const { port, ipam } = node;
+    const del = ipam.del.bind(ipam);
+    const states: string[] = [];
+    ipam.del = async (...args) => {
+      await args[2];
+      states.push(port.state);
+      await del(...args);
+      states.push(port.state);
+    };
+    await node.del(dhcp);
+    expect(states).toEqual(['running', 'running']);
+    expect(node.leftovers()).toEqual([]);
+  });
+});
+
 describe('a caller that vanishes', () => {
   it('at any operation makes ADD roll back', async () => {
     for (let at = 1; ; at += 1) {

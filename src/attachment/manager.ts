@@ -380,6 +380,7 @@ export class AttachmentManager implements Attachments {
 
   /** Adopts what is ready and does not run. Never rejects. @returns why it still does not, or null */
   async #takeUp({ id, spec }: AttachmentRecord): Promise<Absence | null> {
+    if (this.#live.has(id)) return null;
     const signal = AbortSignal.any([AbortSignal.timeout(backgroundTimeoutMs), this.#closing.signal]);
     try {
       return await this.#locked(spec.key, id, signal, async () => {

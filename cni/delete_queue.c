@@ -69,11 +69,8 @@ bool delete_queue_lock(const char* state_dir, int64_t deadline_ms, struct CniErr
   if (lock < 0) return fail(error, "opening the lock file of");
   while (flock(lock, LOCK_SH | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK && errno != EINTR) return fail(error, "locking");
-    if (now_ms() >= deadline_ms) {
-      error->code = CNI_TRY_AGAIN_LATER;
-      text_set(&error->message, "the agent is starting: it still holds the lock of ", queue_path);
-      return false;
-    }
+    // An agent has the lock for as long as it reads the directory; one that is stopped there reads it again later.
+    if (now_ms() >= deadline_ms) break;
     sleep_for(LOCK_EVERY_MS, deadline_ms);
   }
   return true;

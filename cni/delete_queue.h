@@ -10,11 +10,12 @@
 
 #define STATE_DIR "/var/lib/virtio-user"
 
-/// Takes the shared lock of the queue below `state_dir`, making the directories. While it is held the agent cannot be
-/// between reading the queue and opening its socket, so an agent that is still away then will read what is queued now.
-/// The lock ends with the process. False with `error`: 11 if the agent holds its own until the deadline, else 5.
+/// Takes the shared lock of the queue below `state_dir`, making the directories. While it is held no agent reads the
+/// queue, so that one which is still away then, or opens its socket only now, will read what is queued meanwhile. Goes
+/// on without it at the deadline: an agent that holds its own for so long reads the queue again. The lock ends with the
+/// process. False with `error` 5.
 bool delete_queue_lock(const char* state_dir, int64_t deadline_ms, struct CniError* error);
 
-/// Makes the request durable; it is when this returns true. Needs the lock. False with `error`: 11 if the queue is
+/// Makes the request durable; it is when this returns true. False with `error`: 11 if the queue is
 /// full, 5 if it cannot be written.
 bool delete_queue_write(struct Request* request, struct CniError* error);

@@ -21,7 +21,7 @@
 enum {
   VERSION_STDIN_MS = 1000,  ///< How long answers that need no configuration wait for the caller's version.
   QUEUE_LOCK_MS = 3000,
-  QUEUE_ATTEMPT_MS = 2000,  ///< The last attempt before queueing; the agent cannot start meanwhile.
+  QUEUE_ATTEMPT_MS = 2000,  ///< The last attempt before queueing.
   QUEUE_ATTEMPT_MARGIN_MS = 200,
   CONFIRM_MS = 100,
 };

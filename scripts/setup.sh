@@ -11,7 +11,7 @@ fail() { printf '[setup] %s\n' "$*" >&2; exit 1; }
 [ -c /dev/net/tun ] || fail "/dev/net/tun is missing: load the tun module (modprobe tun)"
 
 packages=(
-  openvswitch-switch-dpdk openvswitch-common dpdk-dev containernetworking-plugins # the switch, testpmd, IPAM plugins
+  openvswitch-switch-dpdk openvswitch-common dpdk-dev containernetworking-plugins dnsmasq-base # the switch, testpmd, IPAM plugins, a DHCP server
   librte-mempool-ring23 librte-net-vhost23 librte-net-virtio23 librte-net-tap23 librte-bus-vdev23 # DPDK loads these by name
   g++ make cmake ninja-build musl-tools libgtest-dev                          # the addon, the executable, native tests
   clang libclang-rt-14-dev clang-format                                       # sanitizers, fuzzing, format check

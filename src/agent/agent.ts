@@ -2,7 +2,8 @@
  * The agent's life: what starts after what, what stops before what. It knows its parts by what they do; `compose.ts`
  * makes the real ones.
  *
- * Start: lock → health → records restored → queue of deletes drained under its lock → socket open → ready.
+ * Start: lock → health → records restored → queued deletes worked off, as far as a few seconds go → socket open → ready,
+ * and the rest of the queue beside the calls.
  * Stop: not ready → no new ADD → calls under way finish → everything is let go and nothing is deleted: TAPs, sockets'
  * state, OVS ports, records and leases are for the next process.
  */
@@ -27,8 +28,10 @@ export interface AgentParts {
     readonly length: number;
     /** null: somebody writes to the queue at this moment. */
     tryLock(): NativeFd | null;
-    /** @returns how many entries remain for another try */
-    drain(): Promise<number>;
+    /** Under the lock. */
+    list(): Promise<readonly string[]>;
+    /** Without the lock. @returns how many entries remain for another try */
+    workOff(names: readonly string[], signal: AbortSignal): Promise<number>;
   };
   readonly cni: {
     /** Answers calls from now on. */
@@ -49,11 +52,18 @@ export interface AgentTimes {
   readonly reconcileEveryMs: number;
   /** Calls under way get this long at shut-down. */
   readonly graceMs: number;
-  /** How long start-up waits for writers of the delete queue before it opens the socket all the same. */
+  /** How long start-up works on the delete queue before it opens the socket all the same. */
+  readonly drainMs: number;
+  /** How long it is waited for a writer of the delete queue. */
   readonly queueLockMs: number;
 }
 
-export const defaultTimes: AgentTimes = { reconcileEveryMs: 600_000, graceMs: 10_000, queueLockMs: 5_000 };
+export const defaultTimes: AgentTimes = {
+  reconcileEveryMs: 600_000,
+  graceMs: 10_000,
+  drainMs: 5_000,
+  queueLockMs: 5_000,
+};
 
 type Phase = 'starting' | 'restoring' | 'draining' | 'ready' | 'stopping' | 'stopped';
 
@@ -67,6 +77,9 @@ export class Agent {
   #phase: Phase = 'starting';
   #cancelReconcile: () => void = () => undefined;
   #cancelDrain: () => void = () => undefined;
+  /** The passes over the delete queue, one after the other. */
+  #draining: Promise<void> = Promise.resolve();
+  readonly #stopping = new AbortController();
   #reconciling: Promise<ReconcileReport> | null = null;
 
   constructor(parts: AgentParts, times: AgentTimes = defaultTimes) {
@@ -99,18 +112,14 @@ export class Agent {
     const restored = await attachments.restore();
     log.info({ ...restored, durationMs: Math.round(performance.now() - startedMs) }, 'records restored');
     this.#advance('draining');
-    const lock = await this.#lockQueue();
-    try {
-      if (lock !== null) await this.#drainOnce(drainRetryFirstMs);
-      else this.#retryDrain(drainRetryFirstMs);
-      this.#advance('draining');
-      // Before the queue's lock is let go: a writer that waits for it finds the socket when it tries once more.
-      await introspection.open();
-      this.#advance('ready');
-      cni.open();
-    } finally {
-      lock?.close();
-    }
+    // Leases of dead pods are free before new pods come, but no node waits for an IPAM plugin that hangs.
+    await this.#atMost(this.#times.drainMs, this.#drain(drainRetryFirstMs));
+    this.#advance('draining');
+    await introspection.open();
+    this.#advance('ready');
+    cni.open();
+    // A DEL that did not find the socket a moment ago is in the queue by the time its lock is free.
+    void this.#drain(drainRetryFirstMs);
     log.info({ durationMs: Math.round(performance.now() - startedMs) }, 'ready');
     this.#scheduleReconcile(0);
   }
@@ -120,6 +129,7 @@ export class Agent {
     const { cni, attachments, introspection, health, shutDownNative, log } = this.#parts;
     if (this.#phase === 'stopping' || this.#phase === 'stopped') return;
     this.#phase = 'stopping';
+    this.#stopping.abort();
     this.#cancelReconcile();
     this.#cancelDrain();
     const attempt = async (what: string, step: () => unknown): Promise<void> => {
@@ -130,6 +140,7 @@ export class Agent {
       }
     };
     await attempt('answering the calls under way', () => cni.close(this.#times.graceMs));
+    await attempt('queued deletes', () => this.#draining);
     await attempt('introspection', () => introspection.close());
     await attempt('letting attachments go', () => attachments.close());
     this.#phase = 'stopped';
@@ -180,9 +191,21 @@ export class Agent {
     });
   }
 
+  /** Resolves when `work`, which never rejects, has ended, or after this time. */
+  #atMost(ms: number, work: Promise<void>): Promise<void> {
+    return new Promise((resolve) => {
+      const cancel = this.#parts.clock.after(ms, resolve);
+      void work.then(() => {
+        cancel();
+        resolve();
+      });
+    });
+  }
+
   async #lockQueue(): Promise<NativeFd | null> {
     const { deleteQueue, clock, log } = this.#parts;
     for (let waitedMs = 0; waitedMs <= this.#times.queueLockMs; waitedMs += queueLockRetryMs) {
+      if (this.#stopping.signal.aborted) return null;
       const lock = deleteQueue.tryLock();
       if (lock !== null) return lock;
       await new Promise<void>((resolve) => clock.after(queueLockRetryMs, resolve));
@@ -191,27 +214,40 @@ export class Agent {
     return null;
   }
 
+  /** One pass over the queue, after those that were asked for before. Never rejects; what remains is tried again. */
+  #drain(retryMs: number): Promise<void> {
+    this.#draining = this.#draining.then(() => this.#drainOnce(retryMs));
+    return this.#draining;
+  }
+
   async #drainOnce(retryMs: number): Promise<void> {
     const { deleteQueue, log } = this.#parts;
     let remaining = 1;
     try {
-      remaining = await deleteQueue.drain();
+      const names = await this.#listQueue();
+      if (names !== null) remaining = await deleteQueue.workOff(names, this.#stopping.signal);
     } catch (error) {
       log.error({ error }, 'cannot read the delete queue');
     }
     if (remaining > 0) this.#retryDrain(retryMs);
   }
 
+  /** @returns null when a writer does not let the lock go */
+  async #listQueue(): Promise<readonly string[] | null> {
+    const lock = await this.#lockQueue();
+    if (lock === null) return null;
+    try {
+      return await this.#parts.deleteQueue.list();
+    } finally {
+      lock.close();
+    }
+  }
+
   #retryDrain(delayMs: number): void {
     this.#cancelDrain();
+    if (this.#stopping.signal.aborted) return;
     this.#cancelDrain = this.#parts.clock.after(jittered(delayMs), () => {
-      const next = Math.min(Math.max(delayMs, drainRetryFirstMs) * 2, drainRetryMostMs);
-      const lock = this.#parts.deleteQueue.tryLock();
-      if (lock === null) {
-        this.#retryDrain(next);
-        return;
-      }
-      void this.#drainOnce(next).finally(() => lock.close());
+      void this.#drain(Math.min(Math.max(delayMs, drainRetryFirstMs) * 2, drainRetryMostMs));
     });
   }
 }

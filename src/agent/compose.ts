@@ -92,8 +92,10 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
     directory: directories.deleteQueue,
     tryLock: (path) => binding.tryLockFile(path, false),
     decode: parseQueuedDelete,
-    remove: (request) =>
-      attachments.remove(request, { requestId: 'queued', signal: AbortSignal.timeout(queuedDeleteTimeoutMs) }),
+    remove: (request, stop) => {
+      const signal = AbortSignal.any([stop, AbortSignal.timeout(queuedDeleteTimeoutMs)]);
+      return attachments.remove(request, { requestId: 'queued', signal });
+    },
     onEntry: (result) => metrics.queuedDelete(result),
     log,
   });

@@ -1,7 +1,10 @@
 /**
  * DELs that the executable left on disk while no agent answered: `{seconds}.{nanoseconds}-{pid}.req`, each holding one
- * request frame. Worked off under the exclusive lock at start (before the socket opens, so that none slips between),
- * and again later for those that failed.
+ * request frame. Worked off at start and again later: what failed, and what has come since.
+ *
+ * The lock keeps writers out only while the directory is read. A writer tries the agent once more under it, so whoever
+ * reads the queue after the socket has opened finds every DEL that did not find the socket. The work itself is done under
+ * the attachments' own locks.
  *
  * An entry is removed only after its work is done. What cannot be decoded is set aside as `….bad`, once.
  */
@@ -19,6 +22,9 @@ import type { Logger } from '../telemetry/log.ts';
 /** Header, environment and stdin at their limits (docs/architecture.md). */
 const maximumEntryBytes = 48 + 65_536 + (4 << 20);
 
+/** No writer takes that long: what has no name of its own by then is the remains of one that died. */
+const abandonedAfterMs = 60_000;
+
 /** IPAM plugins run for each entry: bounded, but not one by one. */
 const concurrency = 4;
 
@@ -27,7 +33,7 @@ export interface DeleteQueueParts {
   /** Takes the lock file exclusively, or null when a writer holds it. */
   readonly tryLock: (path: string) => NativeFd | null;
   readonly decode: (name: string, content: Buffer) => QueuedDelete;
-  readonly remove: (request: RemoveRequest) => Promise<void>;
+  readonly remove: (request: RemoveRequest, signal: AbortSignal) => Promise<void>;
   readonly onEntry: (result: 'done' | 'failed' | 'corrupt') => void;
   readonly log: Logger;
 }
@@ -45,63 +51,73 @@ export class DeleteQueue {
     this.#parts = parts;
   }
 
-  /** Entries that wait, as of the last look. */
+  /** Entries that wait, of those seen so far. */
   get length(): number {
     return this.#length;
   }
 
-  /** null: a writer is at work, come back. Writers hold the lock for as long as one fsync takes. */
+  /** null: a writer is at work, come back. Writers hold the lock for one try of the agent and one fsync. */
   tryLock(): NativeFd | null {
     return this.#parts.tryLock(join(this.#parts.directory, 'lock'));
   }
 
-  /** Works off every entry once; the caller holds the lock. @returns how many remain */
-  async drain(): Promise<number> {
-    const { directory, log } = this.#parts;
+  /** The entries there are, the oldest first; the caller holds the lock. */
+  async list(): Promise<readonly string[]> {
+    const { directory } = this.#parts;
     const names = await readdir(directory);
-    // Under the exclusive lock nobody writes: what has not got its name yet is the remains of a writer that died.
-    for (const name of names.filter((candidate) => candidate.endsWith('.tmp')))
-      await rm(join(directory, name), { force: true });
+    for (const name of names.filter((candidate) => candidate.endsWith('.tmp'))) {
+      const path = join(directory, name);
+      const about = await stat(path).catch(() => null); // of a writer without the lock, and finished by now
+      if (about !== null && Date.now() - about.mtimeMs > abandonedAfterMs) await rm(path, { force: true });
+    }
     const waiting = names.filter((name) => name.endsWith('.req')).sort();
+    this.#length = waiting.length;
+    return waiting;
+  }
+
+  /** Works off these entries once, without the lock; an abort begins no other. @returns how many remain */
+  async workOff(names: readonly string[], signal: AbortSignal): Promise<number> {
+    const { directory, log } = this.#parts;
     const byAttachment = new Map<string, Entry[]>();
-    for (const name of waiting) {
+    for (const name of names) {
       const request = await this.#read(name);
-      if (request === null) continue;
+      if (request === null) {
+        this.#length -= 1;
+        continue;
+      }
       const id = attachmentId(request.key);
       byAttachment.set(id, [...(byAttachment.get(id) ?? []), { name, request }]);
     }
-    let remaining = 0;
     await limited([...byAttachment], concurrency, async ([id, entries]) => {
-      if (!(await this.#workOff(id, entries))) remaining += entries.length;
+      if (!signal.aborted) await this.#removeOne(id, entries, signal);
     });
-    if (waiting.length > 0) {
+    if (names.length > 0) {
       await syncDirectory(directory);
-      log.info({ entries: waiting.length, remaining }, 'queued deletes worked off');
+      log.info({ entries: names.length, remaining: this.#length }, 'queued deletes worked off');
     }
-    this.#length = remaining;
-    return remaining;
+    return this.#length;
   }
 
   /** Repeats of one DEL (the runtime calls it several times) are one removal: the latest, which says the most. */
-  async #workOff(id: string, entries: readonly Entry[]): Promise<boolean> {
+  async #removeOne(id: string, entries: readonly Entry[], signal: AbortSignal): Promise<void> {
     const { directory, remove, onEntry, log } = this.#parts;
     const latest = entries.at(-1);
-    if (latest === undefined) return true;
+    if (latest === undefined) return;
     try {
-      await remove(latest.request);
+      await remove(latest.request, signal);
     } catch (error) {
       onEntry('failed');
       log.warn(
         { error, id, containerId: latest.request.key.containerId },
         'queued delete failed; kept for another try',
       );
-      return false;
+      return;
     }
     for (const { name } of entries) {
       await rm(join(directory, name), { force: true });
+      this.#length -= 1;
       onEntry('done');
     }
-    return true;
   }
 
   async #read(name: string): Promise<RemoveRequest | null> {

@@ -145,7 +145,7 @@ export class Introspection {
       if (view === undefined) throw new VirtioUserError('ATTACHMENT_UNKNOWN', `there is no attachment ${id}`);
       if (method === 'GET') return { status: 200, body: reportOf(view, featureNames) };
       if (method === 'POST') {
-        attachments.reconnect(id);
+        await attachments.reconnect(id);
         return { status: 202, body: { id } };
       }
     }

@@ -1,4 +1,5 @@
 /** Takes up the TAP of an attachment that an earlier agent made: same interface, addresses and routes. */
+import { errnoOf, messageOf } from '../errors.ts';
 import type { NativeFd } from '../native/binding.ts';
 import type { AttachmentDependencies } from './dependencies.ts';
 import { LiveAttachment } from './live-attachment.ts';
@@ -6,14 +7,23 @@ import { openRecordedNetns } from './netns.ts';
 import { tapSpec } from './pod-link.ts';
 import type { ReadyRecord } from './record.ts';
 
-/** @returns null when the namespace or the interface is not there (any more), or cannot be opened; never rejects */
-export async function adopt(record: ReadyRecord, dependencies: AttachmentDependencies): Promise<LiveAttachment | null> {
+/** Why an attachment does not run. `gone`: what it ran on does not exist. `failed`: another try may succeed. */
+export interface Absence {
+  readonly kind: 'gone' | 'failed';
+  readonly reason: string;
+}
+
+/** Never rejects. */
+export async function adopt(
+  record: ReadyRecord,
+  dependencies: AttachmentDependencies,
+): Promise<LiveAttachment | Absence> {
   const { binding, log } = dependencies;
   const { spec } = record;
   let netns: NativeFd | null = null;
   try {
     netns = openRecordedNetns(binding, spec.netnsPath, record.netns);
-    if (netns === null) return null;
+    if (netns === null) return { kind: 'gone', reason: 'its namespace is gone' };
     const tap = await binding.openTap(netns, tapSpec(spec.key.ifName, spec.device, record.ifindex));
     const addresses = record.result.ipam.ips.map((ip) => ip.address);
     const pod = { taps: tap.queues, ifindex: tap.ifindex, netns: record.netns };
@@ -21,8 +31,15 @@ export async function adopt(record: ReadyRecord, dependencies: AttachmentDepende
     return new LiveAttachment(record.id, spec, pod, { addresses, wantedPairs }, dependencies);
   } catch (error) {
     log.error({ id: record.id, error }, 'an attachment could not be taken up again');
-    return null;
+    return interfaceIsGone(error)
+      ? { kind: 'gone', reason: `its interface is gone: ${messageOf(error)}` }
+      : { kind: 'failed', reason: `it could not be taken up again: ${messageOf(error)}` };
   } finally {
     netns?.close();
   }
+}
+
+/** No interface of that name, another one, or one that is no TAP (`checkName` in `native/core/pod_link.cc`). */
+function interfaceIsGone(error: unknown): boolean {
+  return ['ENODEV', 'ESTALE', 'EEXIST'].includes(errnoOf(error) ?? '');
 }

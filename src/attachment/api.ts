@@ -15,7 +15,7 @@ export interface RemoveRequest {
   readonly netnsPath: string;
   readonly cniArgs: string;
   readonly cniPath: string;
-  /** From stdin; used when no record tells. */
+  /** From stdin; used when no record tells, and when a removal that failed is asked for again. */
   readonly ipam: IpamSpec | null;
   /** Milliseconds since the epoch when the caller asked; a record made later is not touched (queued DEL). */
   readonly askedAtMs: number;
@@ -92,8 +92,11 @@ export interface Attachments {
   /** @throws VirtioUserError when ADD could not work now */
   status(ipam: IpamSpec | null, cniPath: string, context: CallContext): Promise<void>;
   list(): readonly AttachmentView[];
-  /** Drops the current backend connection and starts anew. @throws ATTACHMENT_UNKNOWN */
-  reconnect(id: string): void;
+  /**
+   * Drops the current backend connection and starts anew; takes up again what an earlier agent made and does not run.
+   * @throws VirtioUserError ATTACHMENT_UNKNOWN; SYSCALL_FAILED when it cannot be taken up
+   */
+  reconnect(id: string): Promise<void>;
   /**
    * How many queue pairs carry traffic, also on later connections and under later agents, as far as their backend has
    * so many. On disk when it resolves.

@@ -1,17 +1,16 @@
 /**
- * The way up: ADD as steps with undo. One durable write before the first side effect, one before the answer. IPAM runs
- * beside the making of TAP and socket, since they do not need an address. The OVS port comes last: each one that comes or
- * goes makes the switch stop its threads for a moment, which an ADD that fails is not worth, and the switch's work with it
- * then falls after the answer and not before.
- * When one step fails, the others are told to stop, and whatever has been done is undone in reverse.
+ * The way up: ADD as phases of steps, each step with its undo. One durable write before the first side effect, one before
+ * the answer. When a step fails, those beside it are told to stop, and whatever has been done is undone in reverse.
  */
-import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
-import type { IpamResult } from '../ipam/result.ts';
+import { messageOf, VirtioUserError } from '../errors.ts';
+import { asksOverInterface, type IpamResult } from '../ipam/result.ts';
 import type { NativeFd } from '../native/binding.ts';
+import type { CallContext } from './api.ts';
 import type { AttachmentDependencies } from './dependencies.ts';
 import { ipamCall } from './detach.ts';
 import { deviceInfo } from './device-info.ts';
 import { attachmentId } from './key.ts';
+import { linkFailure } from './link-failure.ts';
 import { LiveAttachment, type PodInterface } from './live-attachment.ts';
 import { identityOf } from './netns.ts';
 import { ovsPortSpec } from './ovs-port.ts';
@@ -36,9 +35,9 @@ export async function attach(
   netns: NativeFd,
   store: RecordStore,
   dependencies: AttachmentDependencies,
-  signal: AbortSignal,
+  context: CallContext,
 ): Promise<Attached> {
-  const climb = new Climb(spec, netns, store, dependencies, signal);
+  const climb = new Climb(spec, netns, store, dependencies, context);
   try {
     return await climb.run();
   } catch (thrown) {
@@ -46,6 +45,16 @@ export async function attach(
     throw VirtioUserError.from(thrown, `ADD of ${climb.id}`);
   }
 }
+
+type Step = () => Promise<void>;
+
+/** What an earlier phase has made. */
+interface Made {
+  readonly live: LiveAttachment;
+  readonly ifindex: number;
+}
+
+const noAddress: IpamResult = { ips: [], routes: [], dns: null };
 
 class Climb {
   readonly id: string;
@@ -55,18 +64,22 @@ class Climb {
   readonly #dependencies: AttachmentDependencies;
   readonly #rollback = new Rollback();
   readonly #record: CreatingRecord;
-  /** Aborted when a step fails, so that the one beside it does not go on for nothing. */
+  /** Aborted when a step fails, so that those beside it do not go on for nothing. */
   readonly #stop = new AbortController();
   readonly #caller: AbortSignal;
   readonly #signal: AbortSignal;
+  /** The first durable write. */
+  #recorded: Promise<void> = Promise.resolve();
   #ifindex: number | null = null;
+  #live: LiveAttachment | null = null;
+  #ipam: IpamResult = noAddress;
 
   constructor(
     spec: AttachmentSpec,
     netns: NativeFd,
     store: RecordStore,
     dependencies: AttachmentDependencies,
-    signal: AbortSignal,
+    { requestId, signal }: CallContext,
   ) {
     this.id = attachmentId(spec.key);
     this.#spec = spec;
@@ -83,33 +96,43 @@ class Climb {
       createdAtMs: dependencies.clock.wallMs(),
       spec,
       netns: identityOf(netns),
+      requestId,
     };
   }
 
   async run(): Promise<Attached> {
-    const { backend } = this.#spec;
     this.#proceed();
-    // The plugin starts up while the record is written; it is told what to do when that is on disk.
-    const recorded = this.#store.write(this.#record).then(() => this.#proceed());
-    const [{ live, ifindex }, ipam] = await this.#together(this.#device(recorded), this.#address(recorded));
-    this.#proceed();
-    const ready = this.#ready(ifindex, ipam);
-    const link = this.#setUpLink(ifindex, ipam).then(() => live.setAddresses(ipam.ips.map(({ address }) => address)));
-    const described = this.#together(link, this.#describeDevice());
-    if (backend.wait === 'required') {
-      await described;
-      await this.#ovsPort();
-      await live.waitUntilRunning(backend.waitTimeoutMs, this.#caller);
+    this.#recorded = this.#store.write(this.#record).then(() => this.#proceed());
+    for (const phase of this.#phases()) {
+      await this.#together(phase);
       this.#proceed();
-      await this.#store.write(ready);
-    } else {
-      // The runtime has no answer before all are done; killed in between, it calls DEL.
-      await this.#together(described, this.#store.write(ready));
-      this.#proceed();
-      await this.#ovsPort();
     }
-    this.#proceed();
-    return { record: ready, live };
+    return { record: this.#ready(), live: this.#made.live };
+  }
+
+  /**
+   * What comes after what; the steps of a phase run beside each other.
+   *
+   * IPAM runs beside the making of TAP and socket, which do not need an address; its plugin starts up while the record is
+   * still being written. The OVS port comes last: each one that comes or goes makes the switch stop its threads for a
+   * moment, which an ADD that fails is not worth, and the switch's work with it then falls after the answer.
+   */
+  #phases(): readonly (readonly Step[])[] {
+    const { backend, ipam } = this.#spec;
+    const device = (): Promise<void> => this.#makeDevice();
+    const address = (): Promise<void> => this.#askAddress();
+    const link = (): Promise<void> => this.#setUpLink();
+    const info = (): Promise<void> => this.#describeDevice();
+    const port = (): Promise<void> => this.#makeOvsPort();
+    const backendThere = (): Promise<void> => this.#waitForBackend();
+    // The runtime has no answer before all are done; killed in between, it calls DEL.
+    const ready = (): Promise<void> => this.#store.write(this.#ready());
+    if (ipam !== null && asksOverInterface(ipam.type)) {
+      return [[device], [link], [port], [backendThere], [address], [link, info, ready]];
+    }
+    return backend.wait === 'required'
+      ? [[device, address], [link, info], [port], [backendThere], [ready]]
+      : [[device, address], [link, info, ready], [port]];
   }
 
   /** Never rejects. */
@@ -129,20 +152,26 @@ class Climb {
     }
   }
 
-  async #address(recorded: Promise<void>): Promise<IpamResult> {
+  async #askAddress(): Promise<void> {
     const { ipam } = this.#dependencies;
     const call = ipamCall(this.#spec);
     if (call === null) {
-      return { ips: this.#spec.addresses.map((address) => ({ address, gateway: null })), routes: [], dns: null };
+      this.#ipam = { ...noAddress, ips: this.#spec.addresses.map((address) => ({ address, gateway: null })) };
+      return;
     }
-    // An ADD that fails gives back itself what it may have taken.
-    const result = await ipam.add(call, this.#signal, recorded);
-    this.#rollback.push('address', () => ipam.del(call, undoSignal()));
-    return result;
+    const undo = (): Promise<void> => ipam.del(call, undoSignal());
+    try {
+      this.#ipam = await ipam.add(call, this.#signal, this.#recorded);
+      this.#rollback.push('address', undo);
+    } catch (thrown) {
+      // An ADD that fails gives back itself what it may have taken, if it can.
+      if (thrown instanceof VirtioUserError && thrown.details['undone'] === false) this.#rollback.push('address', undo);
+      throw thrown;
+    }
   }
 
-  async #device(recorded: Promise<void>): Promise<{ readonly live: LiveAttachment; readonly ifindex: number }> {
-    await recorded;
+  async #makeDevice(): Promise<void> {
+    await this.#recorded;
     const { binding } = this.#dependencies;
     const { ifName } = this.#spec.key;
     const tap = await binding
@@ -151,11 +180,11 @@ class Climb {
     this.#ifindex = tap.ifindex;
     this.#rollback.push('interface', () => binding.deletePodLink(this.#netns, ifName, tap.ifindex));
     const live = this.#makeLive({ taps: tap.queues, ifindex: tap.ifindex, netns: this.#record.netns });
+    this.#live = live;
     this.#rollback.push('device', () => live.close());
     this.#proceed();
     // Before the port: a switch that finds no socket comes back only a second later.
     live.open();
-    return { live, ifindex: tap.ifindex };
   }
 
   #makeLive(pod: PodInterface): LiveAttachment {
@@ -166,7 +195,7 @@ class Climb {
     }
   }
 
-  async #ovsPort(): Promise<void> {
+  async #makeOvsPort(): Promise<void> {
     const { ovs, options } = this.#dependencies;
     const port = ovsPortSpec(this.id, this.#spec, options.nodeName);
     if (port === null) return;
@@ -189,19 +218,31 @@ class Climb {
     await files.write(path, this.id, deviceInfo(backend));
   }
 
-  #setUpLink(ifindex: number, ipam: IpamResult): Promise<void> {
+  /** Up, with what addresses there are: once more when they come later. */
+  async #setUpLink(): Promise<void> {
     const { binding } = this.#dependencies;
-    return binding
-      .setupPodLink(this.#netns, linkSetup(ifindex, ipam))
+    const { live, ifindex } = this.#made;
+    await binding
+      .setupPodLink(this.#netns, linkSetup(ifindex, this.#ipam))
       .catch((error: unknown) => Promise.reject(linkFailure(error, this.#spec.key.ifName)));
+    live.setAddresses(this.#ipam.ips.map(({ address }) => address));
   }
 
-  #ready(ifindex: number, ipam: IpamResult): ReadyRecord {
+  async #waitForBackend(): Promise<void> {
+    await this.#made.live.waitUntilRunning(this.#spec.backend.waitTimeoutMs, this.#caller);
+  }
+
+  get #made(): Made {
+    if (this.#live === null || this.#ifindex === null) throw new VirtioUserError('BUG', 'a phase came too early');
+    return { live: this.#live, ifindex: this.#ifindex };
+  }
+
+  #ready(): ReadyRecord {
     const { key, netnsPath, device, backend, ovs } = this.#spec;
     return {
       ...this.#record,
       phase: 'ready',
-      ifindex,
+      ifindex: this.#made.ifindex,
       result: {
         ifName: key.ifName,
         netnsPath,
@@ -209,30 +250,27 @@ class Climb {
         mtu: device.mtu,
         socketPath: backend.path,
         ovsPort: ovs === null ? null : this.id,
-        ipam,
+        ipam: this.#ipam,
       },
       wantedPairs: null,
     };
   }
 
-  /** Both, or the failure that came first after both have ended: undo must not run beside a step. */
-  async #together<A, B>(one: Promise<A>, other: Promise<B>): Promise<[A, B]> {
-    let first: unknown;
-    let failed = false;
-    const noted = async <T>(work: Promise<T>): Promise<T> => {
+  /** All of them, or the failure that came first after all have ended: undo must not run beside a step. */
+  async #together(steps: readonly Step[]): Promise<void> {
+    const failures: unknown[] = [];
+    const noted = async (step: Step): Promise<void> => {
       try {
-        return await work;
+        await step();
       } catch (thrown) {
-        if (!failed) first = thrown;
-        failed = true;
+        failures.push(thrown);
         this.#stop.abort(thrown);
-        throw thrown;
       }
     };
-    const [a, b] = await Promise.allSettled([noted(one), noted(other)]);
-    if (a.status === 'fulfilled' && b.status === 'fulfilled') return [a.value, b.value];
+    await Promise.all(steps.map(noted));
+    if (failures.length === 0) return;
     this.#proceed();
-    throw first;
+    throw failures[0];
   }
 
   /** @throws CANCELLED when the caller is gone */
@@ -246,26 +284,4 @@ class Climb {
 
 function undoSignal(): AbortSignal {
   return AbortSignal.timeout(undoTimeoutMs);
-}
-
-function linkFailure(error: unknown, ifName: string): VirtioUserError {
-  if (error instanceof VirtioUserError) return error;
-  const errno = errnoOf(error);
-  const options = { details: { errno }, cause: error };
-  switch (errno) {
-    case 'EEXIST':
-    case 'EBUSY':
-      return new VirtioUserError(
-        'CONFLICT_INTERFACE',
-        `interface ${ifName} exists already in the pod's namespace`,
-        options,
-      );
-    case 'ENOMEM':
-    case 'EMFILE':
-    case 'ENFILE':
-    case 'ENOBUFS':
-      return new VirtioUserError('RESOURCE_EXHAUSTED', `interface ${ifName}: ${messageOf(error)}`, options);
-    default:
-      return new VirtioUserError('SYSCALL_FAILED', `interface ${ifName}: ${messageOf(error)}`, options);
-  }
 }

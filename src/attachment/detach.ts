@@ -3,10 +3,11 @@
  * began. Every part is tried whatever the others do, succeeds when its object is already gone, and the record goes last.
  *
  * Traffic stops first: from then on the pod answers for no address and sends nothing, so that the lease may be given back
- * beside the removal of connection, OVS port and interface.
+ * beside the removal of connection, OVS port and interface. A lease that is given back over the interface itself goes
+ * before that.
  */
 import { VirtioUserError } from '../errors.ts';
-import type { IpamCall } from '../ipam/result.ts';
+import { asksOverInterface, type IpamCall } from '../ipam/result.ts';
 import type { RemoveRequest } from './api.ts';
 import type { AttachmentDependencies } from './dependencies.ts';
 import type { LiveAttachment } from './live-attachment.ts';
@@ -47,15 +48,18 @@ export async function detach(
   const { deviceInfoPath } = record.spec;
   const ifindex = record.phase === 'creating' ? null : record.ifindex;
   const deleting: AttachmentRecord = { ...common(record), phase: 'deleting', ifindex };
-  const announced = Promise.all([
-    record.phase === 'deleting' ? null : announceRemoval(deleting, store, dependencies),
-    live?.stopTraffic(),
-  ]);
-  // The plugin starts up meanwhile; it is told what to do when the record says so and no packet moves any more.
+  const written = record.phase === 'deleting' ? Promise.resolve() : announceRemoval(deleting, store, dependencies);
   const call = ipamCall(record.spec);
+  const overInterface = call !== null && asksOverInterface(call.type);
+  const announced = overInterface ? written : Promise.all([written, live?.stopTraffic()]);
+  // The plugin starts up meanwhile; it is told what to do when the record says so and no packet moves any more.
   const address = call === null ? Promise.resolve() : ipam.del(call, signal, announced);
-  address.catch(() => undefined); // judged below
+  const asked = address.catch(() => undefined); // judged below
   await announced;
+  if (overInterface) {
+    await asked;
+    await live?.stopTraffic();
+  }
   const steps: readonly (readonly [DetachStep, Promise<unknown>])[] = [
     ['connection', live?.close() ?? Promise.resolve()],
     ['OVS port', record.spec.ovs === null ? Promise.resolve() : ovs.remove(record.id, signal)],
@@ -152,6 +156,6 @@ function sameInterface(one: AttachmentRecord, other: AttachmentRecord): boolean 
 }
 
 /** What a record of any phase has. */
-function common({ version, id, bootId, createdAtMs, spec, netns }: AttachmentRecord) {
-  return { version, id, bootId, createdAtMs, spec, netns };
+function common({ version, id, bootId, createdAtMs, spec, netns, requestId }: AttachmentRecord) {
+  return { version, id, bootId, createdAtMs, spec, netns, requestId };
 }

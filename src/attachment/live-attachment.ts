@@ -128,7 +128,7 @@ export class LiveAttachment {
   /** Resolves when the device runs. @throws BACKEND_ABSENT after the time; CANCELLED on abort */
   async waitUntilRunning(timeoutMs: number, signal: AbortSignal): Promise<void> {
     if (this.state === 'running') return;
-    const { path } = this.spec.backend;
+    const { path, wait } = this.spec.backend;
     await new Promise<void>((resolve, reject) => {
       const finish = (error: VirtioUserError | null): void => {
         cancelTimer();
@@ -143,7 +143,10 @@ export class LiveAttachment {
         finish(
           new VirtioUserError('BACKEND_ABSENT', what, {
             details: { path, state: this.state },
-            remedy: 'Start the switch, or use backend.wait "optional".',
+            remedy:
+              wait === 'required'
+                ? 'Start the switch, or use backend.wait "optional".'
+                : 'Start the switch: the IPAM plugin asks over it for an address.',
           }),
         );
       });

@@ -1,21 +1,22 @@
 /**
  * All attachments of this node: implements what the verbs and the agent ask for.
  *
- * Locks: the network's first (shared by ADD and DEL, exclusive for GC), then the container's. A DEL that meets its own
+ * Locks: the network's first (shared by ADD and DEL, exclusive for GC), then the container's, then the attachment's, which
+ * is all there is to lock of an OVS port without a record. A DEL that meets its own
  * ADD makes it roll back instead of waiting for it.
  */
 import { messageOf, VirtioUserError } from '../errors.ts';
 import type { NativeFd } from '../native/binding.ts';
 import { publish, type RemovalReason } from '../telemetry/channels.ts';
 import type { Attachments, AttachmentView, CallContext, CheckRequest, GarbageRequest, RemoveRequest } from './api.ts';
-import { adopt } from './adopt.ts';
+import { type Absence, adopt } from './adopt.ts';
 import { attach } from './attach.ts';
 import { assertLink } from './check.ts';
 import type { AttachmentDependencies } from './dependencies.ts';
 import { detach, type DetachFailure, ipamCall, removeUnrecorded } from './detach.ts';
-import { garbageOf } from './gc.ts';
+import { sortOut } from './gc.ts';
 import { attachmentId } from './key.ts';
-import { identityOf as identityOfAttachment, type LiveAttachment } from './live-attachment.ts';
+import { identityOf as identityOfAttachment, LiveAttachment } from './live-attachment.ts';
 import { limited } from './limited.ts';
 import { KeyedLock } from './lock.ts';
 import { netnsPresence, openRecordedNetns, sameNetns } from './netns.ts';
@@ -31,7 +32,7 @@ import { viewOf } from './view.ts';
 const backgroundTimeoutMs = 30_000;
 /** How long a person's command waits for verbs that are at work on the container; the command line waits longer. */
 const commandTimeoutMs = 20_000;
-/** Removals that did not finish are tried again, sooner than reconciliation would. */
+/** Removals that did not finish, and adoptions that failed, are tried again sooner than reconciliation would. */
 const retryMs = 30_000;
 const restoreConcurrency = 32;
 /** Each may run an IPAM plugin. */
@@ -41,7 +42,7 @@ export interface RestoreReport {
   readonly adopted: number;
   /** Records whose removal goes on in the background: interrupted, or of an earlier boot. */
   readonly finished: number;
-  /** Records whose namespace or interface is not there any more; reconciliation decides. */
+  /** Records that nothing runs for: gone, which reconciliation decides, or to be tried again. */
   readonly absent: number;
   readonly corrupt: number;
 }
@@ -57,7 +58,10 @@ export class AttachmentManager implements Attachments {
   readonly #store: RecordStore;
   readonly #networks = new KeyedLock();
   readonly #containers = new KeyedLock();
+  readonly #ids = new KeyedLock();
   readonly #live = new Map<string, LiveAttachment>();
+  /** Why what is ready does not run. */
+  readonly #absent = new Map<string, Absence>();
   readonly #adds = new Set<AddUnderWay>();
   /** Attachment ids that a call works on, with how many do. */
   readonly #busy = new Map<string, number>();
@@ -90,7 +94,7 @@ export class AttachmentManager implements Attachments {
     let adopted = 0;
     let absent = 0;
     await limited(records.filter(living), restoreConcurrency, async (record) => {
-      if (await this.#adopt(record)) adopted += 1;
+      if ((await this.#adopt(record)) === null) adopted += 1;
       else absent += 1;
     });
     this.#inBackground(this.#finishAll(left));
@@ -104,7 +108,7 @@ export class AttachmentManager implements Attachments {
     const signal = AbortSignal.any([context.signal, underWay.overtaken.signal, this.#closing.signal]);
     this.#adds.add(underWay);
     try {
-      return await this.#locked(spec.key, id, signal, () => this.#add(id, spec, netns, signal));
+      return await this.#locked(spec.key, id, signal, () => this.#add(id, spec, netns, { ...context, signal }));
     } finally {
       this.#adds.delete(underWay);
     }
@@ -124,7 +128,9 @@ export class AttachmentManager implements Attachments {
       }
       // A queued DEL that is older than the attachment means an earlier one.
       if (record.createdAtMs > request.askedAtMs) return;
-      const failures = await this.#detach(record, 'del', context.signal);
+      // What made an ADD or DEL fail may since have been mended in the caller's configuration.
+      const ipam = record.phase === 'deleting' ? request.ipam : null;
+      const failures = await this.#detach(record, 'del', context.signal, ipam);
       // What the runtime's retry can mend is an error; the rest is finished later by ourselves.
       const retryable = failures.find(({ step, error }) => step === 'address' || error.code === 'CANCELLED');
       if (retryable !== undefined) throw retryable.error;
@@ -160,7 +166,7 @@ export class AttachmentManager implements Attachments {
     const { networkName } = request;
     await this.#networks.exclusive(networkName, context.signal, async () => {
       const failures: string[] = [];
-      const garbage = garbageOf(this.#store.list(), request, clock.wallMs());
+      const { garbage, valid } = sortOut(this.#store.list(), request, clock.wallMs());
       await limited(garbage, removalConcurrency, async (record) => {
         const work = (): Promise<readonly DetachFailure[]> => this.#detach(record, 'gc', context.signal);
         const failed = await this.#containers.exclusive(record.spec.key.containerId, context.signal, work);
@@ -170,7 +176,7 @@ export class AttachmentManager implements Attachments {
       if (request.ipam !== null) {
         const { type, netconf } = request.ipam;
         const call = { type, netconf, cniPath: request.cniPath };
-        await ipam.gc(call, context.signal).catch((error: unknown) => failures.push(messageOf(error)));
+        await ipam.gc(call, valid, context.signal).catch((error: unknown) => failures.push(messageOf(error)));
       }
       if (failures.length === 0) return;
       throw new VirtioUserError('SYSCALL_FAILED', `GC of network ${networkName}: ${failures.join('; ')}`, {
@@ -186,7 +192,10 @@ export class AttachmentManager implements Attachments {
   }
 
   list(): readonly AttachmentView[] {
-    return this.#store.list().map((record) => viewOf(record, this.#live.get(record.id) ?? null));
+    return this.#store.list().map((record) => {
+      const { id } = record;
+      return viewOf(record, this.#live.get(id) ?? null, this.#absent.get(id)?.reason ?? null);
+    });
   }
 
   /** Records that could not be read and lie aside, until somebody has looked at them. */
@@ -194,10 +203,18 @@ export class AttachmentManager implements Attachments {
     return this.#store.setAside;
   }
 
-  reconnect(id: string): void {
+  async reconnect(id: string): Promise<void> {
     const live = this.#live.get(id);
-    if (live === undefined) throw new VirtioUserError('ATTACHMENT_UNKNOWN', `reconnect: no attachment ${id} runs here`);
-    live.reconnect();
+    if (live !== undefined) {
+      live.reconnect();
+      return;
+    }
+    const record = this.#store.get(id);
+    const absence = record === null ? null : await this.#takeUp(record);
+    if (this.#live.has(id)) return;
+    const why = absence === null ? '' : `: ${absence.reason}`;
+    const code = absence?.kind === 'failed' ? 'SYSCALL_FAILED' : 'ATTACHMENT_UNKNOWN';
+    throw new VirtioUserError(code, `reconnect: no attachment ${id} runs here${why}`);
   }
 
   async setQueuePairs(id: string, pairs: number): Promise<void> {
@@ -231,19 +248,14 @@ export class AttachmentManager implements Attachments {
         presence: (record) => netnsPresence(binding, record, options.bootId),
         whyKeep: ({ spec }) => this.#dependencies.whyKeepPod?.(spec.pod) ?? null,
         letGo: (record) => this.#letGo(record),
+        takeUp: async (record) => {
+          const absence = await this.#takeUp(record);
+          return absence?.kind === 'failed' ? absence.reason : null;
+        },
         removeRecord: (record, reason) => this.#finish(record, 'reconcile', reason),
         taggedPorts: () => ovs.list(options.nodeName, signal),
-        removePort: async (name) => {
-          if (this.#store.get(name) !== null || this.#busy.has(name)) return;
-          await ovs.remove(name, signal);
-          publish('orphanRemoved', { kind: 'ovs-port', id: name, reason: 'no attachment has this port' });
-        },
-        restorePort: async (record) => {
-          const port = ovsPortSpec(record.id, record.spec, options.nodeName);
-          if (port === null) return;
-          await ovs.ensure(port, signal);
-          log.warn({ id: record.id, bridge: port.bridge }, 'the OVS port of an attachment was missing; made again');
-        },
+        removePort: (name) => this.#removeOrphanedPort(name, signal),
+        restorePort: (record) => this.#restorePort(record, signal),
         usesOvs: this.#store.list().some((record) => record.spec.ovs !== null),
         nowMs: clock.now(),
       },
@@ -270,13 +282,13 @@ export class AttachmentManager implements Attachments {
     await this.settled();
   }
 
-  async #add(id: string, spec: AttachmentSpec, netns: NativeFd, signal: AbortSignal): Promise<AttachmentResult> {
+  async #add(id: string, spec: AttachmentSpec, netns: NativeFd, context: CallContext): Promise<AttachmentResult> {
     const existing = this.#store.get(id);
-    if (existing !== null) await this.#clearTheWay(existing);
+    if (existing !== null) await this.#clearTheWay(existing, context.requestId);
     try {
-      const { record, live } = await attach(spec, netns, this.#store, this.#dependencies, signal);
+      const { record, live } = await attach(spec, netns, this.#store, this.#dependencies, context);
       this.#live.set(id, live);
-      this.#netnsWatch.add(spec.netnsPath);
+      this.#netnsWatch.add(spec.netnsPath, id);
       publish('attachmentReady', { attachment: identityOfAttachment(id, spec), restored: false });
       return record.result;
     } finally {
@@ -284,11 +296,15 @@ export class AttachmentManager implements Attachments {
     }
   }
 
-  /** An existing record under the key of an ADD: half-made ones and ones of a dead namespace are undone first. */
-  async #clearTheWay(existing: AttachmentRecord): Promise<void> {
+  /**
+   * An existing record under the key of an ADD: half-made ones and ones of a dead namespace are undone first. So is one
+   * of the same request: its caller had no answer and asks again, since the agent died meanwhile.
+   */
+  async #clearTheWay(existing: AttachmentRecord, requestId: string): Promise<void> {
     const { binding, options } = this.#dependencies;
     const { containerId, ifName, networkName } = existing.spec.key;
-    if (existing.phase === 'ready' && netnsPresence(binding, existing, options.bootId) === 'alive') {
+    const complete = existing.phase === 'ready' && existing.requestId !== requestId;
+    if (complete && netnsPresence(binding, existing, options.bootId) === 'alive') {
       throw new VirtioUserError(
         'CONFLICT_INTERFACE',
         `container ${containerId} has ${ifName} on network ${networkName} already`,
@@ -306,15 +322,26 @@ export class AttachmentManager implements Attachments {
     throw new VirtioUserError('ATTACHMENT_UNKNOWN', `queue pairs: no attachment ${id} runs here`);
   }
 
-  /** The caller holds the container's lock. */
-  async #detach(record: AttachmentRecord, by: RemovalReason, signal: AbortSignal): Promise<readonly DetachFailure[]> {
+  /**
+   * The caller holds the container's lock.
+   * @param ipam asked for the lease instead of what the record names, if that names any
+   */
+  async #detach(
+    record: AttachmentRecord,
+    by: RemovalReason,
+    signal: AbortSignal,
+    ipam: IpamSpec | null = null,
+  ): Promise<readonly DetachFailure[]> {
     // What runs must end though its record went meanwhile.
-    const current = this.#store.get(record.id);
-    if (current === null) return [];
+    const recorded = this.#store.get(record.id);
+    if (recorded === null) return [];
+    const asked = recorded.spec.ipam === null ? null : (ipam ?? recorded.spec.ipam);
+    const current = { ...recorded, spec: { ...recorded.spec, ipam: asked } };
     const live = this.#live.get(record.id) ?? null;
     const failures = await detach(current, live, this.#store, this.#dependencies, signal);
     this.#live.delete(record.id);
-    this.#netnsWatch.remove(record.spec.netnsPath);
+    this.#absent.delete(record.id);
+    this.#netnsWatch.remove(record.spec.netnsPath, record.id);
     if (failures.length === 0) {
       publish('attachmentRemoved', { attachment: identityOfAttachment(record.id, record.spec), by });
     } else {
@@ -351,15 +378,61 @@ export class AttachmentManager implements Attachments {
     }
   }
 
-  /** @returns false when there is nothing to adopt any more */
-  async #adopt(record: ReadyRecord): Promise<boolean> {
-    const live = await adopt(record, this.#dependencies);
-    if (live === null) return false;
-    this.#live.set(record.id, live);
-    live.resume();
-    this.#netnsWatch.add(record.spec.netnsPath);
-    publish('attachmentReady', { attachment: identityOfAttachment(record.id, record.spec), restored: true });
-    return true;
+  /** @returns why it does not run, or null */
+  async #adopt(record: ReadyRecord): Promise<Absence | null> {
+    const { id, spec } = record;
+    const adopted = await adopt(record, this.#dependencies);
+    if (!(adopted instanceof LiveAttachment)) {
+      this.#absent.set(id, adopted);
+      if (adopted.kind === 'failed') this.#retryLater();
+      return adopted;
+    }
+    if (this.#closing.signal.aborted) {
+      await adopted.close();
+      return { kind: 'failed', reason: 'the agent is stopping' };
+    }
+    this.#absent.delete(id);
+    this.#live.set(id, adopted);
+    adopted.resume();
+    this.#netnsWatch.add(spec.netnsPath, id);
+    publish('attachmentReady', { attachment: identityOfAttachment(id, spec), restored: true });
+    return null;
+  }
+
+  /** Adopts what is ready and does not run. Never rejects. @returns why it still does not, or null */
+  async #takeUp({ id, spec }: AttachmentRecord): Promise<Absence | null> {
+    if (this.#live.has(id)) return null;
+    const signal = AbortSignal.any([AbortSignal.timeout(backgroundTimeoutMs), this.#closing.signal]);
+    try {
+      return await this.#locked(spec.key, id, signal, async () => {
+        const record = this.#store.get(id);
+        return record?.phase !== 'ready' || this.#live.has(id) ? null : await this.#adopt(record);
+      });
+    } catch (error) {
+      return { kind: 'failed', reason: messageOf(error) };
+    }
+  }
+
+  /** @returns false when it was gone, or has an attachment by now */
+  #removeOrphanedPort(id: string, signal: AbortSignal): Promise<boolean> {
+    return this.#ids.exclusive(id, signal, async () => {
+      if (this.#store.get(id) !== null) return false;
+      const removed = await this.#dependencies.ovs.remove(id, signal);
+      if (removed) publish('orphanRemoved', { kind: 'ovs-port', id, reason: 'no attachment has this port' });
+      return removed;
+    });
+  }
+
+  /** A DEL that comes meanwhile waits, and then removes the port; one that came first has removed the record. */
+  #restorePort({ id, spec }: AttachmentRecord, signal: AbortSignal): Promise<void> {
+    return this.#locked(spec.key, id, signal, async () => {
+      const { ovs, options, log } = this.#dependencies;
+      const record = this.#store.get(id);
+      const port = record?.phase === 'ready' ? ovsPortSpec(id, record.spec, options.nodeName) : null;
+      if (port === null) return;
+      await ovs.ensure(port, signal);
+      log.warn({ id, bridge: port.bridge }, 'the OVS port of an attachment was missing; made again');
+    });
   }
 
   /** The runtime removed a namespace's name. The record waits for DEL or reconciliation. */
@@ -378,6 +451,7 @@ export class AttachmentManager implements Attachments {
       // A later attachment of this id may be in a namespace that lives.
       if (live === undefined || current === null || !sameNetns(current.netns, record.netns)) return;
       this.#live.delete(record.id);
+      this.#absent.set(record.id, { kind: 'gone', reason: 'its namespace is gone' });
       await live.close();
       const { netnsPath: path } = record.spec;
       this.#dependencies.log.info({ id: record.id, path }, 'the namespace is gone; its interface was let go');
@@ -390,6 +464,11 @@ export class AttachmentManager implements Attachments {
       this.#cancelRetry = null;
       const left = this.#store.list().filter(({ id, phase }) => phase !== 'ready' && !this.#busy.has(id));
       this.#inBackground(this.#finishAll(left));
+      const failed = this.#store.list().filter(({ id }) => this.#absent.get(id)?.kind === 'failed');
+      const again = async (record: AttachmentRecord): Promise<void> => {
+        await this.#takeUp(record);
+      };
+      this.#inBackground(limited(failed, restoreConcurrency, again));
     });
   }
 
@@ -409,7 +488,7 @@ export class AttachmentManager implements Attachments {
     this.#busy.set(id, (this.#busy.get(id) ?? 0) + 1);
     try {
       return await this.#networks.shared(key.networkName, signal, () =>
-        this.#containers.exclusive(key.containerId, signal, work),
+        this.#containers.exclusive(key.containerId, signal, () => this.#ids.exclusive(id, signal, work)),
       );
     } finally {
       const others = (this.#busy.get(id) ?? 1) - 1;

@@ -7,23 +7,26 @@ import { basename, dirname } from 'node:path';
 
 export class NetnsWatch {
   readonly #onGone: (path: string) => void;
-  readonly #paths = new Map<string, Set<string>>();
+  /** Directory → name → who watches it: the interfaces of one pod share a namespace. */
+  readonly #paths = new Map<string, Map<string, Set<string>>>();
   readonly #watchers = new Map<string, FSWatcher>();
 
   constructor(onGone: (path: string) => void) {
     this.#onGone = onGone;
   }
 
-  add(path: string): void {
+  /** Until the same id lets go of it; once more is the same as once. */
+  add(path: string, id: string): void {
     const directory = dirname(path);
-    const names = this.#paths.get(directory) ?? new Set<string>();
+    const names = this.#paths.get(directory) ?? new Map<string, Set<string>>();
     this.#paths.set(directory, names);
-    names.add(basename(path));
+    const ids = names.get(basename(path)) ?? new Set<string>();
+    names.set(basename(path), ids.add(id));
     if (this.#watchers.has(directory)) return;
     try {
       const watcher = watch(directory, { persistent: false }, (_event, name) => {
         const watched = this.#paths.get(directory);
-        for (const candidate of name === null ? [...(watched ?? [])] : [name]) {
+        for (const candidate of name === null ? [...(watched?.keys() ?? [])] : [name]) {
           const full = `${directory}/${candidate}`;
           if (watched?.has(candidate) === true && !existsSync(full)) this.#onGone(full);
         }
@@ -35,10 +38,12 @@ export class NetnsWatch {
     }
   }
 
-  remove(path: string): void {
+  remove(path: string, id: string): void {
     const directory = dirname(path);
     const names = this.#paths.get(directory);
-    names?.delete(basename(path));
+    const ids = names?.get(basename(path));
+    ids?.delete(id);
+    if (ids?.size === 0) names?.delete(basename(path));
     if (names?.size === 0) this.#unwatch(directory);
   }
 

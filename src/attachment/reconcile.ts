@@ -1,8 +1,8 @@
 /**
  * Finds what nobody will ask for again: records whose namespace is gone, OVS ports of this node without a record, and
  * records whose removal did not finish. Deletes only what was an orphan in two passes at least a minute apart, and never
- * on missing information: what cannot be asked is left alone and counted. Puts back OVS ports that living attachments
- * have lost (a database that was made anew).
+ * on missing information: what cannot be asked is left alone and counted. Takes up what lives and does not run, and puts
+ * back OVS ports that living attachments have lost (a database that was made anew).
  */
 import { messageOf } from '../errors.ts';
 import type { OvsPort } from '../ovs/ports.ts';
@@ -53,11 +53,14 @@ export interface ReconcileWorld {
   readonly whyKeep: (record: AttachmentRecord) => string | null;
   /** The first sight of a dead namespace: nothing may hold on to it. */
   readonly letGo: (record: AttachmentRecord) => Promise<void>;
+  /** Its namespace lives: it shall run. @returns why it does not though another try may succeed, or null */
+  readonly takeUp: (record: AttachmentRecord) => Promise<string | null>;
   /** @returns false when it is not complete yet */
   readonly removeRecord: (record: AttachmentRecord, reason: string) => Promise<boolean>;
   /** Tagged ports of this node. @throws when OVSDB cannot be asked */
   readonly taggedPorts: () => Promise<readonly OvsPort[]>;
-  readonly removePort: (name: string) => Promise<void>;
+  /** @returns false when there was nothing to remove any more */
+  readonly removePort: (name: string) => Promise<boolean>;
   readonly restorePort: (record: AttachmentRecord) => Promise<void>;
   /** Whether an unreachable OVSDB is worth a word: something of ours is in it. */
   readonly usesOvs: boolean;
@@ -85,7 +88,7 @@ class Pass {
   }
 
   async records(): Promise<void> {
-    const { records, isBusy, presence, letGo, whyKeep } = this.#world;
+    const { records, isBusy, presence, letGo, takeUp, whyKeep } = this.#world;
     for (const record of records()) {
       if (isBusy(record.id)) continue;
       if (record.phase !== 'ready') {
@@ -94,6 +97,8 @@ class Pass {
       }
       const state = presence(record);
       if (state === 'unknown') this.#unknown.push(`namespace ${record.spec.netnsPath}`);
+      const failure = state === 'alive' ? await takeUp(record) : null;
+      if (failure !== null) this.#unfinished.push(`record ${record.id}: ${failure}`);
       if (state !== 'gone') continue;
       await letGo(record);
       if (!this.#struck(`record ${record.id}`)) continue;
@@ -119,7 +124,11 @@ class Pass {
       if (known.has(name) || isBusy(name) || isSetAside(name)) continue;
       const key = `port ${name}`;
       if (!this.#struck(key)) continue;
-      await this.#attempt(key, () => removePort(name));
+      try {
+        if (await removePort(name)) this.#removed.push(key);
+      } catch (error) {
+        this.#unfinished.push(`${key}: ${messageOf(error)}`);
+      }
     }
     await this.#restorePorts(new Set(ports.map(({ name }) => name)));
   }
@@ -151,14 +160,5 @@ class Pass {
     const key = `record ${record.id}`;
     if (await this.#world.removeRecord(record, reason)) this.#removed.push(key);
     else this.#unfinished.push(key);
-  }
-
-  async #attempt(key: string, work: () => Promise<void>): Promise<void> {
-    try {
-      await work();
-      this.#removed.push(key);
-    } catch (error) {
-      this.#unfinished.push(`${key}: ${messageOf(error)}`);
-    }
   }
 }

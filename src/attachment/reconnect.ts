@@ -182,7 +182,7 @@ export class Reconnect {
   stopTraffic(): Promise<void> {
     if (this.#portClosed === null) {
       this.#cancelTimers();
-      this.#cancelReopen?.();
+      this.#stopReopening();
       this.#portClosed = this.#parts.port.close();
       this.#setState('closing', null);
     }
@@ -208,8 +208,8 @@ export class Reconnect {
   }
 
   #openOrRetry(): void {
-    this.#cancelReopen?.();
-    this.#cancelReopen = null;
+    this.#stopReopening();
+    if (this.#over()) return;
     try {
       this.#openSource();
     } catch (error) {
@@ -396,6 +396,7 @@ export class Reconnect {
 
   #tapGone(reason: string): void {
     this.#cancelTimers();
+    this.#stopReopening();
     this.#source?.close();
     this.#parts.log.warn({ reason }, 'the interface was removed from the pod');
     this.#carrier = false;
@@ -450,6 +451,11 @@ export class Reconnect {
     this.#cancelHold = null;
     for (const cancel of this.#cancelRun) cancel();
     this.#cancelRun = [];
+  }
+
+  #stopReopening(): void {
+    this.#cancelReopen?.();
+    this.#cancelReopen = null;
   }
 
   #setCarrier(up: boolean): void {

@@ -83,6 +83,7 @@ const common = {
   createdAtMs: z.number(),
   spec,
   netns: z.object({ device: z.string().regex(/^\d+$/), inode: z.string().regex(/^\d+$/) }),
+  requestId: text.nullable().default(null),
 };
 
 const record = z.discriminatedUnion('phase', [

@@ -21,6 +21,8 @@ interface RecordCommon {
   readonly createdAtMs: number;
   readonly spec: AttachmentSpec;
   readonly netns: NetnsIdentity;
+  /** Of the ADD that made it; null in records of 0.1.0. */
+  readonly requestId: string | null;
 }
 
 /** Undo is derivable from `spec` and `id` alone; the ifindex is known only once ready. */

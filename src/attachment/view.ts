@@ -4,7 +4,12 @@ import type { AttachmentView, ControlView } from './api.ts';
 import type { LiveAttachment } from './live-attachment.ts';
 import type { AttachmentRecord } from './record.ts';
 
-export function viewOf(record: AttachmentRecord, live: LiveAttachment | null): AttachmentView {
+/** @param whyAbsent why a ready one does not run, as far as that is known */
+export function viewOf(
+  record: AttachmentRecord,
+  live: LiveAttachment | null,
+  whyAbsent: string | null,
+): AttachmentView {
   const { spec } = record;
   const running = live?.view ?? null;
   return {
@@ -19,7 +24,7 @@ export function viewOf(record: AttachmentRecord, live: LiveAttachment | null): A
     mtu: running?.mtu ?? spec.device.mtu,
     addresses: record.phase === 'ready' ? record.result.ipam.ips.map((ip) => ip.address) : [],
     state: running?.state ?? absentState(record),
-    reason: running === null ? absentReason(record) : running.reason,
+    reason: running === null ? absentReason(record, whyAbsent) : running.reason,
     carrier: running?.carrier ?? false,
     statusNames: running?.statusNames ?? [],
     offeredFeatures: running?.ready?.offeredFeatures ?? null,
@@ -47,7 +52,6 @@ function absentState({ phase }: AttachmentRecord): string {
   return phase === 'ready' ? 'absent' : phase === 'creating' ? 'creating' : 'closing';
 }
 
-function absentReason({ phase }: AttachmentRecord): string | null {
-  if (phase === 'creating') return null;
-  return phase === 'ready' ? 'its namespace or interface is gone' : 'its removal is not complete yet';
+function absentReason({ phase }: AttachmentRecord, whyAbsent: string | null): string | null {
+  return phase === 'deleting' ? 'its removal is not complete yet' : whyAbsent;
 }

@@ -64,12 +64,11 @@ export class DelegatedIpam implements Ipam {
         { details: { plugin: call.type, verb: 'ADD', printed: stdout.slice(0, 120) } },
       );
     } catch (error) {
-      // Half an ADD may have taken a lease; what the undo says does not matter to the caller.
-      if (outcome.kind !== 'unstartable') {
-        const { undo } = this.#timeoutsMs;
-        await this.#run(plugin, 'DEL', call, {}, AbortSignal.timeout(undo), undo);
-      }
-      throw error;
+      if (outcome.kind === 'unstartable') throw error;
+      // Half an ADD may have taken a lease.
+      const { undo } = this.#timeoutsMs;
+      const undone = await this.#run(plugin, 'DEL', call, {}, AbortSignal.timeout(undo), undo);
+      throw undone.kind === 'exited' && undone.code === 0 ? error : notUndone(VirtioUserError.from(error, 'IPAM ADD'));
     }
   }
 
@@ -84,8 +83,13 @@ export class DelegatedIpam implements Ipam {
     await this.#optional('CHECK', call, { prevResult }, signal);
   }
 
-  async gc(call: NetworkCall, signal: AbortSignal): Promise<void> {
-    await this.#optional('GC', ofNetwork(call), {}, signal);
+  async gc(
+    call: NetworkCall,
+    valid: readonly Pick<IpamCall, 'containerId' | 'ifName'>[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    const listed = valid.map(({ containerId, ifName }) => ({ containerID: containerId, ifname: ifName }));
+    await this.#optional('GC', ofNetwork(call), { 'cni.dev/valid-attachments': listed }, signal);
   }
 
   async status(call: NetworkCall, signal: AbortSignal): Promise<void> {
@@ -167,6 +171,12 @@ export class DelegatedIpam implements Ipam {
         throw new VirtioUserError('CANCELLED', `IPAM plugin ${type} ${verb}: the caller is gone or its time is over`);
     }
   }
+}
+
+/** The same failure, saying that a lease may be left. */
+function notUndone({ code, message, details, remedy, cause }: VirtioUserError): VirtioUserError {
+  const options = { details: { ...details, undone: false }, cause };
+  return new VirtioUserError(code, message, remedy === null ? options : { ...options, remedy });
 }
 
 function ofNetwork(call: NetworkCall): IpamCall {

@@ -33,6 +33,11 @@ export interface IpamResult {
 /** Name of a plugin's executable: no path separator, nothing hidden. */
 export const pluginName = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
+/** Whether a plugin asks over the pod's interface itself, which must be up and connected before it can answer. */
+export function asksOverInterface(type: string): boolean {
+  return type === 'dhcp';
+}
+
 /** Everything that a delegate is told about the attachment. */
 export interface IpamCall {
   /** A {@link pluginName}. */
@@ -53,12 +58,20 @@ export interface Ipam {
   /**
    * @param permission the plugin is started at once, and told what to do when this resolves; when it rejects nothing has
    *   happened
+   * @throws with `details.undone` false when a lease may be left all the same; else a failed ADD leaves none
    */
   add(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<IpamResult>;
   /** Idempotent: a lease that is not there is success. */
   del(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<void>;
   check(call: IpamCall, prevResult: unknown, signal: AbortSignal): Promise<void>;
-  /** A plugin that does not know GC or STATUS (older than CNI 1.1.0) counts as success. */
-  gc(call: Pick<IpamCall, 'type' | 'netconf' | 'cniPath'>, signal: AbortSignal): Promise<void>;
+  /**
+   * A plugin that does not know GC or STATUS (older than CNI 1.1.0) counts as success.
+   * @param valid what keeps its lease, whatever the configuration lists
+   */
+  gc(
+    call: Pick<IpamCall, 'type' | 'netconf' | 'cniPath'>,
+    valid: readonly Pick<IpamCall, 'containerId' | 'ifName'>[],
+    signal: AbortSignal,
+  ): Promise<void>;
   status(call: Pick<IpamCall, 'type' | 'netconf' | 'cniPath'>, signal: AbortSignal): Promise<void>;
 }

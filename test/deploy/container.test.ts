@@ -73,6 +73,7 @@ describe.each(['default', 'restricted'])('the image with the %s profile', (secur
         cniBinDir: path('bin'),
         cniConfDir: path('net.d'),
         ipamDir: path('ipam'),
+        dhcpDir: path('dhcp'),
         runDir: path('run'),
         stateDir: path('state'),
         vswitchDir: path('ovs'),

@@ -241,6 +241,13 @@ describe('the DaemonSet', () => {
     });
   });
 
+  it('shows the agent where the daemon of the dhcp plugin listens', async () => {
+    for (const name of ['primary', 'secondary', 'restricted']) {
+      const { volumeMounts } = container(podSpec(find(await overlay(name), 'DaemonSet')), 'agent');
+      expect(volumeMounts).toContainEqual({ name: 'dhcp', mountPath: '/run/cni' });
+    }
+  });
+
   it('lets the agent describe devices where Multus reads, and not where device plugins do', async () => {
     for (const name of ['primary', 'secondary', 'restricted']) {
       const manifests = await overlay(name);

@@ -8,6 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Agent } from '../support/agent.ts';
 import { Cleanup } from '../support/cleanup.ts';
 import { Daemon, type Finished, runAny, until } from '../support/process.ts';
+import { type CniOutcome, newContainerId, Runtime } from '../support/runtime.ts';
 
 const mainPath = fileURLToPath(new URL('../../dist/main.js', import.meta.url));
 
@@ -93,6 +94,32 @@ describe('the agent process', () => {
     expect(finished.code).toBe(1);
     expect(finished.stderr).toContain(`port ${port}`);
   });
+
+  it('queued deletes whose IPAM plugin hangs keep it from serving for some seconds, not for as long as they hang', async () => {
+    const bin = join(directory, 'bin');
+    mkdirSync(bin);
+    const says = `[ "$CNI_COMMAND" = VERSION ] && exec echo '{"supportedVersions":["1.0.0"]}'`;
+    writeFileSync(join(bin, 'hanging'), `#!/bin/sh\n${says}\nexec /bin/sleep 60\n`, { mode: 0o755 });
+    const netconf = { cniVersion: '1.0.0', name: 'net', type: 'virtio-user', ipam: { type: 'hanging' } };
+    const runtime = new Runtime({
+      VIRTIO_USER_AGENT_SOCKET: join(directory, 'agent/run/agent.sock'),
+      VIRTIO_USER_STATE_DIR: join(directory, 'agent/state'),
+    });
+    const del = (): Promise<CniOutcome> =>
+      runtime.call('DEL', netconf, { containerId: newContainerId(), netnsPath: '' }, {}, { CNI_PATH: bin });
+    for (const outcome of await Promise.all(Array.from({ length: 9 }, del))) expect(outcome.ok).toBe(true);
+    const startedMs = performance.now();
+    const starting = start();
+    // One more, while the agent works on the others: it is queued, too.
+    expect((await del()).ok).toBe(true);
+    const agent = await starting;
+    expect(performance.now() - startedMs).toBeLessThan(15_000);
+    const { ok } = await runtime.call('STATUS', { ...netconf, ipam: undefined }, null);
+    expect(ok).toBe(true);
+    expect((await agent.get('/metrics'))?.body).toMatch(/^virtio_user_delete_queue_entries (9|10)$/m);
+    await agent.stop();
+    expect(readdirSync(join(agent.stateDir, 'delete-queue')).filter((name) => name.endsWith('.req'))).toHaveLength(10);
+  }, 60_000);
 
   it('a queued delete that is garbage is set aside and does not keep it from starting', async () => {
     const queue = join(directory, 'agent', 'state', 'delete-queue');

@@ -515,6 +515,10 @@ export class FakeIpam implements Ipam {
   readonly leases = new Map<string, string>();
   readonly calls: string[] = [];
   failing: 'ADD' | 'DEL' | 'CHECK' | 'GC' | null = null;
+  /** ADD takes a lease, fails, and cannot give it back. */
+  leaks = false;
+  /** Netconfs that DEL was called with. */
+  readonly deletedWith: string[] = [];
   hangs = false;
   readonly #gate: Gate;
 
@@ -537,6 +541,7 @@ export class FakeIpam implements Ipam {
       if (this.leases.has(key)) throw new VirtioUserError('IPAM_FAILED', 'duplicate allocation is not allowed');
       const address = `10.77.0.${this.leases.size + 2}`;
       this.leases.set(key, address);
+      if (this.leaks) throw new VirtioUserError('IPAM_FAILED', 'no answer', { details: { undone: false } });
       return {
         ips: [
           { address: `${address}/24`, gateway: '10.77.0.1' },
@@ -551,6 +556,7 @@ export class FakeIpam implements Ipam {
   async del(call: IpamCall, _signal?: AbortSignal, permission?: Promise<unknown>): Promise<void> {
     await permission;
     return this.#gate.pass('ipam.del', () => {
+      this.deletedWith.push(call.netconf);
       this.#called('DEL');
       this.leases.delete(`${call.containerId}/${call.ifName}`);
     });
@@ -560,7 +566,11 @@ export class FakeIpam implements Ipam {
     this.#called('CHECK');
   }
 
-  async gc(): Promise<void> {
+  /** What the last GC said to keep. */
+  valid: readonly string[] = [];
+
+  async gc(_call: unknown, valid: readonly { readonly containerId: string; readonly ifName: string }[]): Promise<void> {
+    this.valid = valid.map(({ containerId, ifName }) => `${containerId}/${ifName}`);
     this.#called('GC');
   }
 
@@ -653,7 +663,7 @@ export class FakeNode {
   }
 
   /** The process dies where it stands: its descriptors and sockets go, nothing else does. */
-  async killAndRestart(): Promise<void> {
+  async killAndRestart(beforeStart: () => void = () => undefined): Promise<void> {
     this.gate.kill();
     await this.#closeFiles();
     this.kernel.processDied();
@@ -661,6 +671,7 @@ export class FakeNode {
     this.ports = [];
     this.devices = [];
     this.manager = this.#newManager();
+    beforeStart();
     await this.start();
   }
 

@@ -60,7 +60,7 @@ export class RecordingAttachments implements Attachments {
     return [];
   }
 
-  reconnect(): void {}
+  async reconnect(): Promise<void> {}
 
   async setQueuePairs(): Promise<void> {}
 }

@@ -39,6 +39,7 @@ let remaining: number[];
 let waitingDeletes: number;
 let reconcile: () => Promise<ReconcileReport>;
 let restored: Promise<void>;
+let drained: Promise<void>;
 
 beforeEach(() => {
   events = [];
@@ -48,6 +49,7 @@ beforeEach(() => {
   waitingDeletes = 0;
   reconcile = async () => nothingDone;
   restored = Promise.resolve();
+  drained = Promise.resolve();
 });
 
 function lock(): NativeFd {
@@ -83,8 +85,13 @@ function agentOfFakes(changes: Partial<AgentParts> = {}): Agent {
         events.push('lock');
         return lock();
       },
-      drain: async () => {
+      list: async () => {
+        events.push('list');
+        return [];
+      },
+      workOff: async () => {
         events.push('drain');
+        await drained;
         waitingDeletes = remaining.shift() ?? 0;
         return waitingDeletes;
       },
@@ -110,9 +117,28 @@ function failing(agent: Agent): string[] {
 }
 
 describe('start', () => {
-  it('restores, drains the queue under its lock, and opens the socket before it lets the lock go', async () => {
+  it('restores, drains the queue, opens the socket, and reads the queue once more', async () => {
     await agentOfFakes().start();
-    expect(events).toEqual(['health open', 'restore', 'lock', 'drain', 'introspection open', 'cni open', 'unlock']);
+    await settle();
+    const pass = ['lock', 'list', 'unlock', 'drain'];
+    expect(events).toEqual(['health open', 'restore', ...pass, 'introspection open', 'cni open', ...pass]);
+  });
+
+  it('does not wait for a queue whose plugins hang; the rest is drained beside the calls', async () => {
+    let answer: () => void = () => undefined;
+    drained = new Promise((resolve) => (answer = resolve));
+    const agent = agentOfFakes();
+    const started = agent.start();
+    await settle();
+    expect(events).toContain('drain');
+    expect(agent.ready).toBe(false);
+    expect(clock.fire()).toBe(5_000);
+    await started;
+    expect(agent.ready).toBe(true);
+    expect(events.filter((event) => event === 'drain')).toHaveLength(1);
+    answer();
+    await settle();
+    expect(events.filter((event) => event === 'drain')).toHaveLength(2);
   });
 
   it('is not ready before the socket is open, and says what it waits for', async () => {
@@ -158,7 +184,7 @@ describe('start', () => {
       clock.fire();
       await settle();
     }
-    expect(events.at(-1)).toBe('unlock');
+    expect(events.slice(-3)).toEqual(['list', 'unlock', 'drain']);
   });
 
   it('a queue that cannot be read does not keep the node down', async () => {
@@ -166,7 +192,8 @@ describe('start', () => {
       deleteQueue: {
         length: 0,
         tryLock: lock,
-        drain: () => Promise.reject(new Error('EIO')),
+        list: () => Promise.reject(new Error('EIO')),
+        workOff: async () => 0,
       },
     });
     await agent.start();
@@ -174,8 +201,9 @@ describe('start', () => {
   });
 
   it('failed entries of the queue are tried again, later each time, until none remains', async () => {
-    remaining = [2, 1, 0];
+    remaining = [3, 2, 1, 0];
     await agentOfFakes().start();
+    await settle();
     const delays: number[] = [];
     for (let delayMs = clock.fire(); delayMs < 500_000; delayMs = clock.fire()) {
       delays.push(delayMs);
@@ -183,7 +211,7 @@ describe('start', () => {
       if (waitingDeletes === 0) break;
     }
     expect(delays.map((delayMs) => Math.round(delayMs / 1000))).toEqual([0, 1, 2]);
-    expect(events.filter((event) => event === 'drain')).toHaveLength(3);
+    expect(events.filter((event) => event === 'drain')).toHaveLength(4);
   });
 
   it('a stop in between opens nothing any more', async () => {
@@ -209,6 +237,7 @@ describe('stop', () => {
       },
     });
     await agent.start();
+    await settle();
     events.length = 0;
     const stopped = agent.stop();
     expect(failing(agent)).toEqual(['not-stopping']);
@@ -217,6 +246,35 @@ describe('stop', () => {
     answered();
     await stopped;
     expect(events).toEqual(['introspection close', 'release', 'health close', 'native']);
+    expect(clock.waiting).toEqual([]);
+  });
+
+  it('lets a queued delete that is under way end first, and begins no other', async () => {
+    let answer: () => void = () => undefined;
+    const signals: AbortSignal[] = [];
+    const agent = agentOfFakes({
+      deleteQueue: {
+        length: 1,
+        tryLock: lock,
+        list: async () => ['1'],
+        workOff: (_names, signal) => {
+          signals.push(signal);
+          return new Promise((resolve) => (answer = () => resolve(1)));
+        },
+      },
+    });
+    const started = agent.start();
+    await settle();
+    clock.fire();
+    await started;
+    const stopped = agent.stop();
+    await settle();
+    expect(signals.map(({ aborted }) => aborted)).toEqual([true]);
+    expect(events).not.toContain('release');
+    answer();
+    await stopped;
+    expect(events).toContain('release');
+    expect(signals.length).toBe(1);
     expect(clock.waiting).toEqual([]);
   });
 
@@ -262,7 +320,7 @@ describe('reconciliation', () => {
     finish(report);
     expect(await Promise.all(both)).toEqual([report, report]);
     expect(events.filter((event) => event === 'reconcile')).toHaveLength(1);
-    expect(events.at(-1)).toBe('reconciled ok');
+    expect(events).toContain('reconciled ok');
   });
 
   it('that could not ask everything is counted as incomplete', async () => {
@@ -270,7 +328,7 @@ describe('reconciliation', () => {
     const agent = agentOfFakes();
     await agent.start();
     await agent.reconcile();
-    expect(events.at(-1)).toBe('reconciled incomplete');
+    expect(events).toContain('reconciled incomplete');
   });
 
   it('that fails is counted, told to who asked, and tried again at its time', async () => {
@@ -278,7 +336,7 @@ describe('reconciliation', () => {
     const agent = agentOfFakes();
     await agent.start();
     await expect(agent.reconcile()).rejects.toThrow('OVSDB is away');
-    expect(events.at(-1)).toBe('reconciled failed');
+    expect(events).toContain('reconciled failed');
     clock.fire();
     await settle();
     expect(clock.waiting.some(({ delayMs }) => delayMs > 500_000)).toBe(true);

@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
@@ -40,6 +40,11 @@ function queue(changes: Partial<DeleteQueueParts> = {}): DeleteQueue {
   });
 }
 
+/** One pass, as the agent makes it. */
+async function drain(subject: DeleteQueue, signal = new AbortController().signal): Promise<number> {
+  return subject.workOff(await subject.list(), signal);
+}
+
 function entry(name: string, content: string): void {
   writeFileSync(join(directory, name), content);
 }
@@ -55,7 +60,7 @@ describe('the queue of deletes', () => {
         left.push(readdirSync(directory).length);
       },
     });
-    expect(await subject.drain()).toBe(0);
+    expect(await drain(subject)).toBe(0);
     expect(removed.map(({ key, askedAtMs: asked }) => [key.containerId, asked])).toEqual([
       ['a', 1700000000000],
       ['b', 1700000001000],
@@ -75,18 +80,18 @@ describe('the queue of deletes', () => {
         removed.push(request);
       },
     });
-    expect(await subject.drain()).toBe(1);
+    expect(await drain(subject)).toBe(1);
     expect(subject.length).toBe(1);
     expect(readdirSync(directory)).toEqual(['1700000000.0-1.req']);
     broken = false;
-    expect(await subject.drain()).toBe(0);
+    expect(await drain(subject)).toBe(0);
     expect(subject.length).toBe(0);
     expect(readdirSync(directory)).toEqual([]);
   });
 
   it('repeats of one DEL are one removal, the latest', async () => {
     for (const second of [3, 1, 2]) entry(`170000000${second}.0-1.req`, 'a');
-    await queue().drain();
+    await drain(queue());
     expect(removed.map(({ askedAtMs: asked }) => asked)).toEqual([1700000003000]);
     expect(readdirSync(directory)).toEqual([]);
     expect(results).toEqual(['done', 'done', 'done']);
@@ -96,39 +101,55 @@ describe('the queue of deletes', () => {
     entry('1700000000.0-1.req', 'garbage');
     entry('1700000000.0-3.req', 'garbage');
     entry('1700000000.0-2.req', 'b');
-    await queue().drain();
+    await drain(queue());
     expect(readdirSync(directory).sort()).toEqual(['1700000000.0-1.req.bad', '1700000000.0-3.req.bad']);
     expect(removed.map(({ key }) => key.containerId)).toEqual(['b']);
-    await queue().drain();
+    await drain(queue());
     expect(results.filter((result) => result === 'corrupt')).toHaveLength(2);
   });
 
   it('does not read an entry that is larger than any frame', async () => {
     entry('1700000000.0-1.req', '');
     truncateSync(join(directory, '1700000000.0-1.req'), 5 << 20);
-    await queue().drain();
+    await drain(queue());
     expect(readdirSync(directory)).toEqual(['1700000000.0-1.req.bad']);
   });
 
-  it('clears the remains of writers that died, and leaves the lock alone', async () => {
-    entry('1700000000.0-1.req.tmp', 'half');
+  it('clears the remains of writers that died, and leaves the lock and a writer at work alone', async () => {
+    entry('1700000000.0-1.tmp', 'half');
+    utimesSync(join(directory, '1700000000.0-1.tmp'), 1_700_000_000, 1_700_000_000);
+    entry('1700000000.0-2.tmp', 'half');
     entry('lock', '');
-    await queue().drain();
-    expect(readdirSync(directory)).toEqual(['lock']);
+    await drain(queue());
+    expect(readdirSync(directory)).toEqual(['1700000000.0-2.tmp', 'lock']);
+  });
+
+  it('told to stop begins no other removal, and counts what remains', async () => {
+    for (let index = 0; index < 12; index += 1) entry(`1700000000.0-${index + 1}.req`, `c${index}`);
+    const stop = new AbortController();
+    const subject = queue({
+      remove: async (request) => {
+        removed.push(request);
+        stop.abort();
+      },
+    });
+    expect(await drain(subject, stop.signal)).toBe(11);
+    expect(subject.length).toBe(11);
   });
 
   it('works off different attachments side by side, but not without bound', async () => {
     for (let index = 0; index < 12; index += 1) entry(`1700000000.0-${index + 1}.req`, `c${index}`);
     let running = 0;
     let most = 0;
-    await queue({
+    const subject = queue({
       remove: async () => {
         running += 1;
         most = Math.max(most, running);
         await new Promise((resolve) => setImmediate(resolve));
         running -= 1;
       },
-    }).drain();
+    });
+    await drain(subject);
     expect(most).toBeGreaterThan(1);
     expect(most).toBeLessThanOrEqual(4);
   });

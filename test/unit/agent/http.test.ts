@@ -86,7 +86,7 @@ describe('introspection', () => {
     const introspection = new Introspection({
       attachments: {
         list: () => views,
-        reconnect: (id) => void reconnected.push(id),
+        reconnect: async (id) => void reconnected.push(id),
         setQueuePairs: async (id, pairs) => {
           if (pairs > 4) throw new VirtioUserError('CONTROL_REFUSED', 'the device refused queue-pairs 5');
           if (pairs === 3) throw new VirtioUserError('CONTROL_QUEUE_BROKEN', 'the control queue is broken');

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import type { AttachmentSpec } from '../../../src/attachment/spec.ts';
 import { VirtioUserError } from '../../../src/errors.ts';
-import { FakeNode, fault, settle, until } from '../../support/attachment-fakes.ts';
+import { FakeNode, fault, settle, until, untroubled } from '../../support/attachment-fakes.ts';
 
 let node: FakeNode;
 let netns: string;
@@ -94,7 +94,8 @@ describe('ADD', () => {
   it('of what is there already is a conflict and leaves it alone', async () => {
     await node.add(spec);
     const before = node.leftovers();
-    await expect(node.add(spec)).rejects.toMatchObject({ code: 'CONFLICT_INTERFACE' });
+    const another = { ...untroubled, requestId: 'another' };
+    await expect(node.add(spec, another)).rejects.toMatchObject({ code: 'CONFLICT_INTERFACE' });
     expect(node.leftovers()).toEqual(before);
   });
 
@@ -168,6 +169,77 @@ describe('ADD', () => {
     node.ipam.failing = null;
     await node.clock.advance(30_000);
     await node.manager.settled();
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('whose IPAM plugin could not give back what it took gives it back itself', async () => {
+    node.ipam.leaks = true;
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'IPAM_FAILED' });
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('whose IPAM plugin can give back nothing at all is remembered; its lease goes later', async () => {
+    node.ipam.leaks = true;
+    node.ipam.failing = 'DEL';
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'IPAM_FAILED' });
+    expect(node.leftovers()).toEqual([expect.stringContaining('lease'), expect.stringContaining('record')]);
+    node.ipam.failing = null;
+    await node.clock.advance(30_000);
+    await node.manager.settled();
+    expect(node.leftovers()).toEqual([]);
+  });
+});
+
+describe('an IPAM plugin that asks over the interface itself', () => {
+  let dhcp: AttachmentSpec;
+  beforeEach(() => {
+    dhcp = { ...spec, ipam: { type: 'dhcp', netconf: '{"name":"net"}' } };
+  });
+
+  it('is asked when the interface is up and its backend runs, whatever `wait` says', async () => {
+    node.gate.arm(0, 'fail', (name) => ['openTap', 'setupPodLink', 'ovs.ensure', 'ipam.add'].includes(name));
+    const add = node.add(dhcp);
+    await until(() => node.ovs.ports.size === 1);
+    await settle();
+    expect(node.gate.names).toEqual(['openTap', 'setupPodLink', 'ovs.ensure']);
+    await node.connect();
+    await add;
+    expect(node.gate.names.slice(3)).toEqual(['ipam.add', 'setupPodLink']);
+    expect(node.kernel.links).toMatchObject([{ up: true, addresses: [{}, {}] }]);
+    expect(node.port.injected.length).toBe(2);
+  });
+
+  it('is not asked when no backend comes, and the ADD leaves nothing', async () => {
+    const add = node.add(dhcp);
+    await until(() => node.ovs.ports.size === 1);
+    await settle();
+    const failed = expect(add).rejects.toMatchObject({
+      code: 'BACKEND_ABSENT',
+      remedy: expect.stringContaining('asks over it'),
+    });
+    await node.clock.advance(5_000);
+    await failed;
+    expect(node.ipam.calls).toEqual([]);
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('gives a lease back before traffic stops', async () => {
+    const add = node.add(dhcp);
+    await until(() => node.ovs.ports.size === 1);
+    await settle();
+    await node.connect();
+    await add;
+    const { port, ipam } = node;
+    const del = ipam.del.bind(ipam);
+    const states: string[] = [];
+    ipam.del = async (...args) => {
+      await args[2];
+      states.push(port.state);
+      await del(...args);
+      states.push(port.state);
+    };
+    await node.del(dhcp);
+    expect(states).toEqual(['running', 'running']);
     expect(node.leftovers()).toEqual([]);
   });
 });
@@ -316,6 +388,17 @@ describe('DEL', () => {
     expect(node.leftovers()).toEqual([expect.stringContaining('lease'), expect.stringContaining('record')]);
     node.ipam.failing = null;
     await node.del(spec);
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('that is asked again calls IPAM as the caller says now: what made it fail may have been mended there', async () => {
+    await node.add(spec);
+    node.ipam.failing = 'DEL';
+    const mended = { type: 'host-local', netconf: '{"name":"net","mended":true}' };
+    await expect(node.del(spec, { ipam: mended })).rejects.toMatchObject({ code: 'IPAM_FAILED' });
+    node.ipam.failing = null;
+    await node.del(spec, { ipam: mended });
+    expect(node.ipam.deletedWith).toEqual(['{"name":"net"}', mended.netconf]);
     expect(node.leftovers()).toEqual([]);
   });
 

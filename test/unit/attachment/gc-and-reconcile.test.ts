@@ -1,9 +1,10 @@
 import { renameSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import type { GarbageRequest } from '../../../src/attachment/api.ts';
+import { attachmentId } from '../../../src/attachment/key.ts';
 import type { AttachmentSpec } from '../../../src/attachment/spec.ts';
 import { type ChannelPayloads, subscribe } from '../../../src/telemetry/channels.ts';
-import { FakeNode, until, untroubled } from '../../support/attachment-fakes.ts';
+import { FakeNode, settle, until, untroubled } from '../../support/attachment-fakes.ts';
 
 let node: FakeNode;
 let specs: AttachmentSpec[];
@@ -37,12 +38,14 @@ describe('GC', () => {
     expect(containers()).toEqual(['container-1', 'container-3']);
     expect([...node.ipam.leases.keys()]).toEqual(['container-1/eth0', 'container-3/eth0']);
     expect(node.ipam.calls).toContain('GC');
+    expect(node.ipam.valid).toEqual(['container-1/eth0']);
   });
 
-  it('leaves records younger than a minute', async () => {
+  it('leaves records younger than a minute, and lets IPAM keep their leases', async () => {
     await node.clock.advance(59_000);
     await node.manager.collectGarbage(request, untroubled);
     expect(containers()).toHaveLength(3);
+    expect(node.ipam.valid).toEqual(['container-1/eth0', 'container-2/eth0']);
   });
 
   it('goes on after errors and then reports them together', async () => {
@@ -151,6 +154,16 @@ describe('reconciliation', () => {
     expect((await node.manager.reconcile()).removed).toEqual([]);
   });
 
+  it('takes up again what it let go of when the namespace is there again', async () => {
+    const { netnsPath } = spec(1);
+    renameSync(netnsPath, `${netnsPath}.away`);
+    await node.manager.reconcile();
+    expect(node.state).toBe('absent');
+    renameSync(`${netnsPath}.away`, netnsPath);
+    await node.manager.reconcile();
+    expect(node.state).toBe('held');
+  });
+
   it('deletes nothing when the directory of the namespaces cannot be seen', async () => {
     const directory = node.kernel.directory;
     renameSync(directory, `${directory}-unmounted`);
@@ -198,6 +211,72 @@ describe('reconciliation', () => {
     expect(node.ovs.ports.size).toBe(2);
   });
 
+  describe('that is at work on a port', () => {
+    /** Holds the operation up until `release` is called. */
+    function hold(operation: 'ensure' | 'remove'): { readonly reached: () => boolean; readonly release: () => void } {
+      const real = node.ovs[operation].bind(node.ovs) as (argument: never) => Promise<never>;
+      let release: () => void = () => undefined;
+      let reached = false;
+      const released = new Promise<void>((resolve) => (release = resolve));
+      const held = async (argument: never): Promise<never> => {
+        reached = true;
+        await released;
+        return real(argument);
+      };
+      Object.assign(node.ovs, { [operation]: held });
+      return { reached: () => reached, release };
+    }
+
+    /** For a call that nothing keeps waiting. */
+    async function longEnough(): Promise<void> {
+      for (let turns = 0; turns < 2000; turns += 1) await settle();
+    }
+
+    it('does not put it back beside a DEL', async () => {
+      node.ovs.ports.clear();
+      const { reached, release } = hold('ensure');
+      const pass = node.manager.reconcile();
+      await until(reached);
+      const del = node.del(spec(1));
+      await Promise.race([del, longEnough()]);
+      release();
+      await Promise.all([pass, del]);
+      expect(node.manager.list().map(({ id }) => id)).toEqual([...node.ovs.ports.keys()]);
+      expect(node.ovs.ports.size).toBe(2);
+    });
+
+    it('does not take it away from an ADD that comes meanwhile', async () => {
+      const late = node.spec(node.kernel.addNetns(), { key: { ...spec(1).key, containerId: 'late' } });
+      const id = attachmentId(late.key);
+      const [port] = node.ovs.ports.values();
+      node.ovs.ports.set(id, { ...port!, name: id });
+      await node.manager.reconcile();
+      await node.clock.advance(61_000);
+      const { reached, release } = hold('remove');
+      const pass = node.manager.reconcile();
+      await until(reached);
+      const add = node.add(late);
+      await Promise.race([add, longEnough()]);
+      release();
+      await Promise.all([pass, add]);
+      expect(node.ovs.ports.has(id)).toBe(true);
+    });
+
+    it('does not claim to have removed one that went meanwhile', async () => {
+      const [port] = node.ovs.ports.values();
+      node.ovs.ports.set('vuffffffffffff', { ...port!, name: 'vuffffffffffff' });
+      await node.manager.reconcile();
+      await node.clock.advance(61_000);
+      const { reached, release } = hold('remove');
+      const pass = node.manager.reconcile();
+      await until(reached);
+      node.ovs.ports.delete('vuffffffffffff');
+      release();
+      expect((await pass).removed).toEqual([]);
+      expect(orphans).toEqual([]);
+    });
+  });
+
   it('finishes a removal that did not', async () => {
     node.ovs.away = true;
     await node.del(spec(1));
@@ -242,5 +321,15 @@ describe('a namespace that the runtime removes', () => {
     expect(node.manager.list()[0]?.state).toBe('absent');
     await node.del(spec(1), { netnsPath: '' });
     expect(containers()).toEqual(['container-2', 'container-3']);
+  });
+
+  it('is let go of by what is left of its interfaces, too', async () => {
+    const key = { ...spec(1).key, networkName: 'second', ifName: 'net1' };
+    const second = node.spec(spec(1).netnsPath, { key });
+    await node.add(second);
+    await node.del(second);
+    const [port] = node.ports;
+    node.kernel.removeNetns(spec(1).netnsPath);
+    await until(() => port?.state === 'closed');
   });
 });

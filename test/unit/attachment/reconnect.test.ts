@@ -248,6 +248,16 @@ describe('the port', () => {
     await node.del(spec);
     expect(node.leftovers()).toEqual([]);
   });
+
+  it('that reports a deleted TAP ends the tries to open a socket, too', async () => {
+    node.socketRefusal = new Error('EADDRINUSE');
+    await node.killAndRestart();
+    node.port.emit({ kind: 'tap-gone', reason: 'EBADFD' });
+    node.socketRefusal = null;
+    await node.clock.advance(6_000);
+    expect(node.sources.map(({ isOpen }) => isOpen)).toEqual([false]);
+    expect(node.state).toBe('tap-gone');
+  });
 });
 
 describe('a reconnect on demand', () => {
@@ -255,7 +265,7 @@ describe('a reconnect on demand', () => {
 
   it('drops the connection there is', async () => {
     const frontend = await node.connect();
-    node.manager.reconnect(id());
+    await node.manager.reconnect(id());
     await settle();
     await settle();
     expect([node.state, frontend.released]).toEqual(['held', true]);
@@ -265,22 +275,20 @@ describe('a reconnect on demand', () => {
 
   it('gives up a handshake that stalls', async () => {
     const frontend = await node.connect({ kind: 'stalling' });
-    node.manager.reconnect(id());
+    await node.manager.reconnect(id());
     await settle();
     await settle();
     expect([node.state, frontend.released]).toEqual(['waiting', true]);
   });
 
-  it('without a connection opens the socket anew', () => {
+  it('without a connection opens the socket anew', async () => {
     const before = node.source;
-    node.manager.reconnect(id());
+    await node.manager.reconnect(id());
     expect([before.isOpen, node.source.isOpen, node.sources.length]).toEqual([false, true, 2]);
   });
 
-  it('of an attachment that is not there is ATTACHMENT_UNKNOWN', () => {
-    expect(() => node.manager.reconnect('vu000000000000')).toThrow(
-      expect.objectContaining({ code: 'ATTACHMENT_UNKNOWN' }),
-    );
+  it('of an attachment that is not there is ATTACHMENT_UNKNOWN', async () => {
+    await expect(node.manager.reconnect('vu000000000000')).rejects.toMatchObject({ code: 'ATTACHMENT_UNKNOWN' });
   });
 });
 

@@ -49,6 +49,22 @@ describe.each(['kill-before', 'kill-after'] as const)('an agent killed (%s)', (k
     expect(completed).toBeGreaterThan(0);
   });
 
+  it('at any operation of ADD: the same request that is sent again to the next one succeeds', async () => {
+    for (let at = 1; ; at += 1) {
+      node.gate.arm(at, kind);
+      const died = node.gate.expectDeath();
+      const outcome = await Promise.race([node.add(spec).then(() => 'made'), died.then(() => 'died')]);
+      if (outcome === 'made') break;
+      await settle();
+      await node.killAndRestart();
+      await node.add(spec);
+      expect([at, node.state, node.ovs.ports.size]).toEqual([at, 'waiting', 1]);
+      expect(node.kernel.links).toMatchObject([{ up: true, addresses: [{}, {}] }]);
+      await node.del(spec);
+      expect([at, ...node.leftovers()]).toEqual([at]);
+    }
+  });
+
   it('at any operation of DEL: the next one finishes it, or waits for the next DEL', async () => {
     for (let at = 1; ; at += 1) {
       await node.add(spec);
@@ -102,6 +118,65 @@ describe('a new agent', () => {
     expect(node.source.isOpen).toBe(true);
     await node.connect();
     expect(node.state).toBe('running');
+  });
+
+  describe('that could not take up an interface', () => {
+    beforeEach(async () => {
+      await node.add(spec);
+      await node.killAndRestart(() => node.gate.arm(1, 'fail', (name) => name === 'openTap'));
+    });
+
+    it('says why, and tries again before long', async () => {
+      expect(node.manager.list()).toMatchObject([{ state: 'absent', reason: expect.stringContaining('ENOSPC') }]);
+      await node.clock.advance(30_000);
+      await node.manager.settled();
+      expect(node.manager.list()).toMatchObject([{ state: 'held', reason: 'the agent was restarted' }]);
+      await node.connect();
+      expect(node.state).toBe('running');
+    });
+
+    it('takes it up in a reconciliation, which says so when that fails too', async () => {
+      node.gate.arm(1, 'fail', (name) => name === 'openTap');
+      expect((await node.manager.reconcile()).unfinished).toEqual([expect.stringContaining('ENOSPC')]);
+      expect(await node.manager.reconcile()).toEqual({ removed: [], unfinished: [], unknown: [] });
+      expect(node.state).toBe('held');
+    });
+
+    it('takes it up when somebody asks for a reconnect, who hears why when that fails', async () => {
+      const id = String(node.manager.list()[0]?.id);
+      node.gate.arm(1, 'fail', (name) => name === 'openTap');
+      await expect(node.manager.reconnect(id)).rejects.toMatchObject({
+        code: 'SYSCALL_FAILED',
+        message: expect.stringContaining('ENOSPC'),
+      });
+      await node.manager.reconnect(id);
+      expect(node.state).toBe('held');
+    });
+
+    it('leaves it to a DEL that comes first', async () => {
+      await node.del(spec);
+      await node.clock.advance(30_000);
+      await node.manager.settled();
+      expect(node.leftovers()).toEqual([]);
+    });
+
+    it('takes up nothing once it stops', async () => {
+      await node.manager.close();
+      await node.manager.reconcile();
+      expect(node.kernel.openFds).toBe(0);
+    });
+  });
+
+  it('does not try again for an interface that the pod has deleted', async () => {
+    await node.add(spec);
+    node.kernel.links = [];
+    await node.killAndRestart();
+    expect(node.manager.list()).toMatchObject([
+      { state: 'absent', reason: expect.stringContaining('interface is gone') },
+    ]);
+    expect(await node.manager.reconcile()).toEqual({ removed: [], unfinished: [], unknown: [] });
+    const id = String(node.manager.list()[0]?.id);
+    await expect(node.manager.reconnect(id)).rejects.toMatchObject({ code: 'ATTACHMENT_UNKNOWN' });
   });
 
   it('keeps the record of a pod whose namespace is gone, without a socket', async () => {
@@ -243,7 +318,7 @@ describe('a number of queue pairs that was set', () => {
         watch.close();
         resolve();
       });
-      watch.add(netns);
+      watch.add(netns, 'other');
     });
     node.kernel.removeNetns(netns);
     await gone;
@@ -319,6 +394,18 @@ describe('a record', () => {
     await node.killAndRestart();
     await node.connect();
     expect(node.manager.list()).toMatchObject([{ state: 'running', wantedPairs: null, activePairs: 4 }]);
+  });
+
+  it('of 0.1.0, which knew no request id, is in the way of another ADD', async () => {
+    await node.add(spec);
+    const path = recordPath();
+    const old = readFileSync(path, 'utf8').replace(',"requestId":"test"', '');
+    expect(old).not.toContain('requestId');
+    writeFileSync(path, old);
+    await node.killAndRestart();
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'CONFLICT_INTERFACE' });
+    await node.del(spec);
+    expect(node.leftovers()).toEqual([]);
   });
 
   it('half written leaves nothing behind', async () => {

@@ -34,7 +34,7 @@ beforeEach(async () => {
   const spec = node.spec('/var/run/netns/n');
   const id = attachmentId(spec.key);
   const netns = { device: '1', inode: '2' };
-  creating = { version: 1, phase: 'creating', id, bootId: 'boot-1', createdAtMs: 1, spec, netns };
+  creating = { version: 1, phase: 'creating', id, bootId: 'boot-1', requestId: null, createdAtMs: 1, spec, netns };
   deleting = { ...creating, phase: 'deleting', ifindex: null };
 });
 afterEach(async () => {

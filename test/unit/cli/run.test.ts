@@ -125,7 +125,7 @@ describe('commands that ask the agent', () => {
     introspection = new Introspection({
       attachments: {
         list: () => views,
-        reconnect: (id) => void reconnected.push(id),
+        reconnect: async (id) => void reconnected.push(id),
         setQueuePairs: (id, pairs) => setQueuePairs(id, pairs),
       },
       reconcile: () => reconcile(),

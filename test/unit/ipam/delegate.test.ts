@@ -140,7 +140,7 @@ describe('the real host-local', () => {
     const result = await ipam.add(hostLocal({ cniVersion }), patient);
     expect(result.ips.map(({ address }) => address)).toEqual(['10.77.0.2/24', 'fd00:77::2/64']);
     await ipam.check(hostLocal({ cniVersion }), { cniVersion, ips: [] }, patient);
-    await ipam.gc(hostLocal({ cniVersion }), patient);
+    await ipam.gc(hostLocal({ cniVersion }), [], patient);
     await ipam.status(hostLocal({ cniVersion }), patient);
   });
 
@@ -226,7 +226,7 @@ describe('what a plugin is given', () => {
     await ipam.del(callOf({ type }, { netnsPath: '', cniArgs: '' }), patient);
     expect(seenEnvironment('DEL')).toMatchObject({ CNI_NETNS: '', CNI_CONTAINERID: 'c1' });
     expect(Object.keys(seenEnvironment('DEL'))).not.toContain('CNI_ARGS');
-    await ipam.gc(callOf({ type }, { cniVersion: '1.1.0' }), patient);
+    await ipam.gc(callOf({ type }, { cniVersion: '1.1.0' }), [], patient);
     await ipam.status(callOf({ type }, { cniVersion: '1.1.0' }), patient);
     for (const verb of ['GC', 'STATUS']) {
       expect(seenEnvironment(verb)).toEqual({ CNI_COMMAND: verb, CNI_PATH: `${pluginDir}:${directory}/bin` });
@@ -253,9 +253,19 @@ describe('what a plugin is given', () => {
     expect(JSON.parse(seen('CHECK.stdin'))).toMatchObject({ prevResult });
   });
 
+  it('is on GC the list of what keeps its lease, whatever the configuration says', async () => {
+    const type = plugin('ok', '', ['1.1.0']);
+    const call = callOf({ type }, { cniVersion: '1.1.0' });
+    const netconf = JSON.stringify({ ...(JSON.parse(call.netconf) as Json), 'cni.dev/valid-attachments': [] });
+    await ipam.gc({ ...call, netconf }, [{ containerId: 'c1', ifName: 'eth0' }], patient);
+    expect(JSON.parse(seen('GC.stdin'))).toMatchObject({
+      'cni.dev/valid-attachments': [{ containerID: 'c1', ifname: 'eth0' }],
+    });
+  });
+
   it('is no verb that its version does not know', async () => {
     const type = plugin('ok', 'exit 1', ['0.3.1', '1.0.0']);
-    await ipam.gc(callOf({ type }, { cniVersion: '1.1.0' }), patient);
+    await ipam.gc(callOf({ type }, { cniVersion: '1.1.0' }), [], patient);
     await ipam.status(callOf({ type }, { cniVersion: '1.1.0' }), patient);
     await ipam.check(callOf({ type }, { cniVersion: '0.3.1' }), {}, patient);
     expect(readdirSync(join(directory, 'seen'))).toEqual(['VERSION']);
@@ -408,11 +418,20 @@ describe('a plugin that misbehaves', () => {
     expect(undone()).toBe(true);
   });
 
-  it('hanging in the undo too ends all the same', async () => {
+  it('hanging in the undo too ends all the same, and says that a lease may be left', async () => {
     const hasty = makeIpam({ ADD: 200, undo: 200 });
     await expect(hasty.add(callOf({ type: plugin('bad', 'exec /bin/sleep 300') }), patient)).rejects.toMatchObject({
       code: 'IPAM_FAILED',
+      message: 'IPAM plugin bad ADD: no answer within 200 ms, killed',
+      details: { undone: false },
     });
+  });
+
+  it('failing in ADD and in the undo says that a lease may be left; with a good undo it does not', async () => {
+    const failed = (script: string): Promise<unknown> =>
+      ipam.add(callOf({ type: plugin('bad', script) }), patient).catch((error: unknown) => error);
+    expect(await failed('exit 1')).toMatchObject({ code: 'IPAM_FAILED', details: { undone: false } });
+    expect(await failed(onAdd('exit 1'))).not.toHaveProperty('details.undone');
   });
 
   it('is killed when the caller gives up', async () => {

@@ -91,6 +91,8 @@ const char* eventName(PortEventKind kind) {
   switch (kind) {
     case PortEventKind::kRingCorrupt:
       return "ring-corrupt";
+    case PortEventKind::kKickBlocked:
+      return "kick-blocked";
     case PortEventKind::kTapGone:
       return "tap-gone";
     case PortEventKind::kBackendStalled:

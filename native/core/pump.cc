@@ -25,13 +25,15 @@ constexpr uint64_t kLookMutedNs = 10'000'000;
 
 }  // namespace
 
-Pump::Pump(uint32_t spinUs, UniqueFd epoll, UniqueFd control) noexcept
+Pump::Pump(uint32_t spinUs, UniqueFd epoll, UniqueFd control, std::unique_ptr<Kicker> kicker) noexcept
     : spinNs_(uint64_t{spinUs} * 1000),
       epoll_(std::move(epoll)),
       control_(std::move(control)),
+      kicker_(std::move(kicker)),
       scratch_(std::make_unique<PumpScratch>()) {
   context_.epollFd = epoll_.get();
   context_.scratch = scratch_.get();
+  context_.kicker = kicker_.get();
 }
 
 Result<std::shared_ptr<Pump>> Pump::create(const std::string& name, uint32_t spinUs) noexcept {
@@ -43,7 +45,9 @@ Result<std::shared_ptr<Pump>> Pump::create(const std::string& name, uint32_t spi
   event.events = EPOLLIN | EPOLLET;
   event.data.ptr = nullptr;
   if (::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, control.get(), &event) != 0) return lastFault("epoll_ctl");
-  std::shared_ptr<Pump> pump(new Pump(spinUs, std::move(epoll), std::move(control)));
+  auto kicker = Kicker::create();
+  if (!kicker) return kicker.fault();
+  std::shared_ptr<Pump> pump(new Pump(spinUs, std::move(epoll), std::move(control), std::move(kicker).value()));
   // With every signal blocked SIGPIPE from a write is an errno.
   Result<Thread> thread = Thread::start(name.substr(0, 15).c_str(), [raw = pump.get()]() noexcept { raw->run(); });
   if (!thread) return thread.fault();
@@ -74,6 +78,7 @@ void Pump::stop() noexcept {
   const uint64_t one = 1;
   (void)!::write(control_.get(), &one, sizeof one);
   thread_.join();
+  kicker_->stop();
 }
 
 void Pump::attach(QueuePair& pair) noexcept {
@@ -97,6 +102,7 @@ void Pump::activate(QueuePair& pair) noexcept {
 }
 
 void Pump::run() noexcept {
+  kicker_->enter();
   while (!stop_.load(std::memory_order_acquire)) {
     if (runList_.empty()) {
       sleep(monotonicNs());
@@ -174,6 +180,7 @@ uint64_t Pump::lookIntervalNs() const noexcept {
 }
 
 void Pump::sleep(uint64_t nowNs) noexcept {
+  kicker_->rest();
   if (context_.running == 0) {
     poll(-1);
     wakeups_.add(1);

@@ -71,10 +71,8 @@ void QueuePair::enter() noexcept {
 
 // VPP starts a ring only when its kick eventfd becomes readable: once, whatever the flags say.
 void QueuePair::kickAlways() noexcept {
-  const uint64_t one = 1;
-  (void)!::write(kickRx_, &one, sizeof one);
-  (void)!::write(kickTx_, &one, sizeof one);
-  counters_.event(Event::kKicks, 2);
+  writeKick(kickRx_);
+  writeKick(kickTx_);
 }
 
 void QueuePair::useReceiveBuffers(const RxBuffers& buffers) noexcept {
@@ -232,10 +230,14 @@ void QueuePair::unmute(uint64_t nowNs) noexcept {
 
 void QueuePair::fail(const char* reason) noexcept {
   if (state_ != PairState::kRunning) return;
+  counters_.event(Event::kRingsCorrupt);
+  breakPort(PortEventKind::kRingCorrupt, reason);
+}
+
+void QueuePair::breakPort(PortEventKind kind, const char* reason) noexcept {
   state_ = PairState::kFailed;
   leave();
-  counters_.event(Event::kRingsCorrupt);
-  if (!shared_->broken.exchange(true) && shared_->listener) shared_->listener(PortEventKind::kRingCorrupt, reason);
+  if (!shared_->broken.exchange(true) && shared_->listener) shared_->listener(kind, reason);
 }
 
 void QueuePair::tapGone(const char* reason) noexcept {
@@ -249,10 +251,14 @@ void QueuePair::kick(int fd, Virtq& queue) noexcept {
     counters_.event(Event::kKicksSuppressed);
     return;
   }
-  // EAGAIN: the counter is full, so a kick is pending already.
-  const uint64_t one = 1;
-  (void)!::write(fd, &one, sizeof one);
+  writeKick(fd);
+}
+
+void QueuePair::writeKick(int fd) noexcept {
+  // Not again after one that blocked: each costs the pump's other pairs as long.
+  if (state_ != PairState::kRunning && state_ != PairState::kRetired) return;
   counters_.event(Event::kKicks);
+  if (!pump_->kicker->kick(fd)) breakPort(PortEventKind::kKickBlocked, "the backend made its kick eventfd block");
 }
 
 void QueuePair::setBlocked(bool blocked) noexcept {

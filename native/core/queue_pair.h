@@ -15,6 +15,7 @@
 
 #include "coalesce.h"
 #include "counters.h"
+#include "kicker.h"
 #include "rx_filter.h"
 #include "segment.h"
 #include "session.h"
@@ -23,15 +24,16 @@
 
 namespace vu {
 
+// kick-blocked: the backend made its kick eventfd such that a write to it blocks.
 // backend-stalled: it has used nothing of what waits in a transmit ring for kStallSeconds; told again after as long.
-enum class PortEventKind : uint8_t { kRingCorrupt, kTapGone, kBackendStalled };
+enum class PortEventKind : uint8_t { kRingCorrupt, kKickBlocked, kTapGone, kBackendStalled };
 
 // What the pairs of one port share across pumps.
 struct PortShared {
-  // A ring broke: every pair lets the session alone, whichever pump it lives on.
+  // A ring or a kick broke: every pair lets the session alone, whichever pump it lives on.
   std::atomic<bool> broken{false};
   std::atomic<bool> tapGone{false};
-  // Called on a pump thread; kRingCorrupt and kTapGone at most once per start. `reason` is a literal.
+  // Called on a pump thread; of kRingCorrupt and kKickBlocked one, once per start, as kTapGone. `reason` is a literal.
   std::function<void(PortEventKind, const char*)> listener;
 };
 
@@ -58,6 +60,7 @@ struct PumpScratch;
 struct PumpContext {
   int epollFd = -1;
   PumpScratch* scratch = nullptr;
+  Kicker* kicker = nullptr;
   // Pairs with a session: the pump looks at them by itself once a second.
   uint32_t running = 0;
   // Sleeping pairs that wait for room in their transmit ring: these want the 100 ms fallback (a call may never come).
@@ -207,8 +210,10 @@ class QueuePair {
 
   // Common (queue_pair.cc).
   void fail(const char* reason) noexcept;
+  void breakPort(PortEventKind kind, const char* reason) noexcept;
   void tapGone(const char* reason) noexcept;
   void kick(int fd, Virtq& queue) noexcept;
+  void writeKick(int fd) noexcept;
   void setBlocked(bool blocked) noexcept;
   void watch(int fd, Watch& watch) noexcept;
   void unwatch(int fd) noexcept;

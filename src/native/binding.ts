@@ -289,13 +289,17 @@ export interface Pump {
   close(): void;
 }
 
+/** What a backend did that broke its port. The port has stopped touching the session by itself. */
+export type PortBreak = 'ring-corrupt' | 'kick-blocked';
+
 export interface PortEvent {
   /**
-   * `ring-corrupt`: a used entry that cannot be; the port has stopped touching the session by itself.
+   * `ring-corrupt`: a used entry that cannot be.
+   * `kick-blocked`: a write to the kick eventfd blocked, which only a backend can bring about.
    * `tap-gone`: the TAP was deleted (EBADFD, ENODEV).
    * `backend-stalled`: the backend has taken nothing of what waits for 5 s; again after every further 5 s.
    */
-  readonly kind: 'ring-corrupt' | 'tap-gone' | 'backend-stalled';
+  readonly kind: PortBreak | 'tap-gone' | 'backend-stalled';
   readonly reason: string;
 }
 

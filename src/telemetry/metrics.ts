@@ -41,8 +41,14 @@ const attachmentLabels = ['id', 'namespace', 'pod', 'network'] as const;
 /** States that are always reported, so that "none" is 0 and not a missing series. */
 const knownStates = ['waiting', 'negotiating', 'running', 'held', 'parked', 'tap-gone', 'absent'] as const;
 
-/** A ring that cannot be, features that went missing, a handshake that fails again and again, a record set aside. */
-const incidentKinds = ['ring-corrupt', 'feature-mismatch', 'handshake-failing', 'record-corrupt'] as const;
+/** A ring that cannot be, a kick that blocks, features that went missing, a handshake that fails again and again, a record set aside. */
+const incidentKinds = [
+  'ring-corrupt',
+  'kick-blocked',
+  'feature-mismatch',
+  'handshake-failing',
+  'record-corrupt',
+] as const;
 export type IncidentKind = (typeof incidentKinds)[number];
 
 const prefix = 'virtio_user_';

@@ -18,7 +18,7 @@ constexpr uint32_t kFruitlessRounds = 64;
 constexpr uint64_t kSpinBudgetNs = 300'000'000;
 // Spinning this long lets others have the core between two looks.
 constexpr uint64_t kYieldAfterNs = 3'000;
-// A call may never come (F40): how often a sleeping pump looks by itself.
+// A call may never come (F40): how often a pump looks by itself, asleep or busy.
 constexpr uint64_t kLookNs = kSecondNs;
 constexpr uint64_t kLookBlockedNs = 100'000'000;
 constexpr uint64_t kLookMutedNs = 10'000'000;
@@ -159,8 +159,8 @@ uint32_t Pump::runRound() noexcept {
     if (++pairRounds_ % kRoundsPerPoll == 0) {
       poll(0);
       if (stop_.load(std::memory_order_relaxed)) return total;
+      look(monotonicNs());
     }
-    if (pairRounds_ % 4096 == 0) look(monotonicNs());
   }
   return total;
 }
@@ -186,7 +186,7 @@ void Pump::sleep(uint64_t nowNs) noexcept {
     wakeups_.add(1);
     return;
   }
-  nextLookNs_ = std::min(nextLookNs_, nowNs + lookIntervalNs());
+  scheduleLook(nowNs);
   if (nextLookNs_ > nowNs) {
     poll(static_cast<int>((nextLookNs_ - nowNs + 999'999) / 1'000'000));
     wakeups_.add(1);
@@ -195,7 +195,11 @@ void Pump::sleep(uint64_t nowNs) noexcept {
   look(monotonicNs());
 }
 
+// The interval may have become shorter.
+void Pump::scheduleLook(uint64_t nowNs) noexcept { nextLookNs_ = std::min(nextLookNs_, nowNs + lookIntervalNs()); }
+
 void Pump::look(uint64_t nowNs) noexcept {
+  scheduleLook(nowNs);
   if (nowNs < nextLookNs_) return;
   nextLookNs_ = nowNs + lookIntervalNs();
   // The interval is shorter while somebody waits; settling keeps its own.

@@ -49,6 +49,7 @@ class Pump {
   void sleep(uint64_t nowNs) noexcept;
   void poll(int timeoutMs) noexcept;
   void look(uint64_t nowNs) noexcept;
+  void scheduleLook(uint64_t nowNs) noexcept;
   uint64_t lookIntervalNs() const noexcept;
   bool maySpin(uint64_t nowNs) noexcept;
   void endSpin(uint64_t nowNs) noexcept;

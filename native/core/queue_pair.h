@@ -61,7 +61,7 @@ struct PumpContext {
   int epollFd = -1;
   PumpScratch* scratch = nullptr;
   Kicker* kicker = nullptr;
-  // Pairs with a session: the pump looks at them by itself once a second.
+  // Running pairs: the pump looks at them by itself once a second.
   uint32_t running = 0;
   // Sleeping pairs that wait for room in their transmit ring: these want the 100 ms fallback (a call may never come).
   uint32_t blocked = 0;

@@ -84,7 +84,8 @@ class Session {
   // What SET_MEM_TABLE can name, and so what addReceiveBuffers() can come to.
   static constexpr size_t kMaxRegions = AddressMap::kMaxRegions;
 
-  // Receive buffers are posted and published. Errors: EINVAL (options), ENOMEM (no free huge pages), ENOSPC, EMFILE, …
+  // Receive buffers are posted and published. Errors: EINVAL (options), ENOMEM (no free huge pages), ENOSPC (huge pages
+  // that the container may not have), EMFILE, …
   static Result<std::shared_ptr<Session>> create(const SessionOptions& options) noexcept;
 
   ~Session() { close(); }

@@ -93,6 +93,8 @@ const char* eventName(PortEventKind kind) {
       return "ring-corrupt";
     case PortEventKind::kKickBlocked:
       return "kick-blocked";
+    case PortEventKind::kMemoryLost:
+      return "memory-lost";
     case PortEventKind::kTapGone:
       return "tap-gone";
     case PortEventKind::kBackendStalled:

@@ -169,6 +169,10 @@ uint32_t QueuePair::round() noexcept {
       leave();
       return 0;
     }
+    if (session_->memoryLost()) {
+      loseMemory();
+      return 0;
+    }
     const uint32_t received = rxBurst();
     if (state_ != PairState::kRunning) return received;
     return received + (detached_ ? reap() : txBurst());
@@ -198,7 +202,8 @@ void QueuePair::wake() noexcept {
 }
 
 bool QueuePair::overdue() noexcept {
-  return state_ == PairState::kRunning && (rx_.usedPending() || (txBlocked_ && tx_.usedPending()));
+  return state_ == PairState::kRunning &&
+         (session_->memoryLost() || rx_.usedPending() || (txBlocked_ && tx_.usedPending()));
 }
 
 void QueuePair::settle() noexcept {
@@ -230,8 +235,14 @@ void QueuePair::unmute(uint64_t nowNs) noexcept {
 
 void QueuePair::fail(const char* reason) noexcept {
   if (state_ != PairState::kRunning) return;
+  // The zeros in its place are no ring.
+  if (session_->memoryLost()) return loseMemory();
   counters_.event(Event::kRingsCorrupt);
   breakPort(PortEventKind::kRingCorrupt, reason);
+}
+
+void QueuePair::loseMemory() noexcept {
+  breakPort(PortEventKind::kMemoryLost, "the backend took memory away that it shares with us");
 }
 
 void QueuePair::breakPort(PortEventKind kind, const char* reason) noexcept {

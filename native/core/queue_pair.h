@@ -25,15 +25,17 @@
 namespace vu {
 
 // kick-blocked: the backend made its kick eventfd such that a write to it blocks.
+// memory-lost: shared memory that was there is gone (Session::memoryLost()).
 // backend-stalled: it has used nothing of what waits in a transmit ring for kStallSeconds; told again after as long.
-enum class PortEventKind : uint8_t { kRingCorrupt, kKickBlocked, kTapGone, kBackendStalled };
+enum class PortEventKind : uint8_t { kRingCorrupt, kKickBlocked, kMemoryLost, kTapGone, kBackendStalled };
 
 // What the pairs of one port share across pumps.
 struct PortShared {
   // A ring or a kick broke: every pair lets the session alone, whichever pump it lives on.
   std::atomic<bool> broken{false};
   std::atomic<bool> tapGone{false};
-  // Called on a pump thread; of kRingCorrupt and kKickBlocked one, once per start, as kTapGone. `reason` is a literal.
+  // Called on a pump thread; of kRingCorrupt, kKickBlocked and kMemoryLost one, once per start, as kTapGone. `reason`
+  // is a literal.
   std::function<void(PortEventKind, const char*)> listener;
 };
 
@@ -211,6 +213,7 @@ class QueuePair {
   // Common (queue_pair.cc).
   void fail(const char* reason) noexcept;
   void breakPort(PortEventKind kind, const char* reason) noexcept;
+  void loseMemory() noexcept;
   void tapGone(const char* reason) noexcept;
   void kick(int fd, Virtq& queue) noexcept;
   void writeKick(int fd) noexcept;

@@ -175,6 +175,10 @@ void QueuePair::writeTap(const iovec* parts, uint32_t count, uint64_t bytes, uin
     case ENOMEM:
       counters_.drop(Drop::kRxTapFull, frames);
       return;
+    case EFAULT:
+      counters_.drop(Drop::kRxLost, frames);
+      loseMemory();
+      return;
     case EBADFD:
     case ENODEV:
     case ENXIO:

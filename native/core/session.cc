@@ -87,14 +87,14 @@ uint64_t Session::pageBytes() const noexcept {
   return options_.memory == MemoryKind::kHugetlb ? kHugePageBytes : kPageBytes;
 }
 
-Result<SharedRegion> Session::share(uint64_t bytes, uint64_t allocate) const noexcept {
+Result<SharedRegion> Session::share(uint64_t bytes, uint64_t allocate) noexcept {
   const bool huge = options_.memory == MemoryKind::kHugetlb;
   SharedRegion region;
   auto fd = createMemfd("vu-session", MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0U));
   if (!fd) return fd.fault();
   *region.fd = std::move(fd).value();
   if (::ftruncate(region.fd->get(), static_cast<off_t>(bytes)) != 0) return lastFault("ftruncate session memory");
-  // A file that nobody can shrink cannot turn an access of ours into SIGBUS.
+  // A file that nobody can shrink cannot turn an access of ours into SIGBUS. A hole in huge pages can: the guard's.
   if (::fcntl(region.fd->get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
     return lastFault("seal session memory");
   }
@@ -110,6 +110,7 @@ Result<SharedRegion> Session::share(uint64_t bytes, uint64_t allocate) const noe
   if (options_.memory == MemoryKind::kThp && ::madvise(region.mapping.data(), bytes, MADV_HUGEPAGE) != 0) {
     return lastFault("madvise MADV_HUGEPAGE");
   }
+  region.guard = MemoryGuard(region.mapping.data(), bytes, pageBytes(), &memoryLost_);
   return region;
 }
 
@@ -231,6 +232,7 @@ QueueStateView Session::state(uint32_t ring) const noexcept {
 void Session::close() noexcept {
   control_.reset();
   for (SharedRegion& region : regions_) {
+    region.guard.reset();
     region.mapping.reset();
     region.fd->reset();
   }

@@ -12,6 +12,7 @@
 #include "address_map.h"
 #include "control_queue.h"
 #include "mapping.h"
+#include "memory_guard.h"
 #include "queue_state.h"
 #include "result.h"
 #include "unique_fd.h"
@@ -74,6 +75,7 @@ struct RxBuffers {
 struct SharedRegion {
   std::shared_ptr<UniqueFd> fd = std::make_shared<UniqueFd>();
   Mapping mapping;
+  MemoryGuard guard;
   uint64_t label = 0;
   // Of one receive buffer in this region.
   uint32_t rxBufferBytes = 0;
@@ -115,6 +117,8 @@ class Session {
 
   // Below: only while mapped.
   bool mapped() const noexcept { return stateMemory_.data() != nullptr; }
+  // An access found memory gone (huge pages: the backend can punch holes); there are zeros now, for us alone.
+  bool memoryLost() const noexcept { return memoryLost_.load(std::memory_order_relaxed); }
   // Where the device of a ring should have stopped when it has completed all that it took. Split: used.idx. Packed:
   // slot and, in bit 15, wrap counter. That is the low half of what GET_VRING_BASE says.
   uint16_t expectedBase(uint32_t ring) const noexcept;
@@ -157,7 +161,7 @@ class Session {
   explicit Session(const SessionOptions& options) noexcept;
   uint64_t pageBytes() const noexcept;
   // `allocate`: bytes from the start that are to exist at once.
-  Result<SharedRegion> share(uint64_t bytes, uint64_t allocate) const noexcept;
+  Result<SharedRegion> share(uint64_t bytes, uint64_t allocate) noexcept;
   Result<void> createMemory() noexcept;
   Result<void> createState() noexcept;
   Result<void> createEvents() noexcept;
@@ -172,6 +176,7 @@ class Session {
   std::vector<RingPlace> rings_;
   std::vector<PairPlace> pairs_;
   ControlLayout controlPlace_;
+  std::atomic<bool> memoryLost_{false};
   std::vector<SharedRegion> regions_;
   UniqueFd stateFd_;
   std::vector<std::shared_ptr<UniqueFd>> kicks_;

@@ -142,6 +142,9 @@ bool QueuePair::readFailed() noexcept {
       return false;
     case EINTR:
       return true;
+    case EFAULT:
+      loseMemory();
+      return false;
     case EBADFD:
     case ENODEV:
     case ENXIO:

@@ -49,7 +49,7 @@ export interface ChannelPayloads {
   /** The backend did what none may do; its port does without it until there is a new connection. */
   readonly portBroken: {
     readonly attachment: AttachmentIdentity;
-    readonly kind: 'ring-corrupt' | 'kick-blocked';
+    readonly kind: 'ring-corrupt' | 'kick-blocked' | 'memory-lost';
     readonly reason: string;
   };
   readonly orphanRemoved: { readonly kind: 'attachment' | 'ovs-port'; readonly id: string; readonly reason: string };

@@ -41,10 +41,11 @@ const attachmentLabels = ['id', 'namespace', 'pod', 'network'] as const;
 /** States that are always reported, so that "none" is 0 and not a missing series. */
 const knownStates = ['waiting', 'negotiating', 'running', 'held', 'parked', 'tap-gone', 'absent'] as const;
 
-/** A ring that cannot be, a kick that blocks, features that went missing, a handshake that fails again and again, a record set aside. */
+/** A ring that cannot be, a kick that blocks, memory that is gone, features that went missing, a handshake that fails again and again, a record set aside. */
 const incidentKinds = [
   'ring-corrupt',
   'kick-blocked',
+  'memory-lost',
   'feature-mismatch',
   'handshake-failing',
   'record-corrupt',

@@ -54,6 +54,8 @@ void QueuePair::start(std::shared_ptr<Session> session, std::shared_ptr<PortShar
   rxTaken_ = 0;
   rxBurstMost_ = 0;
   quietSeconds_ = 0;
+  reapedSeen_ = reaped_;
+  stalledSeconds_ = 0;
   detached_ = index_ >= options.activePairs;
   state_ = PairState::kRetired;
   if (!detached_) enter();

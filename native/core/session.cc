@@ -143,6 +143,14 @@ Result<void> Session::addReceiveBuffers(uint32_t rxBufferBytes) noexcept {
   return {};
 }
 
+Result<void> Session::dropReceiveBuffers() noexcept {
+  if (regions_.size() <= regionsInUse_) return Fault{EBUSY, "receive buffers in use"};
+  regions_.back().fd->reset();
+  regions_.pop_back();
+  addresses_.removeLast();
+  return {};
+}
+
 RxBuffers Session::rxBuffers(uint32_t pair) const noexcept {
   const SharedRegion& region = regions_.back();
   const uint64_t stride = strideOf(region.rxBufferBytes);

@@ -131,6 +131,10 @@ class Session {
   // Adds a region with receive buffers of another size for every pair; what was posted stays where it is. The backend
   // must have mapped it before a pair uses it. Errors: EINVAL, ENOSPC (no region left), ENOMEM, EMFILE.
   Result<void> addReceiveBuffers(uint32_t rxBufferBytes) noexcept;
+  // Takes the last addReceiveBuffers() back, while neither port nor backend has taken it into use. Errors: EBUSY.
+  Result<void> dropReceiveBuffers() noexcept;
+  // By a port: what was added stays from now on.
+  void keepReceiveBuffers() noexcept { regionsInUse_ = regions_.size(); }
   // The memory above, then what was added, in order.
   const std::vector<SharedRegion>& regions() const noexcept { return regions_; }
   // Of a pair, in the region added last.
@@ -178,6 +182,7 @@ class Session {
   ControlLayout controlPlace_;
   std::atomic<bool> memoryLost_{false};
   std::vector<SharedRegion> regions_;
+  size_t regionsInUse_ = 1;
   UniqueFd stateFd_;
   std::vector<std::shared_ptr<UniqueFd>> kicks_;
   std::vector<std::shared_ptr<UniqueFd>> calls_;

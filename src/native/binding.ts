@@ -272,6 +272,11 @@ export interface Session {
     readonly label: bigint;
     readonly sizeBytes: bigint;
   };
+  /**
+   * Takes the last `addReceiveBuffers` back, before the backend or a port has had anything of it.
+   * @throws NativeFault EBUSY when a port uses it
+   */
+  dropReceiveBuffers(): void;
   /** Unmaps. Throws while a port still owns the session (quiesce first). Idempotent. */
   close(): void;
 }

@@ -27,6 +27,7 @@ class SessionObject : public Napi::ObjectWrap<SessionObject>, public LiveObject 
  private:
   Napi::Value expectedBase(const Napi::CallbackInfo& info);
   Napi::Value addReceiveBuffers(const Napi::CallbackInfo& info);
+  void dropReceiveBuffers(const Napi::CallbackInfo& info);
   void close(const Napi::CallbackInfo& info);
 
   Environment* environment_ = nullptr;

@@ -91,6 +91,10 @@ const char* eventName(PortEventKind kind) {
   switch (kind) {
     case PortEventKind::kRingCorrupt:
       return "ring-corrupt";
+    case PortEventKind::kKickBlocked:
+      return "kick-blocked";
+    case PortEventKind::kMemoryLost:
+      return "memory-lost";
     case PortEventKind::kTapGone:
       return "tap-gone";
     case PortEventKind::kBackendStalled:

@@ -56,6 +56,7 @@ Napi::Function SessionObject::define(Napi::Env env) {
   return DefineClass(env, "Session",
                      {InstanceMethod<&SessionObject::expectedBase>("expectedBase"),
                       InstanceMethod<&SessionObject::addReceiveBuffers>("addReceiveBuffers"),
+                      InstanceMethod<&SessionObject::dropReceiveBuffers>("dropReceiveBuffers"),
                       InstanceMethod<&SessionObject::close>("close")});
 }
 
@@ -143,6 +144,12 @@ Napi::Value SessionObject::addReceiveBuffers(const Napi::CallbackInfo& info) {
   napi_set_named_property(env, object, "label", bigint(env, region.label));
   napi_set_named_property(env, object, "sizeBytes", bigint(env, region.mapping.size()));
   return object;
+}
+
+void SessionObject::dropReceiveBuffers(const Napi::CallbackInfo& info) {
+  // A closed session has nothing left to drop.
+  if (!session_ || !session_->mapped()) return;
+  if (const auto dropped = session_->dropReceiveBuffers(); !dropped) throwFault(info.Env(), dropped.fault());
 }
 
 void SessionObject::close(const Napi::CallbackInfo& info) {

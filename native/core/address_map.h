@@ -25,6 +25,9 @@ class AddressMap {
     return true;
   }
 
+  // Of a map that is not empty.
+  void removeLast() noexcept { --count_; }
+
   // Host pointer of [label, label + bytes), or nullptr when it does not lie inside one region.
   uint8_t* host(uint64_t label, uint64_t bytes) const noexcept {
     for (uint32_t i = 0; i < count_; ++i) {

@@ -84,6 +84,7 @@ Result<void> Port::start(std::shared_ptr<Session> session, const StartOptions& o
   }
   if (!session->acquire()) return Fault{EBUSY, "session owned by another port"};
   session_ = session;
+  session_->keepReceiveBuffers();
   state_ = PortState::kRunning;
   steer(options.activePairs);
   auto shared = std::make_shared<PortShared>();
@@ -146,6 +147,7 @@ Result<void> Port::enlist(uint32_t pairs, Done done) noexcept {
 
 Result<void> Port::useReceiveBuffers(Done done) noexcept {
   if (state_ != PortState::kRunning) return Fault{ESHUTDOWN, "other receive buffers"};
+  session_->keepReceiveBuffers();
   std::vector<RxBuffers> buffers;
   for (uint32_t pair = 0; pair < session_->options().pairs; ++pair) buffers.push_back(session_->rxBuffers(pair));
   onEveryPair(

@@ -18,20 +18,22 @@ constexpr uint32_t kFruitlessRounds = 64;
 constexpr uint64_t kSpinBudgetNs = 300'000'000;
 // Spinning this long lets others have the core between two looks.
 constexpr uint64_t kYieldAfterNs = 3'000;
-// A call may never come (F40): how often a sleeping pump looks by itself.
+// A call may never come (F40): how often a pump looks by itself, asleep or busy.
 constexpr uint64_t kLookNs = kSecondNs;
 constexpr uint64_t kLookBlockedNs = 100'000'000;
 constexpr uint64_t kLookMutedNs = 10'000'000;
 
 }  // namespace
 
-Pump::Pump(uint32_t spinUs, UniqueFd epoll, UniqueFd control) noexcept
+Pump::Pump(uint32_t spinUs, UniqueFd epoll, UniqueFd control, std::unique_ptr<Kicker> kicker) noexcept
     : spinNs_(uint64_t{spinUs} * 1000),
       epoll_(std::move(epoll)),
       control_(std::move(control)),
+      kicker_(std::move(kicker)),
       scratch_(std::make_unique<PumpScratch>()) {
   context_.epollFd = epoll_.get();
   context_.scratch = scratch_.get();
+  context_.kicker = kicker_.get();
 }
 
 Result<std::shared_ptr<Pump>> Pump::create(const std::string& name, uint32_t spinUs) noexcept {
@@ -43,7 +45,9 @@ Result<std::shared_ptr<Pump>> Pump::create(const std::string& name, uint32_t spi
   event.events = EPOLLIN | EPOLLET;
   event.data.ptr = nullptr;
   if (::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, control.get(), &event) != 0) return lastFault("epoll_ctl");
-  std::shared_ptr<Pump> pump(new Pump(spinUs, std::move(epoll), std::move(control)));
+  auto kicker = Kicker::create();
+  if (!kicker) return kicker.fault();
+  std::shared_ptr<Pump> pump(new Pump(spinUs, std::move(epoll), std::move(control), std::move(kicker).value()));
   // With every signal blocked SIGPIPE from a write is an errno.
   Result<Thread> thread = Thread::start(name.substr(0, 15).c_str(), [raw = pump.get()]() noexcept { raw->run(); });
   if (!thread) return thread.fault();
@@ -74,6 +78,7 @@ void Pump::stop() noexcept {
   const uint64_t one = 1;
   (void)!::write(control_.get(), &one, sizeof one);
   thread_.join();
+  kicker_->stop();
 }
 
 void Pump::attach(QueuePair& pair) noexcept {
@@ -97,6 +102,7 @@ void Pump::activate(QueuePair& pair) noexcept {
 }
 
 void Pump::run() noexcept {
+  kicker_->enter();
   while (!stop_.load(std::memory_order_acquire)) {
     if (runList_.empty()) {
       sleep(monotonicNs());
@@ -153,8 +159,8 @@ uint32_t Pump::runRound() noexcept {
     if (++pairRounds_ % kRoundsPerPoll == 0) {
       poll(0);
       if (stop_.load(std::memory_order_relaxed)) return total;
+      look(monotonicNs());
     }
-    if (pairRounds_ % 4096 == 0) look(monotonicNs());
   }
   return total;
 }
@@ -174,12 +180,13 @@ uint64_t Pump::lookIntervalNs() const noexcept {
 }
 
 void Pump::sleep(uint64_t nowNs) noexcept {
+  kicker_->rest();
   if (context_.running == 0) {
     poll(-1);
     wakeups_.add(1);
     return;
   }
-  nextLookNs_ = std::min(nextLookNs_, nowNs + lookIntervalNs());
+  scheduleLook(nowNs);
   if (nextLookNs_ > nowNs) {
     poll(static_cast<int>((nextLookNs_ - nowNs + 999'999) / 1'000'000));
     wakeups_.add(1);
@@ -188,7 +195,11 @@ void Pump::sleep(uint64_t nowNs) noexcept {
   look(monotonicNs());
 }
 
+// The interval may have become shorter.
+void Pump::scheduleLook(uint64_t nowNs) noexcept { nextLookNs_ = std::min(nextLookNs_, nowNs + lookIntervalNs()); }
+
 void Pump::look(uint64_t nowNs) noexcept {
+  scheduleLook(nowNs);
   if (nowNs < nextLookNs_) return;
   nextLookNs_ = nowNs + lookIntervalNs();
   // The interval is shorter while somebody waits; settling keeps its own.

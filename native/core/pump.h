@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "kicker.h"
 #include "queue_pair.h"
 #include "result.h"
 #include "thread.h"
@@ -41,13 +42,14 @@ class Pump {
   uint64_t fruitlessSpinNs() const noexcept { return spunNs_.get(); }
 
  private:
-  Pump(uint32_t spinUs, UniqueFd epoll, UniqueFd control) noexcept;
+  Pump(uint32_t spinUs, UniqueFd epoll, UniqueFd control, std::unique_ptr<Kicker> kicker) noexcept;
   void run() noexcept;
   uint32_t runRound() noexcept;
   void park() noexcept;
   void sleep(uint64_t nowNs) noexcept;
   void poll(int timeoutMs) noexcept;
   void look(uint64_t nowNs) noexcept;
+  void scheduleLook(uint64_t nowNs) noexcept;
   uint64_t lookIntervalNs() const noexcept;
   bool maySpin(uint64_t nowNs) noexcept;
   void endSpin(uint64_t nowNs) noexcept;
@@ -56,6 +58,7 @@ class Pump {
   const uint64_t spinNs_;
   UniqueFd epoll_;
   UniqueFd control_;
+  std::unique_ptr<Kicker> kicker_;
   std::mutex mutex_;
   std::vector<std::function<void()>> inbox_;
   bool closed_ = false;

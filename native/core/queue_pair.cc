@@ -54,6 +54,8 @@ void QueuePair::start(std::shared_ptr<Session> session, std::shared_ptr<PortShar
   rxTaken_ = 0;
   rxBurstMost_ = 0;
   quietSeconds_ = 0;
+  reapedSeen_ = reaped_;
+  stalledSeconds_ = 0;
   detached_ = index_ >= options.activePairs;
   state_ = PairState::kRetired;
   if (!detached_) enter();
@@ -71,10 +73,8 @@ void QueuePair::enter() noexcept {
 
 // VPP starts a ring only when its kick eventfd becomes readable: once, whatever the flags say.
 void QueuePair::kickAlways() noexcept {
-  const uint64_t one = 1;
-  (void)!::write(kickRx_, &one, sizeof one);
-  (void)!::write(kickTx_, &one, sizeof one);
-  counters_.event(Event::kKicks, 2);
+  writeKick(kickRx_);
+  writeKick(kickTx_);
 }
 
 void QueuePair::useReceiveBuffers(const RxBuffers& buffers) noexcept {
@@ -171,6 +171,10 @@ uint32_t QueuePair::round() noexcept {
       leave();
       return 0;
     }
+    if (session_->memoryLost()) {
+      loseMemory();
+      return 0;
+    }
     const uint32_t received = rxBurst();
     if (state_ != PairState::kRunning) return received;
     return received + (detached_ ? reap() : txBurst());
@@ -200,7 +204,8 @@ void QueuePair::wake() noexcept {
 }
 
 bool QueuePair::overdue() noexcept {
-  return state_ == PairState::kRunning && (rx_.usedPending() || (txBlocked_ && tx_.usedPending()));
+  return state_ == PairState::kRunning &&
+         (session_->memoryLost() || rx_.usedPending() || (txBlocked_ && tx_.usedPending()));
 }
 
 void QueuePair::settle() noexcept {
@@ -232,10 +237,20 @@ void QueuePair::unmute(uint64_t nowNs) noexcept {
 
 void QueuePair::fail(const char* reason) noexcept {
   if (state_ != PairState::kRunning) return;
+  // The zeros in its place are no ring.
+  if (session_->memoryLost()) return loseMemory();
+  counters_.event(Event::kRingsCorrupt);
+  breakPort(PortEventKind::kRingCorrupt, reason);
+}
+
+void QueuePair::loseMemory() noexcept {
+  breakPort(PortEventKind::kMemoryLost, "the backend took memory away that it shares with us");
+}
+
+void QueuePair::breakPort(PortEventKind kind, const char* reason) noexcept {
   state_ = PairState::kFailed;
   leave();
-  counters_.event(Event::kRingsCorrupt);
-  if (!shared_->broken.exchange(true) && shared_->listener) shared_->listener(PortEventKind::kRingCorrupt, reason);
+  if (!shared_->broken.exchange(true) && shared_->listener) shared_->listener(kind, reason);
 }
 
 void QueuePair::tapGone(const char* reason) noexcept {
@@ -249,10 +264,14 @@ void QueuePair::kick(int fd, Virtq& queue) noexcept {
     counters_.event(Event::kKicksSuppressed);
     return;
   }
-  // EAGAIN: the counter is full, so a kick is pending already.
-  const uint64_t one = 1;
-  (void)!::write(fd, &one, sizeof one);
+  writeKick(fd);
+}
+
+void QueuePair::writeKick(int fd) noexcept {
+  // Not again after one that blocked: each costs the pump's other pairs as long.
+  if (state_ != PairState::kRunning && state_ != PairState::kRetired) return;
   counters_.event(Event::kKicks);
+  if (!pump_->kicker->kick(fd)) breakPort(PortEventKind::kKickBlocked, "the backend made its kick eventfd block");
 }
 
 void QueuePair::setBlocked(bool blocked) noexcept {

@@ -15,6 +15,7 @@
 
 #include "coalesce.h"
 #include "counters.h"
+#include "kicker.h"
 #include "rx_filter.h"
 #include "segment.h"
 #include "session.h"
@@ -23,15 +24,18 @@
 
 namespace vu {
 
+// kick-blocked: the backend made its kick eventfd such that a write to it blocks.
+// memory-lost: shared memory that was there is gone (Session::memoryLost()).
 // backend-stalled: it has used nothing of what waits in a transmit ring for kStallSeconds; told again after as long.
-enum class PortEventKind : uint8_t { kRingCorrupt, kTapGone, kBackendStalled };
+enum class PortEventKind : uint8_t { kRingCorrupt, kKickBlocked, kMemoryLost, kTapGone, kBackendStalled };
 
 // What the pairs of one port share across pumps.
 struct PortShared {
-  // A ring broke: every pair lets the session alone, whichever pump it lives on.
+  // A ring or a kick broke: every pair lets the session alone, whichever pump it lives on.
   std::atomic<bool> broken{false};
   std::atomic<bool> tapGone{false};
-  // Called on a pump thread; kRingCorrupt and kTapGone at most once per start. `reason` is a literal.
+  // Called on a pump thread; of kRingCorrupt, kKickBlocked and kMemoryLost one, once per start, as kTapGone. `reason`
+  // is a literal.
   std::function<void(PortEventKind, const char*)> listener;
 };
 
@@ -58,7 +62,8 @@ struct PumpScratch;
 struct PumpContext {
   int epollFd = -1;
   PumpScratch* scratch = nullptr;
-  // Pairs with a session: the pump looks at them by itself once a second.
+  Kicker* kicker = nullptr;
+  // Running pairs: the pump looks at them by itself once a second.
   uint32_t running = 0;
   // Sleeping pairs that wait for room in their transmit ring: these want the 100 ms fallback (a call may never come).
   uint32_t blocked = 0;
@@ -207,8 +212,11 @@ class QueuePair {
 
   // Common (queue_pair.cc).
   void fail(const char* reason) noexcept;
+  void breakPort(PortEventKind kind, const char* reason) noexcept;
+  void loseMemory() noexcept;
   void tapGone(const char* reason) noexcept;
   void kick(int fd, Virtq& queue) noexcept;
+  void writeKick(int fd) noexcept;
   void setBlocked(bool blocked) noexcept;
   void watch(int fd, Watch& watch) noexcept;
   void unwatch(int fd) noexcept;

@@ -175,6 +175,10 @@ void QueuePair::writeTap(const iovec* parts, uint32_t count, uint64_t bytes, uin
     case ENOMEM:
       counters_.drop(Drop::kRxTapFull, frames);
       return;
+    case EFAULT:
+      counters_.drop(Drop::kRxLost, frames);
+      loseMemory();
+      return;
     case EBADFD:
     case ENODEV:
     case ENXIO:
@@ -190,8 +194,7 @@ void QueuePair::writeTap(const iovec* parts, uint32_t count, uint64_t bytes, uin
 }
 
 void QueuePair::repostFrame() noexcept {
-  if (state_ != PairState::kRunning) return;
-  for (uint16_t i = 0; i < frame_.have; ++i) repost(frame_.heads[i]);
+  for (uint16_t i = 0; i < frame_.have && state_ == PairState::kRunning; ++i) repost(frame_.heads[i]);
 }
 
 // The ring was shorter than the traffic: from now on twice as many buffers are posted.

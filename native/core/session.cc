@@ -20,6 +20,14 @@ Result<UniqueFd> createMemfd(const char* name, unsigned flags) noexcept {
   return fd;
 }
 
+// fallocate(2) gives up for any signal, and the JavaScript thread gets some.
+int allocateFile(int fd, uint64_t bytes) noexcept {
+  int result = 0;
+  do result = ::fallocate(fd, 0, 0, static_cast<off_t>(bytes));
+  while (result != 0 && errno == EINTR);
+  return result;
+}
+
 bool validRxBuffer(uint32_t bytes) noexcept { return bytes >= 2048 && bytes <= 69632; }
 
 // Receive buffers begin on a cache line.
@@ -79,27 +87,30 @@ uint64_t Session::pageBytes() const noexcept {
   return options_.memory == MemoryKind::kHugetlb ? kHugePageBytes : kPageBytes;
 }
 
-Result<SharedRegion> Session::share(uint64_t bytes, uint64_t allocate) const noexcept {
+Result<SharedRegion> Session::share(uint64_t bytes, uint64_t allocate) noexcept {
   const bool huge = options_.memory == MemoryKind::kHugetlb;
   SharedRegion region;
   auto fd = createMemfd("vu-session", MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0U));
   if (!fd) return fd.fault();
   *region.fd = std::move(fd).value();
   if (::ftruncate(region.fd->get(), static_cast<off_t>(bytes)) != 0) return lastFault("ftruncate session memory");
-  // Huge pages are reserved as a whole by mmap below.
-  if (!huge && allocate != 0 && ::fallocate(region.fd->get(), 0, 0, static_cast<off_t>(allocate)) != 0) {
-    return lastFault("fallocate rings");
-  }
-  // A file that nobody can shrink cannot turn an access of ours into SIGBUS.
+  // A file that nobody can shrink cannot turn an access of ours into SIGBUS. A hole in huge pages can: the guard's.
   if (::fcntl(region.fd->get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
     return lastFault("seal session memory");
   }
   auto mapping = Mapping::shared(region.fd->get(), bytes, huge ? "reserve 2 MB huge pages" : "mmap session memory");
   if (!mapping) return mapping.fault();
   region.mapping = std::move(mapping).value();
+  // mmap has reserved all huge pages at once, or none; a container's limit is asked for each page that is taken, which
+  // at the first touch would be SIGBUS.
+  const uint64_t now = huge ? bytes : allocate;
+  if (now != 0 && allocateFile(region.fd->get(), now) != 0) {
+    return lastFault(huge ? "fallocate 2 MB huge pages" : "fallocate rings");
+  }
   if (options_.memory == MemoryKind::kThp && ::madvise(region.mapping.data(), bytes, MADV_HUGEPAGE) != 0) {
     return lastFault("madvise MADV_HUGEPAGE");
   }
+  region.guard = MemoryGuard(region.mapping.data(), bytes, pageBytes(), &memoryLost_);
   return region;
 }
 
@@ -129,6 +140,14 @@ Result<void> Session::addReceiveBuffers(uint32_t rxBufferBytes) noexcept {
   regions_.push_back(std::move(region).value());
   regions_.back().label = label;
   regions_.back().rxBufferBytes = rxBufferBytes;
+  return {};
+}
+
+Result<void> Session::dropReceiveBuffers() noexcept {
+  if (regions_.size() <= regionsInUse_) return Fault{EBUSY, "receive buffers in use"};
+  regions_.back().fd->reset();
+  regions_.pop_back();
+  addresses_.removeLast();
   return {};
 }
 
@@ -221,6 +240,7 @@ QueueStateView Session::state(uint32_t ring) const noexcept {
 void Session::close() noexcept {
   control_.reset();
   for (SharedRegion& region : regions_) {
+    region.guard.reset();
     region.mapping.reset();
     region.fd->reset();
   }

@@ -12,6 +12,7 @@
 #include "address_map.h"
 #include "control_queue.h"
 #include "mapping.h"
+#include "memory_guard.h"
 #include "queue_state.h"
 #include "result.h"
 #include "unique_fd.h"
@@ -74,6 +75,7 @@ struct RxBuffers {
 struct SharedRegion {
   std::shared_ptr<UniqueFd> fd = std::make_shared<UniqueFd>();
   Mapping mapping;
+  MemoryGuard guard;
   uint64_t label = 0;
   // Of one receive buffer in this region.
   uint32_t rxBufferBytes = 0;
@@ -84,7 +86,8 @@ class Session {
   // What SET_MEM_TABLE can name, and so what addReceiveBuffers() can come to.
   static constexpr size_t kMaxRegions = AddressMap::kMaxRegions;
 
-  // Receive buffers are posted and published. Errors: EINVAL (options), ENOMEM (no free huge pages), ENOSPC, EMFILE, …
+  // Receive buffers are posted and published. Errors: EINVAL (options), ENOMEM (no free huge pages), ENOSPC (huge pages
+  // that the container may not have), EMFILE, …
   static Result<std::shared_ptr<Session>> create(const SessionOptions& options) noexcept;
 
   ~Session() { close(); }
@@ -114,6 +117,8 @@ class Session {
 
   // Below: only while mapped.
   bool mapped() const noexcept { return stateMemory_.data() != nullptr; }
+  // An access found memory gone (huge pages: the backend can punch holes); there are zeros now, for us alone.
+  bool memoryLost() const noexcept { return memoryLost_.load(std::memory_order_relaxed); }
   // Where the device of a ring should have stopped when it has completed all that it took. Split: used.idx. Packed:
   // slot and, in bit 15, wrap counter. That is the low half of what GET_VRING_BASE says.
   uint16_t expectedBase(uint32_t ring) const noexcept;
@@ -126,6 +131,10 @@ class Session {
   // Adds a region with receive buffers of another size for every pair; what was posted stays where it is. The backend
   // must have mapped it before a pair uses it. Errors: EINVAL, ENOSPC (no region left), ENOMEM, EMFILE.
   Result<void> addReceiveBuffers(uint32_t rxBufferBytes) noexcept;
+  // Takes the last addReceiveBuffers() back, while neither port nor backend has taken it into use. Errors: EBUSY.
+  Result<void> dropReceiveBuffers() noexcept;
+  // By a port: what was added stays from now on.
+  void keepReceiveBuffers() noexcept { regionsInUse_ = regions_.size(); }
   // The memory above, then what was added, in order.
   const std::vector<SharedRegion>& regions() const noexcept { return regions_; }
   // Of a pair, in the region added last.
@@ -156,7 +165,7 @@ class Session {
   explicit Session(const SessionOptions& options) noexcept;
   uint64_t pageBytes() const noexcept;
   // `allocate`: bytes from the start that are to exist at once.
-  Result<SharedRegion> share(uint64_t bytes, uint64_t allocate) const noexcept;
+  Result<SharedRegion> share(uint64_t bytes, uint64_t allocate) noexcept;
   Result<void> createMemory() noexcept;
   Result<void> createState() noexcept;
   Result<void> createEvents() noexcept;
@@ -171,7 +180,9 @@ class Session {
   std::vector<RingPlace> rings_;
   std::vector<PairPlace> pairs_;
   ControlLayout controlPlace_;
+  std::atomic<bool> memoryLost_{false};
   std::vector<SharedRegion> regions_;
+  size_t regionsInUse_ = 1;
   UniqueFd stateFd_;
   std::vector<std::shared_ptr<UniqueFd>> kicks_;
   std::vector<std::shared_ptr<UniqueFd>> calls_;

@@ -1,4 +1,5 @@
-// A thread of ours: named, with every signal blocked (signals belong to the main thread). Failure to start is a Fault:
+// A thread of ours: named, with every signal blocked (signals belong to the main thread) but what a fault of its own
+// raises and a handler mends (memory_guard.h). Failure to start is a Fault:
 // std::thread would end the process when a container's pids limit is reached.
 #pragma once
 
@@ -20,6 +21,7 @@ class Thread {
     auto boxed = std::make_unique<std::function<void()>>(std::move(body));
     sigset_t all, before;
     sigfillset(&all);
+    sigdelset(&all, SIGBUS);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     Thread thread;
     const int error = pthread_create(&thread.id_, nullptr, &Thread::run, boxed.get());

@@ -108,7 +108,7 @@ uint32_t QueuePair::txBurst() noexcept {
   }
   if (options_.softwareGso || options_.softwareChecksum) return txSoftwareBurst();
   uint32_t frames = 0;
-  for (; frames < kBurst; ++frames) {
+  for (; frames < kBurst && state_ == PairState::kRunning; ++frames) {
     if (!makeTxRoom()) break;
     const uint16_t head = tx_.peekFree();
     const uint16_t tail = txState_.queue->freeTail;
@@ -142,6 +142,9 @@ bool QueuePair::readFailed() noexcept {
       return false;
     case EINTR:
       return true;
+    case EFAULT:
+      loseMemory();
+      return false;
     case EBADFD:
     case ENODEV:
     case ENXIO:

@@ -19,7 +19,7 @@ uint32_t QueuePair::txSoftwareBurst() noexcept {
   // There is room, so a frame left over from the last burst makes progress: that is work.
   const uint32_t resumed = segmentation_.active ? 1 : 0;
   uint32_t frames = 0;
-  for (; frames < kBurst; ++frames) {
+  for (; frames < kBurst && state_ == PairState::kRunning; ++frames) {
     if (segmentation_.active && !emitSegments()) break;
     if (!makeTxRoom()) break;
     const uint16_t tail = txState_.queue->freeTail;
@@ -115,6 +115,7 @@ bool QueuePair::emitSegments() noexcept {
     tx_.submit(head, 2, part.slabBytes + part.sliceBytes, work.tail);
     counters_.event(Event::kGsoSegments);
     if (tx_.unpublished() >= kPublishSegments) publishTx();
+    if (state_ != PairState::kRunning) return false;
   }
   work.active = false;
   dropTail(work.tail);

@@ -44,7 +44,7 @@ export function listenToChannels(metrics: Metrics, disconnects: DisconnectCounts
     subscribe('backendReconnected', ({ outageMs }) => metrics.backendOutage(outageMs)),
     subscribe('orphanRemoved', ({ kind }) => metrics.orphanRemoved(kind)),
     subscribe('stateCorrupt', () => metrics.incident('record-corrupt')),
-    subscribe('ringCorrupt', () => metrics.incident('ring-corrupt')),
+    subscribe('portBroken', ({ kind }) => metrics.incident(kind)),
     subscribe('featureMismatch', () => metrics.incident('feature-mismatch')),
     subscribe('attachmentDegraded', () => metrics.incident('handshake-failing')),
   ];

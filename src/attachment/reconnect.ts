@@ -172,9 +172,10 @@ export class Reconnect {
       this.#tapGone(event.reason);
     } else if (event.kind === 'backend-stalled') {
       void this.#probe();
-    } else if (this.#state === 'running') {
-      publish('ringCorrupt', { attachment: this.#parts.identity, reason: event.reason });
-      this.#connection?.end(`ring corrupt: ${event.reason}`);
+    } else if (this.#connection?.endReason === null) {
+      // Also while the device starts: a port that broke then would never run.
+      publish('portBroken', { attachment: this.#parts.identity, kind: event.kind, reason: event.reason });
+      this.#connection.end(`${event.kind}: ${event.reason}`);
     }
   }
 

@@ -461,10 +461,11 @@ function sessionFailure(thrown: unknown, { pairs, queueSize, memory }: SessionOp
   const errno = errnoOf(thrown);
   const what = `memory (${memory}) for ${pairs} queue pairs of ${queueSize} entries: ${messageOf(thrown)}`;
   const details = { errno, memory };
-  if (errno === 'ENOMEM' && memory === 'hugetlb') {
+  if ((errno === 'ENOMEM' || errno === 'ENOSPC') && memory === 'hugetlb') {
     return new VirtioUserError('RESOURCE_HUGEPAGES', what, {
       details,
-      remedy: 'Reserve more hugepages on the node, or set device.memory to memfd.',
+      remedy:
+        'Reserve hugepages on the node and let the agent have them (hugepages-2Mi), or set device.memory to memfd.',
       cause: thrown,
     });
   }

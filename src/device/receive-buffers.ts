@@ -36,7 +36,13 @@ export async function growReceiveBuffers(
   const added: MemoryRegion = { ...session.addReceiveBuffers(rxBufferBytes), offsetBytes: 0n };
   const regions = [...device.regions, added];
   const pausable = frontend.abilities.ringEnable;
-  if (pausable) await enableRings(frontend, 0, activePairs, false);
+  try {
+    if (pausable) await enableRings(frontend, 0, activePairs, false);
+  } catch (thrown) {
+    // Regions are few, and who wants these buffers asks again.
+    session.dropReceiveBuffers();
+    throw thrown;
+  }
   try {
     const bases = pausable ? [] : await stopRings(frontend, session);
     await frontend.setMemoryTable(regions);

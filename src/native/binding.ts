@@ -272,6 +272,11 @@ export interface Session {
     readonly label: bigint;
     readonly sizeBytes: bigint;
   };
+  /**
+   * Takes the last `addReceiveBuffers` back, before the backend or a port has had anything of it.
+   * @throws NativeFault EBUSY when a port uses it
+   */
+  dropReceiveBuffers(): void;
   /** Unmaps. Throws while a port still owns the session (quiesce first). Idempotent. */
   close(): void;
 }
@@ -289,13 +294,18 @@ export interface Pump {
   close(): void;
 }
 
+/** What a backend did that broke its port. The port has stopped touching the session by itself. */
+export type PortBreak = 'ring-corrupt' | 'kick-blocked' | 'memory-lost';
+
 export interface PortEvent {
   /**
-   * `ring-corrupt`: a used entry that cannot be; the port has stopped touching the session by itself.
+   * `ring-corrupt`: a used entry that cannot be.
+   * `kick-blocked`: a write to the kick eventfd blocked, which only a backend can bring about.
+   * `memory-lost`: shared memory is gone; with huge pages the backend can punch holes.
    * `tap-gone`: the TAP was deleted (EBADFD, ENODEV).
    * `backend-stalled`: the backend has taken nothing of what waits for 5 s; again after every further 5 s.
    */
-  readonly kind: 'ring-corrupt' | 'tap-gone' | 'backend-stalled';
+  readonly kind: PortBreak | 'tap-gone' | 'backend-stalled';
   readonly reason: string;
 }
 

@@ -46,7 +46,12 @@ export interface ChannelPayloads {
     readonly failures: number;
     readonly reason: string;
   };
-  readonly ringCorrupt: { readonly attachment: AttachmentIdentity; readonly reason: string };
+  /** The backend did what none may do; its port does without it until there is a new connection. */
+  readonly portBroken: {
+    readonly attachment: AttachmentIdentity;
+    readonly kind: 'ring-corrupt' | 'kick-blocked' | 'memory-lost';
+    readonly reason: string;
+  };
   readonly orphanRemoved: { readonly kind: 'attachment' | 'ovs-port'; readonly id: string; readonly reason: string };
   /** A record that cannot be used was set aside as `asidePath`. */
   readonly stateCorrupt: { readonly id: string; readonly asidePath: string; readonly reason: string };

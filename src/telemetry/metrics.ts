@@ -46,8 +46,18 @@ const verbs = ['ADD', 'DEL', 'CHECK', 'GC', 'STATUS'] as const;
 /** A pod waits for them: all their codes are reported from the start. */
 const awaitedVerbs = ['ADD', 'DEL'] as const;
 
-/** A ring that cannot be, features that went missing, a handshake that fails again and again, a record set aside. */
-const incidentKinds = ['ring-corrupt', 'feature-mismatch', 'handshake-failing', 'record-corrupt'] as const;
+/**
+ * A ring that cannot be, a kick that blocks, memory that is gone, features that went missing, a handshake that fails again
+ * and again, a record set aside.
+ */
+const incidentKinds = [
+  'ring-corrupt',
+  'kick-blocked',
+  'memory-lost',
+  'feature-mismatch',
+  'handshake-failing',
+  'record-corrupt',
+] as const;
 export type IncidentKind = (typeof incidentKinds)[number];
 
 const prefix = 'virtio_user_';

@@ -190,8 +190,9 @@ class Bench {
       devices.push_back(deviceOf(*session, ring));
     }
   }
-  void start() {
-    options_.start.activePairs = options_.session.pairs;
+  void start() { start(options_.session.pairs); }
+  void start(uint32_t activePairs) {
+    options_.start.activePairs = activePairs;
     Signal started;
     ASSERT_TRUE(port->start(session, options_.start, [&] { started.raise(); }).ok());
     ASSERT_TRUE(started.wait());

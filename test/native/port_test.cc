@@ -2,7 +2,9 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 
+#include <fstream>
 #include <random>
 #include <thread>
 
@@ -122,6 +124,33 @@ TEST(Session, HugePagesThatAreNotThereAreAnErrorAndNotASignal) {
   ASSERT_FALSE(made.ok());
   EXPECT_EQ(made.fault().errnum, ENOMEM);
   EXPECT_STREQ(made.fault().operation, "reserve 2 MB huge pages");
+}
+
+// Lets the kernel make huge pages on demand while it lives.
+class HugePagesOnDemand {
+ public:
+  HugePagesOnDemand() {
+    std::ifstream(kPath) >> before_;
+    std::ofstream(kPath) << before_ + 8;
+  }
+  ~HugePagesOnDemand() { std::ofstream(kPath) << before_; }
+
+ private:
+  static constexpr const char* kPath = "/proc/sys/vm/nr_overcommit_hugepages";
+  long before_ = 0;
+};
+
+TEST(Session, F50_HugePagesAreTakenBeforeAnybodyTouchesThem) {
+  const HugePagesOnDemand pages;
+  auto made = Session::create({1, 64, 2048, kUsualFeatures, MemoryKind::kHugetlb});
+  if (!made.ok()) GTEST_SKIP() << "the kernel has no huge pages to give: " << made.fault().operation;
+  Session& session = *made.value();
+  ASSERT_TRUE(session.addReceiveBuffers(4096).ok());
+  for (const SharedRegion& region : session.regions()) {
+    struct stat status {};
+    ASSERT_EQ(::fstat(region.fd->get(), &status), 0);
+    EXPECT_EQ(static_cast<size_t>(status.st_blocks) * 512, region.mapping.size());
+  }
 }
 
 TEST_P(RingStory, StartKicksEveryRingOnce) {

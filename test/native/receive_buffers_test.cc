@@ -51,6 +51,21 @@ TEST_P(EveryGrowingRing, BuffersOfTheOldSizeAreUsedUpAndEveryNewOneHoldsMore) {
   bench.expectLawful();
 }
 
+TEST(ReceiveBuffers, ThatNobodyUsesAreTakenBackAnyNumberOfTimes) {
+  Bench bench;
+  bench.start();
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE(bench.session->addReceiveBuffers(12288).ok()) << i;
+    ASSERT_TRUE(bench.session->dropReceiveBuffers().ok()) << i;
+  }
+  EXPECT_EQ(bench.session->dropReceiveBuffers().fault().errnum, EBUSY);
+  grow(bench, 12288);
+  EXPECT_EQ(bench.session->dropReceiveBuffers().fault().errnum, EBUSY);
+  EXPECT_EQ(bench.session->regions().size(), 2U);
+  bench.deliver(plainFrame(1000, 1), 1);
+  EXPECT_EQ(bench.receive().size(), 1026U);
+}
+
 class EveryMergingRing : public ::testing::TestWithParam<RingCase> {};
 
 INSTANTIATE_TEST_SUITE_P(Rings, EveryMergingRing, ::testing::ValuesIn(ringCases(true)), ringCaseName);

@@ -1,4 +1,5 @@
 // Rules of the conformance list that belong to no single story: eventfds, signals, header size, full counters.
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
@@ -176,6 +177,71 @@ TEST_P(Kick, F41_OfAFullCounterIsPendingAnywayAndTrafficGoesOn) {
   EXPECT_EQ(bench.receive().size(), plainFrame(300, 9).size());
   bench.quiesce();
   bench.expectLawful();
+}
+
+// O_NONBLOCK belongs to the open file, which the backend has too.
+void letKicksBlock(Bench& bench, uint32_t ring) {
+  bench.devices[ring]->drainKicks();
+  const int fd = bench.session->kickFd(ring);
+  fillCounter(fd);
+  ASSERT_EQ(::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) & ~O_NONBLOCK), 0);
+}
+
+class BlockedKick : public ::testing::TestWithParam<RingCase> {
+ protected:
+  BlockedKick() : options_(benchOptions(GetParam())) {
+    auto made = Pump::create("vu-kick", 0);
+    EXPECT_TRUE(made.ok());
+    options_.sharedPump = std::move(made).value();
+    options_.session.pairs = 2;
+    hostile = std::make_unique<Bench>(options_);
+    neighbour = std::make_unique<Bench>(options_);
+    neighbour->start();
+  }
+  ~BlockedKick() override {
+    hostile.reset();
+    neighbour.reset();
+    options_.sharedPump->stop();
+  }
+  void expectBrokenAlone() {
+    ASSERT_TRUE(hostile->corruption->signal.wait());
+    EXPECT_EQ(hostile->corruption->events[0].first, PortEventKind::kKickBlocked);
+    neighbour->expectPassed(plainFrame(60, 1));
+    hostile->quiesce();
+    hostile->newSession();
+    hostile->start();
+    for (uint32_t ring = 0; ring < 4; ++ring) EXPECT_EQ(hostile->devices[ring]->drainKicks(), 1U);
+    EXPECT_EQ(hostile->corruption->signal.count(), 1);
+  }
+
+  BenchOptions options_;
+  std::unique_ptr<Bench> hostile;
+  std::unique_ptr<Bench> neighbour;
+};
+INSTANTIATE_TEST_SUITE_P(Rings, BlockedKick, ::testing::ValuesIn(ringCases()), ringCaseName);
+
+TEST_P(BlockedKick, F41_OfATransmitRingBreaksItsPortAndNoOther) {
+  hostile->start();
+  letKicksBlock(*hostile, 1);
+  hostile->send(plainFrame(60, 1));
+  expectBrokenAlone();
+}
+
+TEST_P(BlockedKick, F41_OfAReceiveRingBreaksItsPortAndNoOther) {
+  hostile->start();
+  letKicksBlock(*hostile, 0);
+  // A ring without a buffer left is what its device wants a kick for.
+  for (uint32_t i = 0; i < kRxWindowMin; ++i) hostile->fill(plainFrame(60, 1), 1);
+  hostile->rx().armKicks();
+  hostile->rx().publish();
+  hostile->rx().notify();
+  expectBrokenAlone();
+}
+
+TEST_P(BlockedKick, F41_OfARingThatRestsBreaksThePortAsItStarts) {
+  letKicksBlock(*hostile, 3);
+  hostile->start(1);
+  expectBrokenAlone();
 }
 
 TEST_P(Kick, F42_ThatThePeerHasClosedIsStillOurs) {

@@ -1,6 +1,7 @@
-// A frame that comes in the moment between the pump's last look at the TAP and its sleep.
+// What a pump could miss: a frame that comes between its last look at the TAP and its sleep, and one that no call tells
+// of while another pod keeps it busy.
 //
-// A binary of its own: the linker puts __wrap_readv in the place of readv. Runs in every build.
+// A binary of its own: the linker puts __wrap_… in the place of read and readv. Runs in every build.
 #include <sys/uio.h>
 
 #include <atomic>
@@ -13,6 +14,9 @@ namespace {
 std::atomic<int> emptyReadsLeft{0};
 std::atomic<int> pod{-1};
 vu::test::Bytes lateFrame;
+// The TAP of a pod that always has another frame.
+std::atomic<int> busyTap{-1};
+constexpr std::chrono::microseconds kFrameTime{100};
 }  // namespace
 
 extern "C" {
@@ -27,6 +31,17 @@ ssize_t __wrap_readv(int fd, const iovec* parts, int count) {
   }
   errno = EAGAIN;
   return -1;
+}
+
+ssize_t __real_read(int fd, void* buffer, size_t bytes);
+ssize_t __wrap_read(int fd, void* buffer, size_t bytes);
+
+ssize_t __wrap_read(int fd, void* buffer, size_t bytes) {
+  if (fd != busyTap.load()) return __real_read(fd, buffer, bytes);
+  const auto end = std::chrono::steady_clock::now() + kFrameTime;
+  while (std::chrono::steady_clock::now() < end) {
+  }
+  return 64;
 }
 }
 
@@ -51,6 +66,32 @@ TEST(Wakeup, FrameThatComesRightAfterTheTapWasFoundEmptyIsNotLeftBehind) {
     }
   }
   EXPECT_EQ(bench.counters().txFrames, 400U);
+}
+
+// F40: a second after it came, and not after so many rounds of the pod that is busy (4096: half a minute here).
+TEST(Wakeup, FrameWithoutACallIsSeenWhileAnotherPodKeepsThePumpBusy) {
+  auto pump = Pump::create("vu-busy", 0);
+  ASSERT_TRUE(pump.ok());
+  BenchOptions options;
+  options.sharedPump = pump.value();
+  {
+    Bench quiet(options);
+    quiet.start();
+    int ends[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+    const UniqueFd busyPod(ends[1]);
+    BenchOptions busyOptions = Bench::copyWithoutTaps(options);
+    busyOptions.taps.emplace_back(ends[0]);
+    Bench busy(std::move(busyOptions));
+    busyTap.store(ends[0]);
+    ASSERT_TRUE(busy.port->discard().ok());
+    ASSERT_TRUE(eventually([&] { return busy.port->counters().drop(Drop::kTxDiscarded) != 0; }));
+    quiet.fill(plainFrame(100, 1), 1);
+    quiet.rx().publish();
+    EXPECT_EQ(quiet.receive().size(), 126U);
+    busyTap.store(-1);
+  }
+  pump.value()->stop();
 }
 
 }  // namespace

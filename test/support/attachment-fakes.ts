@@ -266,6 +266,7 @@ export class FakePort extends FakeDataPath implements Port {
   injected: Uint8Array[] = [];
   history: string[] = [];
   readonly options: PortOptions;
+  onStart: () => void = () => {};
   #session: FakeSession | null = null;
 
   constructor(options: PortOptions) {
@@ -293,6 +294,7 @@ export class FakePort extends FakeDataPath implements Port {
     this.history.push('start');
     this.#session = session as unknown as FakeSession;
     this.#session.owned = true;
+    this.onStart();
     await turn();
   }
 

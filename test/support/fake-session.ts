@@ -70,6 +70,11 @@ function makeSession(options: SessionOptions, ledger: FdLedger, sessions: FakeSe
       grown.push(fd);
       return { fd, label: memoryLabel + 0x100000000n * BigInt(grown.length), sizeBytes: 0x400000n };
     },
+    dropReceiveBuffers: () => {
+      const last = grown.pop();
+      if (last === undefined) throw new Error('no receive buffers to drop');
+      last.close();
+    },
     expectedBase: () => sessions.expectedBase,
     close: () => {
       const failure = sessions.failClose;

@@ -198,14 +198,27 @@ describe('a backend that cannot be used', () => {
 });
 
 describe('the port', () => {
-  it('that reports corrupt rings goes the way of a lost backend, with new memory for the next', async () => {
-    const corrupt = record('ringCorrupt');
+  it.each(['ring-corrupt', 'kick-blocked', 'memory-lost'] as const)(
+    'that reports %s goes the way of a lost backend, with new memory for the next',
+    async (kind) => {
+      const broken = record('portBroken');
+      const frontend = await node.connect();
+      for (const reason of ['used id 4711', 'told twice']) node.port.emit({ kind, reason });
+      await settle();
+      await settle();
+      expect(broken).toMatchObject([{ kind, reason: 'used id 4711' }]);
+      expect([node.state, frontend.released]).toEqual(['held', true]);
+      await node.connect();
+      expect(node.state).toBe('running');
+    },
+  );
+
+  it('that breaks while it starts is not taken for running', async () => {
+    node.port.onStart = () => node.port.emit({ kind: 'kick-blocked', reason: 'blocked' });
     const frontend = await node.connect();
-    node.port.emit({ kind: 'ring-corrupt', reason: 'used id 4711' });
     await settle();
-    await settle();
-    expect(corrupt).toMatchObject([{ reason: 'used id 4711' }]);
-    expect([node.state, frontend.released]).toEqual(['held', true]);
+    expect(frontend.released).toBe(true);
+    node.port.onStart = () => {};
     await node.connect();
     expect(node.state).toBe('running');
   });

@@ -15,6 +15,7 @@ import { FdLedger } from '../../support/memory-socket.ts';
 const rich = featureMask(0, 1, 7, 8, 11, 12, 15, 22, 29, 30, 32);
 
 interface Running {
+  readonly ledger: FdLedger;
   readonly sessions: FakeSessions;
   readonly device: VirtioUserDevice;
   readonly path: FakeDataPath;
@@ -28,13 +29,15 @@ async function running(
   options: Partial<DeviceOptions> = {},
   frontendOptions: Partial<FakeFrontendOptions> = {},
 ): Promise<Running> {
-  const sessions = fakeSessions(new FdLedger());
+  const ledger = new FdLedger();
+  const sessions = fakeSessions(ledger);
   const path = new FakeDataPath();
   const device = createVirtioUserDevice(deviceOptions(options), sessions.create, path);
   const frontend = new FakeFrontend({ features: rich, ...frontendOptions });
   const ready = await device.bringUp(frontend);
   const before = frontend.calls.length;
   return {
+    ledger,
     sessions,
     device,
     path,
@@ -334,13 +337,14 @@ describe('another MTU', () => {
 
   it('goes on as before when the backend will not pause', async () => {
     const first = await running({ mrgRxbuf: false }, offersNoMerging);
-    const { device, frontend, sent } = await running(
+    const { ledger, device, frontend, sent } = await running(
       { mrgRxbuf: false },
       { ...offersNoMerging, failAt: first.frontend.calls.length + 1, failure: refused('SET_VRING_ENABLE') },
     );
+    const descriptors = ledger.open;
     expect((await failureOf(device.setMtu(9000))).code).toBe('BACKEND_REFUSED');
     expect(sent()).toEqual(['setVringEnable 0 0', 'setVringEnable 1 0', 'setVringEnable 0 1']);
-    expect(frontend.isOpen).toBe(true);
+    expect([frontend.isOpen, ledger.open]).toEqual([true, descriptors]);
   });
 
   it('for which there is no memory leaves everything as it was', async () => {

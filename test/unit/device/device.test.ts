@@ -153,6 +153,7 @@ describe('bringUp', () => {
 
   it.each([
     ['ENOMEM', 'hugetlb', 'RESOURCE_HUGEPAGES'],
+    ['ENOSPC', 'hugetlb', 'RESOURCE_HUGEPAGES'],
     ['ENOMEM', 'memfd', 'RESOURCE_EXHAUSTED'],
     ['EMFILE', 'memfd', 'RESOURCE_EXHAUSTED'],
     ['EPERM', 'memfd', 'SYSCALL_FAILED'],

@@ -1,5 +1,5 @@
-// A backend that takes nothing is told of once it has done so long enough in this session. The pump's clock is the test's:
-// the pair is owned by its thread, and settles when told to.
+// A backend that takes nothing is told of once it has done so long enough in this session. The pump's clock is the
+// test's: the pair is owned by its thread, and settles when told to.
 #include <sys/epoll.h>
 
 #include "harness.h"

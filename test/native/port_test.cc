@@ -255,6 +255,7 @@ TEST_P(MergeableStory, S56_FrameWhoseBuffersComeInTwoWakeUpsIsWrittenOnceAndWhol
   ASSERT_TRUE(bench.rx().pop(first));
   ASSERT_TRUE(bench.rx().pop(second));
   std::memcpy(first.segments[0].host, frame.data(), 4096);
+  ASSERT_TRUE(eventually([&] { return bench.rx().callArmed(); }));
   bench.rx().push(first.head, 4096);
   bench.rx().publish();
   EXPECT_TRUE(bench.rx().notify());

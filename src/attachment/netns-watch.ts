@@ -23,6 +23,7 @@ export class NetnsWatch {
     const ids = names.get(basename(path)) ?? new Set<string>();
     names.set(basename(path), ids.add(id));
     if (this.#watchers.has(directory)) return;
+    for (const [watched, { size }] of [...this.#paths]) if (size === 0) this.#unwatch(watched);
     try {
       const watcher = watch(directory, { persistent: false }, (_event, name) => {
         const watched = this.#paths.get(directory);
@@ -44,7 +45,7 @@ export class NetnsWatch {
     const ids = names?.get(basename(path));
     ids?.delete(id);
     if (ids?.size === 0) names?.delete(basename(path));
-    if (names?.size === 0) this.#unwatch(directory);
+    // The directory stays watched until another one is: a runtime keeps its namespaces in one, and the next pod is soon.
   }
 
   close(): void {

@@ -169,6 +169,17 @@ void checkBooks(const Session& session) {
   if (posted != rx.queue->outstanding) bug("receive buffers miscounted");
 }
 
+// One for all inputs: each has a thread.
+Kicker* kickerOfThisThread() {
+  static const auto kicker = [] {
+    auto made = Kicker::create();
+    if (!made) bug("no kicker");
+    made.value()->enter();
+    return std::move(made).value();
+  }();
+  return kicker.get();
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -198,6 +209,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   PumpContext context;
   context.epollFd = epoll.get();
   context.scratch = &scratch;
+  context.kicker = kickerOfThisThread();
   bool corrupt = false;
   auto shared = std::make_shared<PortShared>();
   shared->listener = [&corrupt](PortEventKind, const char*) { corrupt = true; };

@@ -1,0 +1,77 @@
+/** Names of namespaces that go, watched in real directories. */
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { NetnsWatch } from '../../../src/attachment/netns-watch.ts';
+
+let root: string;
+let watch: NetnsWatch;
+let onGone: (path: string) => void;
+
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), 'vu-netns-watch-'));
+  onGone = () => undefined;
+  watch = new NetnsWatch((path) => onGone(path));
+});
+afterEach(() => {
+  watch.close();
+  rmSync(root, { recursive: true });
+});
+
+function made(directory: string, name: string): string {
+  const path = join(directory, name);
+  writeFileSync(path, '');
+  return path;
+}
+
+/** How much this process watches (proc(5), fdinfo of inotify). */
+function watches(): number {
+  return readdirSync('/proc/self/fdinfo').reduce((count, fd) => {
+    try {
+      return count + (readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8').match(/^inotify /gm)?.length ?? 0);
+    } catch {
+      return count; // closed meanwhile
+    }
+  }, 0);
+}
+
+async function expectTold(path: string): Promise<void> {
+  const told = new Promise<string>((resolve) => (onGone = resolve));
+  rmSync(path);
+  expect(await told).toBe(path);
+}
+
+describe('the watch of namespaces', () => {
+  it('tells of a name that goes, also when the directory was without any in between', async () => {
+    const first = made(root, 'first');
+    watch.add(first, 'a');
+    watch.remove(first, 'a');
+    const second = made(root, 'second');
+    watch.add(second, 'b');
+    await expectTold(second);
+  });
+
+  it('is silent about a name that was let go', async () => {
+    const former = made(root, 'let-go');
+    const kept = made(root, 'kept');
+    watch.add(former, 'a');
+    watch.add(kept, 'b');
+    watch.remove(former, 'a');
+    rmSync(former);
+    await expectTold(kept);
+  });
+
+  it('has no more directories than it needs when they change with every pod', async () => {
+    const before = watches();
+    for (let pod = 0; pod < 20; pod++) {
+      const path = made(mkdtempSync(join(root, 'pod-')), 'net');
+      watch.add(path, 'a');
+      watch.remove(path, 'a');
+    }
+    expect(watches() - before).toBe(1);
+    const path = made(mkdtempSync(join(root, 'pod-')), 'net');
+    watch.add(path, 'a');
+    await expectTold(path);
+  });
+});

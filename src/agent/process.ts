@@ -2,7 +2,7 @@
 import { messageOf, VirtioUserError } from '../errors.ts';
 import { createLogger, type Logger } from '../telemetry/log.ts';
 import { composeAgent } from './compose.ts';
-import { boundYoungGeneration } from './heap.ts';
+import { preferSmallHeap } from './heap.ts';
 import { comfortableOpenFiles, openFilesLimit } from './limits.ts';
 import type { AgentOptions } from './options.ts';
 import { version } from './version.ts';
@@ -14,7 +14,7 @@ const exitLimitMs = 2_000;
 
 /** Runs until a signal ends it. @returns the exit code */
 export async function runAgent(options: AgentOptions): Promise<0 | typeof exitFailure> {
-  boundYoungGeneration();
+  preferSmallHeap();
   const log = createLogger({ level: options.logLevel, base: { node: options.nodeName } });
   process.on('uncaughtException', (error) => {
     log.fatal({ error }, 'unforeseen error; exiting, the next process takes over');

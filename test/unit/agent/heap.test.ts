@@ -13,6 +13,8 @@ function run(program: string): number[] {
   return child.stdout.trim().split(' ').map(Number);
 }
 
+const preferSmall = `import { preferSmallHeap } from '${heap}'; preferSmallHeap();`;
+
 describe('the heap of an agent', () => {
   it('gives back what a burst of calls left behind', () => {
     const [before = 0, after = 0] = run(`
@@ -34,7 +36,7 @@ describe('the heap of an agent', () => {
   });
 
   it('keeps its young generation small', () => {
-    const [bounded = 0, free = 0] = [`import { boundYoungGeneration } from '${heap}'; boundYoungGeneration();`, ''].map(
+    const [bounded = 0, free = 0] = [preferSmall, ''].map(
       (first) =>
         run(`${first}
           import { getHeapSpaceStatistics } from 'node:v8';
@@ -46,5 +48,24 @@ describe('the heap of an agent', () => {
           console.log(getHeapSpaceStatistics().find((space) => space.space_name === 'new_space').space_size);`)[0] ?? 0,
     );
     expect(bounded).toBeLessThan(free / 2);
+  });
+
+  it('holds no optimized code, however often a function ran', () => {
+    /** Of %GetOptimizationStatus, `OptimizationStatus` in V8's src/runtime/runtime.h. */
+    const optimized = 1 << 4;
+    const [small = -1, free = 0] = [preferSmall, ''].map(
+      (first) =>
+        run(`${first}
+          import { setFlagsFromString } from 'node:v8';
+          setFlagsFromString('--allow-natives-syntax');
+          const status = new Function('of', 'return %GetOptimizationStatus(of)');
+          const busy = (to) => { let sum = 0; for (let index = 0; index < to; index++) sum += index % 7; return sum; };
+          for (let round = 0; round < 20_000; round++) busy(1_000);
+          const settled = performance.now() + 200;
+          while (performance.now() < settled) busy(1_000);
+          console.log(status(busy));`)[0] ?? 0,
+    );
+    expect(free & optimized).toBe(optimized);
+    expect(small & optimized).toBe(0);
   });
 });

@@ -44,7 +44,7 @@ export async function detach(
   dependencies: AttachmentDependencies,
   signal: AbortSignal,
 ): Promise<readonly DetachFailure[]> {
-  const { ovs, ipam, deviceInfo, log } = dependencies;
+  const { ipam, deviceInfo, log } = dependencies;
   const { deviceInfoPath } = record.spec;
   const ifindex = record.phase === 'creating' ? null : record.ifindex;
   const deleting: AttachmentRecord = { ...common(record), phase: 'deleting', ifindex };
@@ -60,9 +60,10 @@ export async function detach(
     await asked;
     await live?.stopTraffic();
   }
+  const connection = live?.close() ?? Promise.resolve();
   const steps: readonly (readonly [DetachStep, Promise<unknown>])[] = [
-    ['connection', live?.close() ?? Promise.resolve()],
-    ['OVS port', record.spec.ovs === null ? Promise.resolve() : ovs.remove(record.id, signal)],
+    ['connection', connection],
+    ['OVS port', record.spec.ovs === null ? connection : removePort(record.id, connection, dependencies, signal)],
     ['interface', removeLink(record, store, dependencies)],
     ['address', address],
     ['device info', deviceInfoPath === null ? Promise.resolve() : deviceInfo.remove(deviceInfoPath, record.id)],
@@ -153,6 +154,21 @@ async function removeLink(
 
 function sameInterface(one: AttachmentRecord, other: AttachmentRecord): boolean {
   return sameNetns(one.netns, other.netns) && one.spec.key.ifName === other.spec.key.ifName;
+}
+
+/**
+ * When the connection has ended. A switch that removes a port while its vhost thread is still ending that connection
+ * hangs for good: DPDK's removal spins until the thread is done (rte_vhost_driver_unregister), and the thread waits for
+ * the spinning one (OVS 3.1, destroy_device in netdev-dpdk.c: ovsrcu_synchronize).
+ */
+export async function removePort(
+  id: string,
+  connection: Promise<unknown>,
+  { ovs }: Pick<AttachmentDependencies, 'ovs'>,
+  signal: AbortSignal,
+): Promise<boolean> {
+  await connection.catch(() => undefined); // judged by its own step
+  return ovs.remove(id, signal);
 }
 
 /** What a record of any phase has. */

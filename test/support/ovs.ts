@@ -24,6 +24,7 @@ export class Ovs {
   readonly #env: NodeJS.ProcessEnv;
   #database: Daemon | null = null;
   #switch: Daemon | null = null;
+  readonly #bridges = new Set<string>();
 
   private constructor(directory: string) {
     this.directory = directory;
@@ -136,6 +137,8 @@ export class Ovs {
     }
     await this.#switch?.stop('SIGTERM', 5_000);
     await this.#database?.stop();
+    // What a switch that died could not remove.
+    for (const bridge of this.#bridges) await runAny('ip', ['link', 'del', bridge]);
   }
 
   vsctl(...args: string[]): Promise<string> {
@@ -147,6 +150,7 @@ export class Ovs {
   }
 
   async addBridge(name: string): Promise<void> {
+    this.#bridges.add(name);
     await this.vsctl('--may-exist', 'add-br', name, '--', 'set', 'bridge', name, 'datapath_type=netdev');
   }
 

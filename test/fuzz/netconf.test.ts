@@ -6,7 +6,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { parseEnvironment } from '../../src/cni/environment.ts';
 import { cniError } from '../../src/cni/error.ts';
-import type { AttachmentResult, AttachmentSpec } from '../../src/attachment/spec.ts';
+import type { AttachmentSpec } from '../../src/attachment/spec.ts';
 import { encodeAnswer } from '../../src/cni/frame.ts';
 import { answerVersion, attachmentSpec, parseRawNetconf, type RawNetconf } from '../../src/cni/netconf.ts';
 import { supportedVersions } from '../../src/cni/netconf-schema.ts';
@@ -17,6 +17,7 @@ import { isCidr } from '../../src/ipam/cidr.ts';
 import { VirtioUserError } from '../../src/errors.ts';
 import { pick, type Random, randomBelow, seededRandom } from '../support/random.ts';
 import { recordedCall, recordedCallNames } from '../support/recorded-call.ts';
+import { bareResult } from '../support/recording-attachments.ts';
 
 const budgetMs = Number(process.env['FUZZ_SECONDS'] ?? 2) * 1000;
 const seed = Number(process.env['VIRTIO_USER_FUZZ_SEED'] ?? Date.now() % 0x1_0000_0000);
@@ -176,16 +177,7 @@ function randomNetconf(random: Random): string {
 
 /** After the plugins that the configuration says were before us. */
 function answerOf(spec: AttachmentSpec, raw: RawNetconf): unknown {
-  const made: AttachmentResult = {
-    ifName: spec.key.ifName,
-    netnsPath: spec.netnsPath,
-    mac: spec.device.mac,
-    mtu: spec.device.mtu,
-    socketPath: spec.backend.path,
-    ovsPort: null,
-    ipam: { ips: [], routes: [], dns: null },
-  };
-  return renderResult(made, raw.cniVersion, parsePrevResult(raw.json));
+  return renderResult(bareResult(spec), raw.cniVersion, parsePrevResult(raw.json));
 }
 
 describe('the network configuration', () => {

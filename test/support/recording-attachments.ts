@@ -9,6 +9,19 @@ import type {
 import type { AttachmentResult, AttachmentSpec, IpamSpec } from '../../src/attachment/spec.ts';
 import type { NativeFd } from '../../src/native/binding.ts';
 
+/** What an attachment without addresses and without an OVS port is. */
+export function bareResult(spec: AttachmentSpec): AttachmentResult {
+  return {
+    ifName: spec.key.ifName,
+    netnsPath: spec.netnsPath,
+    mac: spec.device.mac,
+    mtu: spec.device.mtu,
+    socketPath: spec.backend.path,
+    ovsPort: null,
+    ipam: { ips: [], routes: [], dns: null },
+  };
+}
+
 export class RecordingAttachments implements Attachments {
   readonly added: { readonly spec: AttachmentSpec; readonly netns: NativeFd; readonly context: CallContext }[] = [];
   readonly removed: RemoveRequest[] = [];
@@ -25,15 +38,7 @@ export class RecordingAttachments implements Attachments {
   async add(spec: AttachmentSpec, netns: NativeFd, context: CallContext): Promise<AttachmentResult> {
     this.added.push({ spec, netns, context });
     this.#mayFail();
-    return {
-      ifName: spec.key.ifName,
-      netnsPath: spec.netnsPath,
-      mac: spec.device.mac,
-      mtu: spec.device.mtu,
-      socketPath: spec.backend.path,
-      ovsPort: null,
-      ipam: { ips: [], routes: [], dns: null },
-    };
+    return bareResult(spec);
   }
 
   async remove(request: RemoveRequest): Promise<void> {

@@ -22,17 +22,22 @@ afterEach(() => node.destroy());
 
 const recordPath = (): string => join(node.stateDir, 'attachments', String(node.records()[0]));
 
+/** An agent that dies at this operation of ADD, and the next one. false: the ADD was over before. */
+async function killedInAdd(at: number, kind: 'kill-before' | 'kill-after'): Promise<boolean> {
+  node.gate.arm(at, kind);
+  const died = node.gate.expectDeath();
+  const outcome = await Promise.race([node.add(spec).then(() => 'made'), died.then(() => 'died')]);
+  if (outcome === 'made') return false;
+  await settle();
+  await node.killAndRestart();
+  return true;
+}
+
 describe.each(['kill-before', 'kill-after'] as const)('an agent killed (%s)', (kind) => {
   it('at any operation of ADD: the next one undoes it, or runs what was complete', async () => {
     let undone = 0;
     let completed = 0;
-    for (let at = 1; ; at += 1) {
-      node.gate.arm(at, kind);
-      const died = node.gate.expectDeath();
-      const outcome = await Promise.race([node.add(spec).then(() => 'made'), died.then(() => 'died')]);
-      if (outcome === 'made') break;
-      await settle();
-      await node.killAndRestart();
+    for (let at = 1; await killedInAdd(at, kind); at += 1) {
       const [view] = node.manager.list();
       if (view === undefined) {
         expect([at, ...node.leftovers()]).toEqual([at]);
@@ -50,13 +55,7 @@ describe.each(['kill-before', 'kill-after'] as const)('an agent killed (%s)', (k
   });
 
   it('at any operation of ADD: the same request that is sent again to the next one succeeds', async () => {
-    for (let at = 1; ; at += 1) {
-      node.gate.arm(at, kind);
-      const died = node.gate.expectDeath();
-      const outcome = await Promise.race([node.add(spec).then(() => 'made'), died.then(() => 'died')]);
-      if (outcome === 'made') break;
-      await settle();
-      await node.killAndRestart();
+    for (let at = 1; await killedInAdd(at, kind); at += 1) {
       await node.add(spec);
       expect([at, node.state, node.ovs.ports.size]).toEqual([at, 'waiting', 1]);
       expect(node.kernel.links).toMatchObject([{ up: true, addresses: [{}, {}] }]);

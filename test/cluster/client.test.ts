@@ -118,6 +118,21 @@ async function createPod(name = `pod-${(pods += 1)}`): Promise<{ readonly name: 
 const deletePod = (name: string): Promise<string> =>
   plane.kubectl('delete', 'pod', name, '--force', '--grace-period=0', '--wait=true');
 
+function watchPods(): NodePods {
+  const watched = new NodePods({ config: newConfig(), nodeName, log, idleMs: 3_000, backoffMs: [100, 500] });
+  cleanup.add('pod watch', () => watched.stop());
+  watched.start();
+  return watched;
+}
+const sees = (watched: NodePods, name: string): boolean => watched.list()?.some((pod) => pod.name === name) ?? false;
+const current = (watched: NodePods): Promise<true> =>
+  until('the pods to be known', () => watched.trouble === null && watched.list() !== null, 40_000);
+/** Not only listed: what comes now comes through the watch. */
+const watching = async (watched: NodePods): Promise<void> => {
+  const { name } = await createPod();
+  await until('the watch to work', () => sees(watched, name));
+};
+
 describe('the object of the node', () => {
   it('is made by the first apply, and shown by kubectl with its columns', async () => {
     await newApi().applyNode(nodeStatus(view('held'), null, new Date()));
@@ -225,21 +240,6 @@ describe('events and lease', () => {
 });
 
 describe('the pods of this node', () => {
-  function watchPods(): NodePods {
-    const watched = new NodePods({ config: newConfig(), nodeName, log, idleMs: 3_000, backoffMs: [100, 500] });
-    cleanup.add('pod watch', () => watched.stop());
-    watched.start();
-    return watched;
-  }
-  const sees = (watched: NodePods, name: string): boolean => watched.list()?.some((pod) => pod.name === name) ?? false;
-  const current = (watched: NodePods): Promise<true> =>
-    until('the pods to be known', () => watched.trouble === null && watched.list() !== null, 40_000);
-  /** Not only listed: what comes now comes through the watch. */
-  const watching = async (watched: NodePods): Promise<void> => {
-    const { name } = await createPod();
-    await until('the watch to work', () => sees(watched, name));
-  };
-
   it('nothing is concluded before the first list', async () => {
     await proxy.refuse();
     const watched = watchPods();
@@ -478,5 +478,27 @@ describe('what the service account may do', () => {
       ),
     );
     await plane.kubectl('delete', 'virtiousernode', 'fresh', '--ignore-not-found');
+  });
+});
+
+describe('after etcd was restored from a backup', () => {
+  it('the pods are those of the API server, and a live one is not taken for gone', async () => {
+    const backup = await plane.backUpEtcd();
+    const watched = watchPods();
+    await current(watched);
+    const filler = Array.from({ length: 500 }, (_, index) => ({
+      apiVersion: 'v1',
+      kind: 'ConfigMap',
+      metadata: { name: `filler-${index}`, namespace: 'default' },
+    }));
+    await plane.apply(...filler); // versions that the restored etcd does not reach soon
+    const { name: lost } = await createPod();
+    await until('the pod to be seen', () => sees(watched, lost));
+    await plane.restoreEtcd(backup);
+    const { name, uid } = await createPod();
+    const whyKept = (): string | null => whyKeepPod(watched, { namespace: 'default', name, uid });
+    await until('the new pod to be kept', () => whyKept() === `pod default/${name} is there`, 30_000);
+    expect(sees(watched, lost)).toBe(false);
+    expect(watched.trouble).toBeNull();
   });
 });

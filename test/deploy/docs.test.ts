@@ -55,7 +55,7 @@ describe('docs/errors.md', () => {
   });
 
   it('has every condition of the node', () => {
-    const view = { agentVersion: '', ready: true, readyReason: '', attachments: [], corruptRecords: 0 };
+    const view = { agentVersion: '', ready: true, readyReason: '', restored: true, attachments: [], corruptRecords: 0 };
     const conditions = nodeStatus(view, null, new Date()).conditions.map(({ type }) => type);
     expect(table(manual('errors.md'), 'condition').map(([name]) => code(name))).toEqual(conditions);
   });
@@ -65,6 +65,7 @@ describe('docs/errors.md', () => {
       agentVersion: '',
       ready: true,
       readyReason: '',
+      restored: true,
       attachments: [attachmentView(1)],
       corruptRecords: 0,
     };

@@ -50,8 +50,10 @@ describe('docs/errors.md', () => {
     expect(remedy).not.toBe('');
   });
 
-  it('has every event', () => {
-    expect(table(manual('errors.md'), 'reason').map(([name]) => code(name))).toEqual([...eventReasons]);
+  it('has every event, and what to do', () => {
+    const events = table(manual('errors.md'), 'reason');
+    expect(events.map(([name]) => code(name))).toEqual([...eventReasons]);
+    for (const [name, meaning, remedy] of events) expect([name, meaning, remedy]).not.toContain('');
   });
 
   it('has every condition of the node', () => {

@@ -59,13 +59,13 @@ afterEach(async () => {
 async function watch(idleMs: number): Promise<void> {
   watched = new NodePods({ config, nodeName: 'node1', log: silentLogger, idleMs, backoffMs: [10, 20] });
   watched.start();
-  await until('the first watch', () => watches.length === 1);
-  expect(asked).toEqual(['list', 'watch from 1000']);
+  await until('the first watch', () => watches.length > 0);
+  expect(asked.slice(0, 2)).toEqual(['list', 'watch from 1000']);
 }
 
 describe('a watch of the pods that has ended', () => {
   const ends: readonly (readonly [string, number, () => unknown])[] = [
-    ['in silence', 100, () => undefined],
+    ['in silence', 500, () => undefined],
     ['in order', 60_000, () => watches.at(-1)?.end()],
     ['by a reset', 60_000, () => watches.at(-1)?.socket?.resetAndDestroy()],
   ];
@@ -73,9 +73,9 @@ describe('a watch of the pods that has ended', () => {
     await watch(idleMs);
     [pods, version] = [['second'], 7];
     end();
-    await until('the second watch', () => watches.length > 1);
-    expect(asked.slice(2, 4)).toEqual(['list', 'watch from 7']);
-    expect(listed()).toEqual(['second']);
+    await until('a watch from what the server has now', () => asked.includes('watch from 7'));
+    expect(asked.filter((_, index) => index % 2 === 0)).toEqual(Array.from({ length: lists() }, () => 'list'));
+    await until('the pods', () => listed()?.join() === 'second');
     if (watched === null) throw new Error('not watched');
     expect(whyKeepPod(watched, { namespace: 'default', name: 'second', uid: '' })).toBe('pod default/second is there');
   });
@@ -89,7 +89,7 @@ describe('a watch of the pods that has ended', () => {
     watches.at(-1)?.end();
     await until('the second watch', () => watches.length > 1);
     expect(asked.slice(2)).toEqual(['list', 'watch from 1003']);
-    expect(listed()).toEqual(['second']);
+    await until('the pods', () => listed()?.join() === 'second');
   });
 });
 
@@ -106,10 +106,10 @@ it('nothing is concluded while a watch is refused, though lists work', async () 
 });
 
 it('bookmarks keep a watch of a quiet node: it lists no more', async () => {
-  await watch(400);
+  await watch(1_000);
   for (let bookmark = 1; bookmark <= 8; bookmark += 1) {
     say('BOOKMARK', { kind: 'Pod', metadata: { resourceVersion: String(1_000 + bookmark) } });
-    await new Promise((resolve) => setTimeout(resolve, 100)); // the silence between is what is tested
+    await new Promise((resolve) => setTimeout(resolve, 200)); // the silence between is what is tested
   }
   expect(lists()).toBe(1);
 });

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Builds what the cluster tests run and Debian does not package: Kubernetes, containerd 2, helm, crictl, from their Go
 # modules. Cold about ten minutes, with Go's build cache half a minute, up to date in a blink. Output: build/cluster/bin.
+# Exit code 75: this machine lacks something for it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/lack.sh
 
 say() { printf '\033[1m[cluster]\033[0m %s\n' "$*"; }
 fail() { printf '[cluster] %s\n' "$*" >&2; exit 1; }
@@ -11,13 +13,14 @@ fail() { printf '[cluster] %s\n' "$*" >&2; exit 1; }
 needed=1.24
 remedy="install Go $needed or newer (https://go.dev/dl: unpack it to /usr/local/go, add /usr/local/go/bin to PATH), then run this again"
 PATH="$PATH:/usr/local/go/bin"
-command -v go >/dev/null || fail "Go is missing, and the cluster is built from its Go modules: $remedy"
+command -v go >/dev/null || lack cluster "Go is missing, and the cluster is built from its Go modules: $remedy"
 version=$(go env GOVERSION)
-[ "$(printf '%s\n' "$needed" "${version#go}" | sort -V | head -n 1)" = "$needed" ] || fail "Go is ${version#go}: $remedy"
+[ "$(printf '%s\n' "$needed" "${version#go}" | sort -V | head -n 1)" = "$needed" ] ||
+  lack cluster "Go is ${version#go}: $remedy"
 
 # The nodes share the machine's cgroup hierarchies, which version 2 does not allow with controllers.
 [ "$(stat -fc %T /sys/fs/cgroup)" = tmpfs ] ||
-  fail "these tests need cgroup version 1: boot with systemd.unified_cgroup_hierarchy=0, then run this again"
+  lack cluster "these tests need cgroup version 1: boot with systemd.unified_cgroup_hierarchy=0, then run this again"
 
 packages=(etcd-server containerd runc busybox-static buildah mmdebstrap openssl)
 bash scripts/apt-install.sh "${packages[@]}"
@@ -35,7 +38,10 @@ part() { # name, function that builds it
   [ "$(cat "$out/.stamp-$1" 2>/dev/null)" != "$stamp" ] || return 0
   say "building $1"
   rm -f "$out/.stamp-$1"
-  (cd "test/cluster/binaries/$1" && "$2") || fail "$1 does not build: Go's words are above"
+  if ! (cd "test/cluster/binaries/$1" && "$2"); then
+    ! (cd "test/cluster/binaries/$1" && go_modules_lack) || lack cluster "$1: its Go modules cannot be downloaded"
+    fail "$1 does not build: Go's words are above"
+  fi
   printf '%s\n' "$stamp" >"$out/.stamp-$1"
 }
 

@@ -4,15 +4,22 @@
 # from Debian's packages. apt and npm in the build use this machine's client configuration, mounted for their one step.
 #   scripts/build-image.sh [NAME]   default: virtio-user-cni:VERSION
 #   IMAGE_STORAGE=DIR               where buildah keeps base image and layers (build/image/storage)
+# Exit code 75: this machine lacks something for it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/lack.sh
 
 say() { printf '\033[1m[image]\033[0m %s\n' "$*"; }
 fail() { printf '[image] %s\n' "$*" >&2; exit 1; }
+failed() { # LOG, words
+  tail -n 40 "$1" >&2
+  ! download_failed "$1" || lack image "$2: a package cannot be downloaded"
+  fail "$2: see $1"
+}
 
-[ "$(id -u)" = 0 ] || fail "must run as root: RUN steps are chroots"
+[ "$(id -u)" = 0 ] || lack image "must run as root: RUN steps are chroots"
 for tool in buildah mmdebstrap; do
-  command -v "$tool" >/dev/null || fail "$tool is missing: apt-get install $tool"
+  command -v "$tool" >/dev/null || lack image "$tool is missing: apt-get install $tool"
 done
 
 version=$(sed -n 's/^  "version": "\(.*\)",$/\1/p' package.json)
@@ -38,7 +45,8 @@ if ! buildah inspect --type image "$base" >/dev/null 2>&1; then
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
     --customize-hook='rm -rf "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/* "$1"/etc/apt/apt.conf.d/99mmdebstrap' \
     --customize-hook='rm -f "$1"/etc/hostname "$1"/etc/resolv.conf' \
-    bookworm "$out/base.tar" "${sources[@]}" 2>"$out/base.log" || { tail -n 20 "$out/base.log" >&2; fail "mmdebstrap failed"; }
+    bookworm "$out/base.tar" "${sources[@]}" 2>"$out/base.log" ||
+    failed "$out/base.log" 'mmdebstrap failed'
   container=$(buildah from --pull-never scratch)
   buildah add --quiet "$container" "$out/base.tar" / >/dev/null
   buildah config --cmd bash "$container"
@@ -61,7 +69,7 @@ revision=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 started=$SECONDS
 buildah build --isolation chroot --network host --layers --pull-never --format oci "${secrets[@]}" \
   --build-arg VERSION="$version" --build-arg REVISION="$revision" --tag "$name" . >"$out/build.log" 2>&1 ||
-  { tail -n 40 "$out/build.log" >&2; fail "the build failed: see $out/build.log"; }
+  failed "$out/build.log" 'the build failed'
 
 say "writing $out/virtio-user-cni.tar ($((SECONDS - started)) s of building)"
 rm -rf "$out/oci"

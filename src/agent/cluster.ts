@@ -1,9 +1,11 @@
 /**
  * The agent's link to the cluster. Light: the client itself is imported only when it is wanted and there are credentials,
- * after the agent is ready, so that it costs nothing when off and no pod waits for it.
+ * after the agent is ready, so that it costs nothing when off and no pod waits for it. An agent that takes long to be
+ * ready is told of all the same: what its predecessor said would stand.
  */
 import { existsSync } from 'node:fs';
 import type { PodIdentity } from '../attachment/spec.ts';
+import type { Timers } from '../clock.ts';
 import { VirtioUserError } from '../errors.ts';
 import type { News } from '../kubernetes/event-recorder.ts';
 import type { NodeView } from '../kubernetes/node-object.ts';
@@ -22,6 +24,8 @@ type Environment = Readonly<Record<string, string | undefined>>;
 const tokenPath = '/var/run/secrets/kubernetes.io/serviceaccount/token';
 /** What happens before the client is loaded: the ready attachments of a full node fit. */
 const newsLimit = 500;
+/** Longer than a start with records, backends and an IPAM plugin that hangs on a queued DEL. */
+const slowStartMs = 8_000;
 /** Of the whole life of an agent the least important thing. */
 const farewellMs = 2_000;
 
@@ -58,6 +62,7 @@ export class Cluster {
   readonly #stopListening: () => void;
   #early: News[] = [];
   #session: KubernetesSession | null = null;
+  #opening: Promise<void> | null = null;
   #closed = false;
 
   constructor(parts: ClusterParts) {
@@ -76,8 +81,34 @@ export class Cluster {
           });
   }
 
-  /** Loads the client and starts it. Never rejects: the node works without it. */
+  /**
+   * Opens when the agent has started, or is slow to. Resolves with the start, and does not wait for the cluster.
+   * @throws what `started` does
+   */
+  async openAfter(started: Promise<void>, clock: Pick<Timers, 'after'>): Promise<void> {
+    const cancel = clock.after(slowStartMs, () => {
+      this.#parts.log.warn(
+        { afterMs: slowStartMs },
+        'the agent is slow to start; the cluster is told that it is not ready',
+      );
+      void this.open();
+    });
+    try {
+      await started;
+    } finally {
+      cancel();
+    }
+    void this.open();
+  }
+
+  /** Loads the client and starts it; once it runs, looks at the state. Never rejects: the node works without it. */
   async open(): Promise<void> {
+    this.#opening ??= this.#open();
+    await this.#opening;
+    this.#session?.touch();
+  }
+
+  async #open(): Promise<void> {
     const { credentials, nodeName, view, log } = this.#parts;
     if (credentials === null) return;
     try {

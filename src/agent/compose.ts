@@ -38,7 +38,7 @@ const queuedDeleteTimeoutMs = 30_000;
 
 export interface ComposedAgent {
   readonly agent: Agent;
-  /** To be opened when the agent is ready. */
+  /** To be opened as the agent starts. */
   readonly cluster: Cluster;
   /** Lets the lock go, after everything else. */
   readonly release: () => void;
@@ -155,13 +155,17 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
   const cluster = new Cluster({
     credentials,
     nodeName: options.nodeName,
-    view: () => ({
-      agentVersion: version,
-      ready: health.failing.length === 0,
-      readyReason: health.failing.join(', '),
-      attachments: attachments.list(),
-      corruptRecords: attachments.setAside,
-    }),
+    view: () => {
+      const { failing } = health;
+      return {
+        agentVersion: version,
+        ready: failing.length === 0,
+        readyReason: failing.length === 0 ? '' : `the agent waits for ${failing.join(', ')}`,
+        restored: !failing.includes('records-restored'),
+        attachments: attachments.list(),
+        corruptRecords: attachments.setAside,
+      };
+    },
     log,
   });
   return { agent, cluster, release: () => lock.close() };

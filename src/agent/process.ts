@@ -1,4 +1,5 @@
 /** The agent as a process: logger, signals, the last words before a crash, exit code. */
+import { systemClock } from '../clock.ts';
 import { messageOf, VirtioUserError } from '../errors.ts';
 import { createLogger, type Logger } from '../telemetry/log.ts';
 import { composeAgent } from './compose.ts';
@@ -28,7 +29,7 @@ export async function runAgent(options: AgentOptions): Promise<0 | typeof exitFa
     try {
       const started = agent.start();
       // Also while starting: a restore that hangs must not hold up a shut-down.
-      await Promise.race([started.then(() => void cluster.open()), asked]);
+      await Promise.race([cluster.openAfter(started, systemClock), asked]);
       log.info({ signal: await asked }, 'stopping');
       await Promise.all([cluster.farewell(), agent.stop()]);
     } catch (error) {

@@ -43,6 +43,8 @@ export interface NodeView {
   readonly ready: boolean;
   /** Why it is not ready, or empty. */
   readonly readyReason: string;
+  /** false: records are being read and taken up, and `attachments` are not all yet. */
+  readonly restored: boolean;
   readonly attachments: readonly AttachmentView[];
   /** Records that could not be read and were set aside. */
   readonly corruptRecords: number;
@@ -59,7 +61,10 @@ function backendSummary(attachments: number, disconnected: number): string {
   return disconnected === attachments ? 'Disconnected' : 'Partial';
 }
 
-/** @param previous what is published now: a condition that holds its status holds its time */
+/**
+ * @param previous what is published now: a condition that holds its status holds its time. Until records are restored only
+ * `Ready` can be told; the other conditions stay as they were last seen, if they ever were.
+ */
 export function nodeStatus(view: NodeView, previous: Conditioned | null, now: Date): NodeStatus {
   // Being made or being removed is no illness.
   const attachments = view.attachments.filter(({ state }) => state !== 'creating' && state !== 'closing');
@@ -77,6 +82,13 @@ export function nodeStatus(view: NodeView, previous: Conditioned | null, now: Da
     return { type, status, reason: holds ? reasons[0] : reasons[1], message, lastTransitionTime };
   };
   const total = attachments.length;
+  const ready = condition(
+    'Ready',
+    view.ready,
+    ['AgentReady', 'AgentNotReady'],
+    view.ready ? 'pods can be attached' : view.readyReason,
+  );
+  const lastSeen = previous?.conditions.filter(({ type }) => type !== 'Ready') ?? [];
   return {
     agentVersion: view.agentVersion,
     backend: backendSummary(total, unhealthy.length),
@@ -89,32 +101,33 @@ export function nodeStatus(view: NodeView, previous: Conditioned | null, now: Da
       state: attachment.state,
       reason: attachment.reason ?? '',
     })),
-    conditions: [
-      condition(
-        'Ready',
-        view.ready,
-        ['AgentReady', 'AgentNotReady'],
-        view.ready ? 'pods can be attached' : view.readyReason,
-      ),
-      condition(
-        'BackendConnected',
-        unhealthy.length === 0,
-        ['AllConnected', 'BackendDisconnected'],
-        unhealthy.length === 0 ? `${total} attachments` : `${unhealthy.length} of ${total} attachments have no backend`,
-      ),
-      condition(
-        'StateRestored',
-        view.corruptRecords === 0,
-        ['AllRecordsRead', 'StateCorrupt'],
-        view.corruptRecords === 0 ? 'every record was read' : `${view.corruptRecords} records were set aside as *.bad`,
-      ),
-      condition(
-        'Degraded',
-        degraded.length > 0,
-        ['FeatureMismatch', 'NotDegraded'],
-        degraded.length > 0 ? `${degraded.length} attachments wait for a backend with more features` : '',
-      ),
-    ],
+    conditions: !view.restored
+      ? [ready, ...lastSeen]
+      : [
+          ready,
+          condition(
+            'BackendConnected',
+            unhealthy.length === 0,
+            ['AllConnected', 'BackendDisconnected'],
+            unhealthy.length === 0
+              ? `${total} attachments`
+              : `${unhealthy.length} of ${total} attachments have no backend`,
+          ),
+          condition(
+            'StateRestored',
+            view.corruptRecords === 0,
+            ['AllRecordsRead', 'StateCorrupt'],
+            view.corruptRecords === 0
+              ? 'every record was read'
+              : `${view.corruptRecords} records were set aside as *.bad`,
+          ),
+          condition(
+            'Degraded',
+            degraded.length > 0,
+            ['FeatureMismatch', 'NotDegraded'],
+            degraded.length > 0 ? `${degraded.length} attachments wait for a backend with more features` : '',
+          ),
+        ],
   };
 }
 

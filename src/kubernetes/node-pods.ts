@@ -2,6 +2,11 @@
  * The pods of this node, kept current by a watch that restarts after whatever happens to it: resets, silence, 403, 410,
  * 500, missing token files. Only a field selector on the node name goes to the server. Answers carry what they are
  * worth: until the first list has come, and while there is none, nothing may be concluded from a pod's absence.
+ *
+ * Every watch begins with a list. To go on from the last version seen would be cheaper, but an API server whose etcd was
+ * restored from a backup knows lower ones: it accepts a watch from the future and says nothing, then leaves out what it
+ * had done until it got there. One node's pods are a small list, and a watch lasts at least `idleMs` of silence, five to
+ * ten minutes otherwise (bookmarks break the silence about once a minute).
  */
 import type { Logger } from '../telemetry/log.ts';
 import { CoreV1Api, ListWatch } from './client-node.ts';
@@ -47,7 +52,6 @@ export class NodePods {
     const list = async (): Promise<Awaited<ReturnType<CoreV1Api['listPodForAllNamespaces']>>> => {
       const pods = await api.listPodForAllNamespaces({ fieldSelector });
       this.#listed = true;
-      this.#recovered();
       return pods;
     };
     this.#informer = new ListWatch<Pod>(
@@ -58,7 +62,8 @@ export class NodePods {
       undefined,
       fieldSelector,
     );
-    this.#informer.on('change', () => this.#recovered());
+    // It lists when it has no version. A private field, but all other ways give up on the watch as well.
+    this.#informer.on('connect', () => Reflect.set(this.#informer, 'resourceVersion', ''));
     this.#informer.on('error', (error: unknown) => this.#failed(error));
   }
 
@@ -100,7 +105,6 @@ export class NodePods {
     if (this.#stopped || this.#timer !== null) return; // stop() itself reports an AbortError
     const failure = apiFailure(error);
     this.#lastError = failure.reason;
-    if (failure.status === 410) Reflect.set(this.#informer, 'resourceVersion', ''); // only a new list helps
     const [first, longest] = this.#backoffMs;
     const backoff = Math.min(longest, first * 2 ** this.#failures++);
     const delayMs = Math.max(failure.retryAfterMs ?? 0, backoff * (0.8 + Math.random() * 0.4));

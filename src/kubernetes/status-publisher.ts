@@ -5,7 +5,7 @@
  * 5 minutes. Each reason for a failure is logged once.
  *
  * An agent's restart is no news: times of conditions that hold are taken over from the agent before, backends have some
- * seconds to come back before they count as gone, and only an agent that stops in order says that it is not there.
+ * seconds to come back before they count as gone, counted from when their records are restored, and only an agent that stops in order says that it is not there.
  */
 import type { Logger } from '../telemetry/log.ts';
 import { apiFailure } from './failure.ts';
@@ -31,7 +31,7 @@ export interface StatusPublisherOptions {
   readonly log: Logger;
   readonly coalesceMs?: number;
   readonly refreshMs?: number;
-  /** How long the first write waits for backends that connect anew. */
+  /** How long the first word about backends waits for those that connect anew. */
   readonly settleMs?: number;
   readonly now?: () => Date;
 }
@@ -41,7 +41,10 @@ const retryMs = [1_000, 30_000] as const;
 
 export class StatusPublisher {
   readonly #options: Required<StatusPublisherOptions>;
-  readonly #startedAtMs: number;
+  /** When this agent's records were first seen restored; null: not yet. */
+  #restoredAtMs: number | null = null;
+  /** Whether anything was written since. */
+  #toldOfBackends = false;
   /** Of the agent before; null: not asked yet. */
   #inherited: readonly NodeCondition[] | null = null;
   #written: NodeStatus | null = null;
@@ -55,16 +58,17 @@ export class StatusPublisher {
 
   constructor(options: StatusPublisherOptions) {
     this.#options = { coalesceMs: 10_000, refreshMs: 300_000, settleMs: 3_000, now: () => new Date(), ...options };
-    this.#startedAtMs = this.#options.now().getTime();
   }
 
   /** Something may have changed. Computes the whole status: gather what comes in bursts. */
   touch(): void {
     if (this.#stopped || this.#writing !== null || this.#failures > 0) return;
-    const next = this.#next();
+    const view = this.#options.view();
+    const next = this.#next(view);
     const nowMs = this.#options.now().getTime();
-    const settlingMs = this.#startedAtMs + this.#options.settleMs - nowMs;
-    if (this.#written === null && next.disconnected > 0 && settlingMs > 0) {
+    if (view.restored) this.#restoredAtMs ??= nowMs;
+    const settlingMs = (this.#restoredAtMs ?? 0) + this.#options.settleMs - nowMs;
+    if (!this.#toldOfBackends && next.disconnected > 0 && settlingMs > 0) {
       this.#schedule(settlingMs);
       return;
     }
@@ -90,15 +94,18 @@ export class StatusPublisher {
    */
   async farewell(tooLate: AbortSignal): Promise<void> {
     this.stop();
-    const last = this.#next(); // as it is now, before everything is let go
+    const { api, view, now } = this.#options;
+    const last = view(); // as it is now, before everything is let go
     await this.#writing;
     tooLate.throwIfAborted();
-    await this.#options.api.applyNode(stoppedStatus(last, this.#options.now()));
+    if (this.#written === null) this.#inherited ??= await api.readConditions();
+    tooLate.throwIfAborted();
+    await api.applyNode(stoppedStatus(this.#next(last), now()));
   }
 
-  #next(): NodeStatus {
+  #next(view: NodeView): NodeStatus {
     const previous = this.#written ?? { conditions: this.#inherited ?? [] };
-    return nodeStatus(this.#options.view(), previous, this.#options.now());
+    return nodeStatus(view, previous, this.#options.now());
   }
 
   #schedule(delayMs: number): void {
@@ -117,11 +124,13 @@ export class StatusPublisher {
     const { api, log, now } = this.#options;
     try {
       this.#inherited ??= await api.readConditions();
-      const next = this.#next();
+      const view = this.#options.view();
+      const next = this.#next(view);
       await api.applyNode(next);
       if (this.#failures > 0) log.info({ failures: this.#failures }, 'the node object is written again');
       this.#written = next;
       this.#writtenAtMs = now().getTime();
+      this.#toldOfBackends ||= view.restored;
       this.#failures = 0;
       this.#toldReason = null;
     } catch (error) {

@@ -14,7 +14,7 @@ import { PooledKubeConfig } from '../../src/kubernetes/pooled-config.ts';
 import { Agent } from '../support/agent.ts';
 import { attachmentView } from '../support/attachment-view.ts';
 import { Cleanup } from '../support/cleanup.ts';
-import { until } from '../support/process.ts';
+import { run, until } from '../support/process.ts';
 import { RecordingLogger } from '../support/recording-logger.ts';
 import { ControlPlane } from './support/control-plane.ts';
 import { RudeProxy } from './support/rude-proxy.ts';
@@ -98,6 +98,7 @@ const view = (state: string, change: Partial<NodeView> = {}): NodeView => ({
   agentVersion: '0.1.0',
   ready: true,
   readyReason: '',
+  restored: true,
   attachments: [attachmentView(1, { state })],
   corruptRecords: 0,
   ...change,
@@ -118,6 +119,21 @@ async function createPod(name = `pod-${(pods += 1)}`): Promise<{ readonly name: 
 const deletePod = (name: string): Promise<string> =>
   plane.kubectl('delete', 'pod', name, '--force', '--grace-period=0', '--wait=true');
 
+function watchPods(): NodePods {
+  const watched = new NodePods({ config: newConfig(), nodeName, log, idleMs: 3_000, backoffMs: [100, 500] });
+  cleanup.add('pod watch', () => watched.stop());
+  watched.start();
+  return watched;
+}
+const sees = (watched: NodePods, name: string): boolean => watched.list()?.some((pod) => pod.name === name) ?? false;
+const current = (watched: NodePods): Promise<true> =>
+  until('the pods to be known', () => watched.trouble === null && watched.list() !== null, 40_000);
+/** Not only listed: what comes now comes through the watch. */
+const watching = async (watched: NodePods): Promise<void> => {
+  const { name } = await createPod();
+  await until('the watch to work', () => sees(watched, name));
+};
+
 describe('the object of the node', () => {
   it('is made by the first apply, and shown by kubectl with its columns', async () => {
     await newApi().applyNode(nodeStatus(view('held'), null, new Date()));
@@ -135,6 +151,20 @@ describe('the object of the node', () => {
       'AGE',
     ]);
     expect(table[1]?.split(/\s+/).slice(0, 6)).toEqual([nodeName, 'True', 'Disconnected', '1', '1', '0.1.0']);
+  });
+
+  it('says in its wide columns what is wrong, and since when', async () => {
+    const healthy = nodeStatus(view('running'), null, new Date(Date.now() - 3 * 3_600_000));
+    await newApi().applyNode(nodeStatus(view('held'), healthy, new Date(Date.now() - 5 * 60_000)));
+    const wide = (await plane.kubectl('get', 'virtiousernodes', '-o', 'wide')).trim().split('\n');
+    const [headings, values] = wide.map((line) => line.split(/ {2,}/).slice(-4));
+    expect(headings).toEqual(['READY-MESSAGE', 'READY-SINCE', 'BACKEND-MESSAGE', 'BACKEND-SINCE']);
+    expect(values).toEqual([
+      'pods can be attached',
+      expect.stringMatching(/^(3h|180m)/),
+      '1 of 1 attachments have no backend',
+      expect.stringMatching(/^5m/),
+    ]);
   });
 
   it('the same status again changes nothing; a flipped condition moves its time alone', async () => {
@@ -225,21 +255,6 @@ describe('events and lease', () => {
 });
 
 describe('the pods of this node', () => {
-  function watchPods(): NodePods {
-    const watched = new NodePods({ config: newConfig(), nodeName, log, idleMs: 3_000, backoffMs: [100, 500] });
-    cleanup.add('pod watch', () => watched.stop());
-    watched.start();
-    return watched;
-  }
-  const sees = (watched: NodePods, name: string): boolean => watched.list()?.some((pod) => pod.name === name) ?? false;
-  const current = (watched: NodePods): Promise<true> =>
-    until('the pods to be known', () => watched.trouble === null && watched.list() !== null, 40_000);
-  /** Not only listed: what comes now comes through the watch. */
-  const watching = async (watched: NodePods): Promise<void> => {
-    const { name } = await createPod();
-    await until('the watch to work', () => sees(watched, name));
-  };
-
   it('nothing is concluded before the first list', async () => {
     await proxy.refuse();
     const watched = watchPods();
@@ -413,6 +428,34 @@ describe('the agent as a process', () => {
   });
 });
 
+describe('an agent that hangs while it takes up its records', () => {
+  it('is told of as not ready, and as ready when it is', async () => {
+    process.env['KUBECONFIG'] = kubeconfig();
+    cleanup.add('environment', () => delete process.env['KUBECONFIG']);
+    await newApi().applyNode(nodeStatus(view('running'), null, new Date())); // what a killed one leaves behind
+    const records = join(directory, 'slow', 'attachments');
+    mkdirSync(records, { recursive: true });
+    const record = join(records, 'vu000000000001.json');
+    await run('mkfifo', [record]); // a disk that does not answer
+    const options = { stateDir: join(directory, 'slow'), extraArgs: ['--kubernetes=on', `--node-name=${nodeName}`] };
+    const starting = Agent.start(join(directory, 'agent'), options, cleanup);
+    const ready = async (): Promise<string> =>
+      (await nodeObject()).status.conditions
+        .filter(({ type }) => type === 'Ready')
+        .map(({ status, reason, message }) => `${status} ${reason}: ${message}`)
+        .join();
+    await until('the news', async () => (await ready()).startsWith('False'), 15_000, 100);
+    expect(await ready()).toMatch(/^False AgentNotReady: the agent waits for records-restored, /);
+    writeFileSync(record, 'no record');
+    const agent = await starting;
+    await until('the start', async () => (await ready()) === 'True AgentReady: pods can be attached', 5_000, 100);
+    const stateRestored = (await nodeObject()).status.conditions.find(({ type }) => type === 'StateRestored');
+    expect(stateRestored).toMatchObject({ status: 'False', reason: 'StateCorrupt' });
+    await agent.stop();
+    expect(await ready()).toMatch(/^False AgentStopped: /);
+  });
+});
+
 describe('what the service account may do', () => {
   const whole = readFileSync(join(deploy, 'rbac.yaml'), 'utf8');
   const restore = (): Promise<string> => {
@@ -478,5 +521,27 @@ describe('what the service account may do', () => {
       ),
     );
     await plane.kubectl('delete', 'virtiousernode', 'fresh', '--ignore-not-found');
+  });
+});
+
+describe('after etcd was restored from a backup', () => {
+  it('the pods are those of the API server, and a live one is not taken for gone', async () => {
+    const backup = await plane.backUpEtcd();
+    const watched = watchPods();
+    await current(watched);
+    const filler = Array.from({ length: 500 }, (_, index) => ({
+      apiVersion: 'v1',
+      kind: 'ConfigMap',
+      metadata: { name: `filler-${index}`, namespace: 'default' },
+    }));
+    await plane.apply(...filler); // versions that the restored etcd does not reach soon
+    const { name: lost } = await createPod();
+    await until('the pod to be seen', () => sees(watched, lost));
+    await plane.restoreEtcd(backup);
+    const { name, uid } = await createPod();
+    const whyKept = (): string | null => whyKeepPod(watched, { namespace: 'default', name, uid });
+    await until('the new pod to be kept', () => whyKept() === `pod default/${name} is there`, 30_000);
+    expect(sees(watched, lost)).toBe(false);
+    expect(watched.trouble).toBeNull();
   });
 });

@@ -57,6 +57,7 @@ describe('a Kubernetes API server', () => {
       agentVersion: '0.1.0',
       ready: true,
       readyReason: '',
+      restored: true,
       corruptRecords: 1,
       attachments: [
         {
@@ -127,7 +128,7 @@ describe('a Kubernetes API server', () => {
     expect(status).toEqual(JSON.parse(JSON.stringify(sample)));
     await api.applyNode(
       nodeStatus(
-        { agentVersion: '0.1.1', ready: false, readyReason: 'r', corruptRecords: 0, attachments: [] },
+        { agentVersion: '0.1.1', ready: false, readyReason: 'r', restored: true, corruptRecords: 0, attachments: [] },
         sample,
         new Date(),
       ),

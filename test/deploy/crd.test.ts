@@ -28,6 +28,7 @@ interface Crd extends Manifest {
       readonly subresources: unknown;
       readonly additionalPrinterColumns: readonly {
         readonly name: string;
+        readonly type: string;
         readonly jsonPath: string;
         readonly priority?: number;
       }[];
@@ -76,7 +77,14 @@ function statusOf(states: readonly string[], ready: boolean, corruptRecords: num
     state,
     reason: 'why',
   })) as unknown as View['attachments'];
-  const view = { agentVersion: '0.1.0', ready, readyReason: 'records are being restored', attachments, corruptRecords };
+  const view = {
+    agentVersion: '0.1.0',
+    ready,
+    readyReason: 'records are being restored',
+    restored: true,
+    attachments,
+    corruptRecords,
+  };
   return nodeStatus(view, null, new Date());
 }
 
@@ -132,6 +140,28 @@ describe('VirtioUserNode', () => {
     for (const { jsonPath } of columns) {
       const field = /^\.status\.(\w+)/.exec(jsonPath)?.[1];
       if (field !== undefined) expect(status.properties).toHaveProperty(field);
+    }
+  });
+});
+
+describe('kubectl get virtiousernodes -o wide', () => {
+  const wide = v1alpha1?.additionalPrinterColumns.filter(({ priority }) => priority === 1) ?? [];
+
+  it('says why and since when of the agent and of its backends', () => {
+    expect(wide.map(({ name, type }) => `${name}: ${type}`)).toEqual([
+      'Ready-Message: string',
+      'Ready-Since: date',
+      'Backend-Message: string',
+      'Backend-Since: date',
+    ]);
+  });
+
+  it('shows what the agent writes', () => {
+    const { conditions } = statusOf(['held', 'running'], false, 0);
+    for (const { jsonPath } of wide) {
+      const [, type, field] = /^\.status\.conditions\[\?\(@\.type=="(\w+)"\)\]\.(\w+)$/.exec(jsonPath) ?? [];
+      const condition = conditions.find((candidate) => candidate.type === type);
+      expect(Object.entries(condition ?? {}).find(([name]) => name === field)?.[1]).toMatch(/./);
     }
   });
 });

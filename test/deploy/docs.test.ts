@@ -50,12 +50,14 @@ describe('docs/errors.md', () => {
     expect(remedy).not.toBe('');
   });
 
-  it('has every event', () => {
-    expect(table(manual('errors.md'), 'reason').map(([name]) => code(name))).toEqual([...eventReasons]);
+  it('has every event, and what to do', () => {
+    const events = table(manual('errors.md'), 'reason');
+    expect(events.map(([name]) => code(name))).toEqual([...eventReasons]);
+    for (const [name, meaning, remedy] of events) expect([name, meaning, remedy]).not.toContain('');
   });
 
   it('has every condition of the node', () => {
-    const view = { agentVersion: '', ready: true, readyReason: '', attachments: [], corruptRecords: 0 };
+    const view = { agentVersion: '', ready: true, readyReason: '', restored: true, attachments: [], corruptRecords: 0 };
     const conditions = nodeStatus(view, null, new Date()).conditions.map(({ type }) => type);
     expect(table(manual('errors.md'), 'condition').map(([name]) => code(name))).toEqual(conditions);
   });
@@ -65,6 +67,7 @@ describe('docs/errors.md', () => {
       agentVersion: '',
       ready: true,
       readyReason: '',
+      restored: true,
       attachments: [attachmentView(1)],
       corruptRecords: 0,
     };

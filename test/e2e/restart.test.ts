@@ -89,6 +89,22 @@ describe('while the switch is away', () => {
     expect((await world.ovs.ports(bridge)).length).toBe(2);
   }, 60_000);
 
+  it('the agent is alive and ready: a restart would not bring the switch back', async () => {
+    const answers = async (): Promise<readonly (readonly [string, boolean | undefined])[]> =>
+      Promise.all(['/livez', '/readyz'].map(async (path) => [path, (await world.agent.get(path))?.ok] as const));
+    await world.ovs.killSwitch();
+    try {
+      await until('the loss', async () => (await world.agent.cli('attachments', 'list')).includes('held'));
+      await world.waitForCarrier(one.netns, false, 3_000);
+      expect(await answers()).toEqual([
+        ['/livez', true],
+        ['/readyz', true],
+      ]);
+    } finally {
+      await world.ovs.startSwitch();
+    }
+  }, 60_000);
+
   it('the agent counts the outage', async () => {
     await until('the metric', async () =>
       /virtio_user_backend_disconnects_total\{[^}]*\} [1-9]/.test((await world.agent.get('/metrics'))?.body ?? ''),

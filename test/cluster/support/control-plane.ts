@@ -4,7 +4,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import type { Cleanup } from '../../support/cleanup.ts';
@@ -109,22 +109,7 @@ export class ControlPlane {
 
   async #startAll(): Promise<void> {
     const log = (name: string): string => join(this.directory, `${name}.log`);
-    this.#etcd = new Daemon(
-      'etcd',
-      'etcd',
-      [
-        '--data-dir',
-        join(this.directory, 'etcd'),
-        '--unsafe-no-fsync',
-        '--listen-client-urls',
-        'http://127.0.0.1:16379',
-        '--advertise-client-urls',
-        'http://127.0.0.1:16379',
-        '--listen-peer-urls',
-        'http://127.0.0.1:16380',
-      ],
-      log('etcd'),
-    );
+    this.#startEtcd();
     await this.startApiServer();
     const common = ['--leader-elect=false', '--bind-address=127.0.0.1'];
     this.#others.push(
@@ -156,6 +141,52 @@ export class ControlPlane {
       60_000,
       200,
     );
+  }
+
+  #startEtcd(): void {
+    this.#etcd = new Daemon(
+      'etcd',
+      'etcd',
+      [
+        '--data-dir',
+        this.#etcdDirectory,
+        '--unsafe-no-fsync',
+        '--listen-client-urls',
+        'http://127.0.0.1:16379',
+        '--advertise-client-urls',
+        'http://127.0.0.1:16379',
+        '--listen-peer-urls',
+        'http://127.0.0.1:16380',
+      ],
+      join(this.directory, 'etcd.log'),
+    );
+  }
+
+  get #etcdDirectory(): string {
+    return join(this.directory, 'etcd');
+  }
+
+  /** A copy of etcd's data as they are now; the API server is away meanwhile. @returns the copy */
+  async backUpEtcd(): Promise<string> {
+    const copy = join(this.directory, 'etcd-backup');
+    await this.#withEtcdStopped(() => cpSync(this.#etcdDirectory, copy, { recursive: true }));
+    return copy;
+  }
+
+  /** As after a disaster: whatever was written since the backup never happened, and versions are given out again. */
+  async restoreEtcd(copy: string): Promise<void> {
+    await this.#withEtcdStopped(() => {
+      rmSync(this.#etcdDirectory, { recursive: true });
+      cpSync(copy, this.#etcdDirectory, { recursive: true });
+    });
+  }
+
+  async #withEtcdStopped(change: () => void): Promise<void> {
+    await this.stopApiServer();
+    await this.#etcd?.stop('SIGKILL');
+    change();
+    this.#startEtcd();
+    await this.startApiServer();
   }
 
   /** (Re)starts the API server and waits until it is ready. */

@@ -4,6 +4,8 @@ import { listenForNews } from '../../../src/agent/cluster-news.ts';
 import type { News } from '../../../src/kubernetes/event-recorder.ts';
 import { whyKeepPod, type PodSummary } from '../../../src/kubernetes/node-pods.ts';
 import { type AttachmentIdentity, publish } from '../../../src/telemetry/channels.ts';
+import { ManualTimers } from '../../support/manual-timers.ts';
+import { until } from '../../support/process.ts';
 import { RecordingLogger } from '../../support/recording-logger.ts';
 
 const inPod = { KUBERNETES_SERVICE_HOST: '10.96.0.1' };
@@ -32,6 +34,62 @@ describe('whether the Kubernetes API is used', () => {
     [inPod, 'there is no /var/run/secrets/'],
   ])('on with %j and no token is an error', (environment, told) => {
     expect(() => findCredentials('on', environment, () => false)).toThrow(told);
+  });
+});
+
+describe('when the cluster is told of an agent', () => {
+  /** Without a kubeconfig that can be read the client says at once that it was opened. */
+  function cluster(): { readonly link: Cluster; readonly log: RecordingLogger; readonly opened: () => boolean } {
+    const log = new RecordingLogger();
+    const link = new Cluster({
+      nodeName: 'node1',
+      view: () => ({
+        agentVersion: '1',
+        ready: false,
+        readyReason: '',
+        restored: false,
+        attachments: [],
+        corruptRecords: 0,
+      }),
+      log,
+      credentials: { kind: 'kubeconfig', path: '/nonexistent/kubeconfig' },
+    });
+    return { link, log, opened: () => log.messages.some((message) => message.includes('its client cannot start')) };
+  }
+
+  it('when it has started, once', async () => {
+    const { link, log, opened } = cluster();
+    const clock = new ManualTimers();
+    await link.openAfter(Promise.resolve(), clock);
+    await until('the client', opened);
+    expect(clock.pending).toEqual([]);
+    expect(log.lines).toHaveLength(1);
+    await link.close();
+  });
+
+  it('after eight seconds at the latest: one that hangs in its start is not ready', async () => {
+    const { link, log, opened } = cluster();
+    const clock = new ManualTimers();
+    const started = Promise.withResolvers<void>();
+    const openAfter = link.openAfter(started.promise, clock);
+    clock.advance(7_999);
+    expect(log.lines).toEqual([]);
+    clock.advance(1);
+    await until('the client', opened);
+    expect(log.messages[0]).toContain('slow to start');
+    started.resolve();
+    await openAfter;
+    await link.close();
+    expect(log.lines).toHaveLength(2);
+  });
+
+  it('never, when it does not start', async () => {
+    const { link, log } = cluster();
+    const clock = new ManualTimers();
+    await expect(link.openAfter(Promise.reject(new Error('no socket')), clock)).rejects.toThrow('no socket');
+    expect(clock.pending).toEqual([]);
+    expect(log.lines).toEqual([]);
+    await link.close();
   });
 });
 
@@ -134,7 +192,14 @@ describe('why an orphan is kept', () => {
   it('without the Kubernetes API nothing is kept; with it, everything until it has answered', async () => {
     const parts = {
       nodeName: 'node1',
-      view: () => ({ agentVersion: '1', ready: true, readyReason: '', attachments: [], corruptRecords: 0 }),
+      view: () => ({
+        agentVersion: '1',
+        ready: true,
+        readyReason: '',
+        restored: true,
+        attachments: [],
+        corruptRecords: 0,
+      }),
       log: new RecordingLogger(),
     };
     const without = new Cluster({ ...parts, credentials: null });
@@ -151,7 +216,14 @@ describe('why an orphan is kept', () => {
     const path = '/nonexistent/kubeconfig';
     const cluster = new Cluster({
       nodeName: 'node1',
-      view: () => ({ agentVersion: '1', ready: true, readyReason: '', attachments: [], corruptRecords: 0 }),
+      view: () => ({
+        agentVersion: '1',
+        ready: true,
+        readyReason: '',
+        restored: true,
+        attachments: [],
+        corruptRecords: 0,
+      }),
       log,
       credentials: { kind: 'kubeconfig', path },
     });

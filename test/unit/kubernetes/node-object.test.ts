@@ -22,7 +22,15 @@ const at = (second: number): Date => new Date(Date.UTC(2026, 0, 1, 0, 0, second)
 
 function view(states: readonly string[], change: Partial<NodeView> = {}): NodeView {
   const attachments = states.map((state, index): AttachmentView => attachmentView(index, { state }));
-  return { agentVersion: '1.2.3', ready: true, readyReason: '', attachments, corruptRecords: 0, ...change };
+  return {
+    agentVersion: '1.2.3',
+    ready: true,
+    readyReason: '',
+    restored: true,
+    attachments,
+    corruptRecords: 0,
+    ...change,
+  };
 }
 
 const conditions = (status: NodeStatus): Record<string, string> =>
@@ -69,7 +77,12 @@ describe('the object of a node', () => {
   });
 
   it('says what is wrong with an unwell one', () => {
-    const unwell = view(['parked', 'running'], { ready: false, readyReason: 'records-restored', corruptRecords: 2 });
+    const unwell = view(['parked', 'running'], {
+      ready: false,
+      readyReason: 'records-restored',
+      restored: true,
+      corruptRecords: 2,
+    });
     const status = nodeStatus(unwell, null, at(0));
     expect(conditions(status)).toEqual({
       Ready: 'False AgentNotReady',
@@ -109,6 +122,16 @@ describe('the object of a node', () => {
       broken.conditions.map(({ type, lastTransitionTime }) => [type, lastTransitionTime]),
     );
     expect(times).toMatchObject({ Ready: at(0).toISOString(), BackendConnected: at(20).toISOString() });
+  });
+
+  it('until records are restored tells of readiness alone; the rest stays as it was last seen', () => {
+    const restoring = { ready: false, readyReason: 'the agent waits for records-restored', restored: false };
+    const before = nodeStatus(view(['running'], { corruptRecords: 1 }), null, at(0));
+    const status = nodeStatus(view(['absent', 'absent'], restoring), before, at(9));
+    expect(conditions(status)).toEqual({ ...conditions(before), Ready: 'False AgentNotReady' });
+    expect(status.conditions.slice(1)).toEqual(before.conditions.slice(1));
+    expect(status).toMatchObject({ attachments: 2, disconnected: 2 });
+    expect(conditions(nodeStatus(view([], restoring), null, at(9)))).toEqual({ Ready: 'False AgentNotReady' });
   });
 
   it('of a node that was not ready when its agent stopped says since when it is not', () => {

@@ -12,13 +12,15 @@ let inherited: readonly NodeCondition[];
 /** Resolves the write under way, where a test holds it. */
 let hold: Promise<void>;
 let states: string[];
+let restored: boolean;
 let log: RecordingLogger;
 let publisher: StatusPublisher;
 
 const view = (): NodeView => ({
   agentVersion: '1',
-  ready: true,
-  readyReason: '',
+  ready: restored,
+  readyReason: restored ? '' : 'records-restored',
+  restored,
   attachments: states.map((state, index) => attachmentView(index, { state })),
   corruptRecords: 0,
 });
@@ -31,6 +33,7 @@ beforeEach(() => {
   inherited = [];
   hold = Promise.resolve();
   states = ['running'];
+  restored = true;
   log = new RecordingLogger();
   publisher = new StatusPublisher({
     api: {
@@ -170,6 +173,33 @@ describe('publishing the state of the node', () => {
     await touch();
     await pass(3_000);
     expect(written.map(({ status }) => status.backend)).toEqual(['Partial']);
+  });
+
+  it('a restore is told at once; backends have their three seconds after it', async () => {
+    inherited = nodeStatus(view(), null, new Date(500_000_000)).conditions;
+    [restored, states] = [false, ['absent']];
+    await touch();
+    await pass(60_000);
+    [restored, states] = [true, ['held']];
+    await touch();
+    await pass(2_000);
+    states = ['running'];
+    await touch();
+    await pass(60_000);
+    const told = written.map(({ status }) => status.conditions.map(({ reason }) => reason).slice(0, 2));
+    expect(told).toEqual([
+      ['AgentNotReady', 'AllConnected'],
+      ['AgentReady', 'AllConnected'],
+    ]);
+  });
+
+  it('an agent that stops before it has written anything keeps since when conditions hold', async () => {
+    inherited = nodeStatus(view(), null, new Date(500_000_000)).conditions;
+    restored = false;
+    await publisher.farewell(new AbortController().signal);
+    const [ready, ...others] = written[0]?.status.conditions ?? [];
+    expect(ready).toMatchObject({ reason: 'AgentStopped' });
+    expect(others).toEqual(inherited.slice(1));
   });
 
   it('an agent that stops in order says so, and leaves the rest as it was', async () => {

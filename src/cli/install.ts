@@ -4,17 +4,16 @@ import { existsSync, readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { Options } from 'yargs';
 import { findCredentials } from '../agent/cluster.ts';
-import { defaultCniBinDir, defaultStateDir, resolveAgentOptions } from '../agent/options.ts';
+import { installFile, removeFile } from '../agent/file-install.ts';
+import { askPodCidrs, installNetworkConf } from '../agent/network-conf.ts';
+import { defaultCniBinDir, defaultCniConfDir, defaultStateDir, resolveAgentOptions } from '../agent/options.ts';
 import { executableName, shippedExecutable } from '../agent/package-root.ts';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import { type Arguments, type Command, integerArgument, optionalText, print } from './command.ts';
 import { supportedCniVersions } from './executable-probe.ts';
 import { exitCode } from './exit-code.ts';
-import { installFile, removeFile } from './file-install.ts';
 import { renderFields } from './output.ts';
-import { fillPodCidrs, namesPodCidr } from './pod-cidr-template.ts';
 
-const defaultCniConfDir = '/etc/cni/net.d';
 const longestApiWaitMs = 3_600_000;
 const directories = {
   'cni-bin-dir': { type: 'string', default: defaultCniBinDir, describe: 'where the container runtime finds plugins' },
@@ -114,47 +113,22 @@ async function read(path: string): Promise<Buffer> {
 
 /** What became of the configuration. */
 async function installConf(source: string, target: string, args: Arguments): Promise<string> {
-  const text = (await readConf(source)).toString();
   try {
-    const filled = namesPodCidr(text) ? fillPodCidrs(text, await podCidrs(source, args)) : text;
-    return await installFile({ target, content: Buffer.from(filled), mode: 0o644 });
+    return await installNetworkConf({ source, target, podCidrs: () => podCidrs(source, args) });
   } catch (error) {
-    // A node that has its configuration keeps its agent, too, while the API server is away.
+    // A node that has its configuration keeps it while the API server is away.
     if (!(error instanceof VirtioUserError && error.code === 'TIMEOUT' && existsSync(target))) throw error;
     return `kept as it was: ${error.message}`;
   }
 }
 
-async function podCidrs(source: string, args: Arguments): Promise<readonly string[]> {
-  const credentials = findCredentials('auto', process.env);
-  if (credentials === null) {
-    throw new VirtioUserError('CONFIG_INVALID', `--conf ${source}: {podCIDR} without access to the Kubernetes API`, {
-      remedy: 'run with a service account, set KUBECONFIG, or write the subnet of the node',
-    });
-  }
+function podCidrs(source: string, args: Arguments): Promise<readonly string[]> {
   const { nodeName } = resolveAgentOptions({
     flags: { 'node-name': args['node-name'] },
     environment: { VIRTIO_USER_NODE_NAME: process.env['VIRTIO_USER_NODE_NAME'] },
   });
   const waitMs = integerArgument(args, 'api-wait-ms', 0, longestApiWaitMs);
-  const { readPodCidrs } = await import('../agent/pod-cidrs.ts');
-  return readPodCidrs({ credentials, nodeName, waitMs });
-}
-
-async function readConf(path: string): Promise<Buffer> {
-  if (!/\.(conf|conflist|json)$/.test(path)) {
-    throw new VirtioUserError(
-      'CONFIG_INVALID',
-      `--conf ${path}: no runtime loads a file without .conf, .conflist or .json`,
-    );
-  }
-  const content = await read(path);
-  try {
-    JSON.parse(content.toString());
-  } catch (error) {
-    throw new VirtioUserError('CONFIG_INVALID', `--conf ${path}: ${messageOf(error)}`, { cause: error });
-  }
-  return content;
+  return askPodCidrs({ source, credentials: findCredentials('auto', process.env), nodeName, waitMs });
 }
 
 /** From the records, so that it works without an agent too. */

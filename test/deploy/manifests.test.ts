@@ -121,9 +121,9 @@ describe('the chart', () => {
       expect(image).toBe(`virtio-user-cni@${digest}`);
   });
 
-  it.each(['agent', 'install'])('points %s at the API server without kube-proxy', async (name) => {
+  it('points the agent at the API server without kube-proxy', async () => {
     const apiServer = { host: '10.0.0.1', port: '6443' };
-    const { env } = container(podSpec(find(await helmTemplate({ apiServer }), 'DaemonSet')), name);
+    const { env } = container(podSpec(find(await helmTemplate({ apiServer }), 'DaemonSet')), 'agent');
     expect(env).toContainEqual({ name: 'KUBERNETES_SERVICE_HOST', value: '10.0.0.1' });
     expect(env).toContainEqual({ name: 'KUBERNETES_SERVICE_PORT', value: '6443' });
   });
@@ -275,11 +275,11 @@ describe('the DaemonSet', () => {
 
   it('installs a configuration that the plugin takes, in the version that every runtime takes', async () => {
     const data = configMapData(await overlay('primary'));
-    const { args, env } = container(podSpec(find(await overlay('primary'), 'DaemonSet')), 'install');
+    const { args, env } = container(podSpec(find(await overlay('primary'), 'DaemonSet')), 'agent');
     expect(args).toContain('--conf=/etc/virtio-user-cni/10-virtio-user.conflist');
     const list = JSON.parse(data['10-virtio-user.conflist'] ?? '') as { cniVersion: string; plugins: unknown[] };
     expect(list.cniVersion).toBe('1.0.0');
-    // One file for all nodes: each has its own subnet, and its installer knows which node it is.
+    // One file for all nodes: each has its own subnet, and its agent knows which node it is.
     expect(list.plugins).toMatchObject([{ ipam: { ranges: [[{ subnet: '{podCIDR}' }]] } }]);
     expect(env).toContainEqual({
       name: 'VIRTIO_USER_NODE_NAME',
@@ -287,6 +287,20 @@ describe('the DaemonSet', () => {
     });
     for (const plugin of list.plugins) expect(netconfSchema.safeParse(plugin).error).toBeUndefined();
   });
+
+  it.each(['primary', 'restricted'])(
+    'of %s leaves the configuration to the agent: a node whose agent cannot start gets none',
+    async (name) => {
+      const { initContainers, containers } = podSpec(find(await overlay(name), 'DaemonSet'));
+      const writers = [...initContainers, ...containers]
+        .filter(({ volumeMounts }) =>
+          volumeMounts.some((mount) => mount.name === 'cni-conf' && mount.readOnly !== true),
+        )
+        .map((one) => one.name);
+      expect(writers).toEqual(['agent']);
+      for (const { args } of initContainers) expect(args?.join() ?? '').not.toContain('--conf');
+    },
+  );
 
   it('installs no configuration where Multus calls the plugin', async () => {
     const manifests = await overlay('secondary');
@@ -308,16 +322,13 @@ describe('the DaemonSet', () => {
 
 describe('uninstalling', () => {
   it('removes what the primary overlay installs, from the same places', async () => {
-    const installer = container(
-      podSpec(find(await kustomize(join(deploy, 'overlays/primary')), 'DaemonSet')),
-      'install',
-    );
+    const primary = podSpec(find(await kustomize(join(deploy, 'overlays/primary')), 'DaemonSet'));
+    const installed = ['install', 'agent'].flatMap((name) => container(primary, name).args ?? []);
     const remover = container(podSpec(find(await kustomize(join(deploy, 'uninstall')), 'DaemonSet')), 'uninstall');
     const value = (args: readonly string[] | undefined, flag: string): string | undefined =>
       args?.find((one) => one.startsWith(`--${flag}=`))?.slice(flag.length + 3);
-    for (const flag of ['cni-bin-dir', 'cni-conf-dir'])
-      expect(value(remover.args, flag)).toBe(value(installer.args, flag));
-    expect(value(installer.args, 'conf')?.split('/').at(-1)).toBe(value(remover.args, 'conf-name'));
+    for (const flag of ['cni-bin-dir', 'cni-conf-dir']) expect(value(remover.args, flag)).toBe(value(installed, flag));
+    expect(value(installed, 'conf')?.split('/').at(-1)).toBe(value(remover.args, 'conf-name'));
     expect(remover.args).not.toContain('--force');
   });
 });

@@ -268,6 +268,15 @@ async function expectNodes(ready: 'True' | 'False'): Promise<void> {
     await kubectl('wait', `--for=condition=Ready=${ready}`, `node/${node.name}`, '--timeout=110s');
 }
 
+/** Whether kubelet takes the node for ready, and since when. */
+async function nodeReady(node: Node): Promise<{ readonly status: string; readonly since: string }> {
+  const { status } = await read<{
+    readonly status: { readonly conditions: readonly (Condition & { readonly lastTransitionTime: string })[] };
+  }>('node', node.name);
+  const ready = status.conditions.find(({ type }) => type === 'Ready');
+  return { status: ready?.status ?? '', since: ready?.lastTransitionTime ?? '' };
+}
+
 async function agentPods(): Promise<readonly PodObject[]> {
   const { items } = await read<{ readonly items: readonly PodObject[] }>(
     ...['pods', '-n', namespace, '-l', 'app.kubernetes.io/component=agent'],
@@ -394,6 +403,7 @@ describe('the story of a cluster', () => {
       const moving = await Promise.all([transfer(pods.one, pods.two), transfer(pods.three, pods.four)]);
       const images = (): Promise<string> =>
         kubectl('-n', namespace, 'get', 'pods', '-o', 'jsonpath={.items[*].spec.containers[*].image}');
+      const before = await Promise.all(members.map(({ node }) => nodeReady(node)));
       await kubectl('-n', namespace, 'delete', 'pods', '-l', 'app.kubernetes.io/component=agent');
       await kubectl('-n', namespace, 'rollout', 'status', agents, '--timeout=60s');
       await kubectl('-n', namespace, 'set', 'image', agents, `*=virtio-user-cni:${nextVersion}`);
@@ -407,8 +417,36 @@ describe('the story of a cluster', () => {
       await Promise.all(moving.map((one) => expectWhole(one)));
       await expectPing(pods.four, pods.one);
       for (const { node } of members) await expectCondition(node.name, 'Ready', 'True');
+      // With their times: no node was NotReady in between.
+      expect(await Promise.all(members.map(({ node }) => nodeReady(node)))).toEqual(before);
     },
     240_000,
+  );
+
+  chapter(
+    'an agent that stays away: a runtime with STATUS says that the network is down, until the agent is back',
+    async () => {
+      for (const { node } of members) expect(await node.networkReady()).toBe(true);
+      const [{ node: first }, { node: second }] = [member(0), member(1)];
+      const move = (selector: object): Promise<string> =>
+        kubectl(
+          ...['-n', namespace, 'patch', agents, '--type=merge', '-p'],
+          JSON.stringify({ spec: { template: { spec: { nodeSelector: selector } } } }),
+        );
+      await move({ 'vu.test/nowhere': 'true' });
+      await until('both agents to be gone', async () => (await agentPods()).length === 0, 60_000, 200);
+      await until('the network to be down', async () => !(await second.networkReady()), 30_000, 500);
+      await kubectl('wait', '--for=condition=Ready=False', `node/${second.name}`, '--timeout=60s');
+      expect(await first.networkReady()).toBe(true);
+      expect((await nodeReady(first)).status).toBe('True');
+      await move({ 'vu.test/nowhere': null });
+      await kubectl('-n', namespace, 'rollout', 'status', agents, '--timeout=60s');
+      await until('the network to be up', () => second.networkReady(), 30_000, 500);
+      await expectNodes('True');
+      await findPods();
+      await expectPing(pods.one, pods.four);
+    },
+    180_000,
   );
 
   chapter(

@@ -5,6 +5,7 @@ import { parse } from 'yaml';
 import { describe, expect, it } from '@jest/globals';
 import { resolveAgentOptions } from '../../src/agent/options.ts';
 import { defaultDeviceInfoDir } from '../../src/attachment/device-info.ts';
+import { parseRawNetconf } from '../../src/cni/netconf.ts';
 import { netconfSchema } from '../../src/cni/netconf-schema.ts';
 import { capabilities as known } from '../../src/cni/pod-requests.ts';
 import { run } from '../support/process.ts';
@@ -109,6 +110,7 @@ describe('the chart', () => {
     ['a mount without a name', { extraHostPaths: [{ path: '/etc/x' }] }, /extraHostPaths/],
     ['a capability that opens the node', { extraCapabilities: ['SYS_MODULE'] }, /extraCapabilities/],
     ['a file that no runtime reads as a list', { network: { fileName: 'a.conf.new' } }, /fileName/],
+    ['a CNI version that is none', { network: { config: { cniVersions: ['2'] } } }, /cniVersions/],
     ['a digest that is none', { image: { digest: 'latest' } }, /digest/],
   ])('refuses %s', async (_name, values, naming) => {
     expect(await helmRefusal(values)).toMatch(naming);
@@ -273,11 +275,15 @@ describe('the DaemonSet', () => {
     }
   });
 
-  it('installs a configuration that the plugin takes, in the version that every runtime takes', async () => {
+  it('installs a configuration that the plugin takes, in the version that every runtime takes, and newer ones beside it', async () => {
     const data = configMapData(await overlay('primary'));
     const { args, env } = container(podSpec(find(await overlay('primary'), 'DaemonSet')), 'agent');
     expect(args).toContain('--conf=/etc/virtio-user-cni/10-virtio-user.conflist');
-    const list = JSON.parse(data['10-virtio-user.conflist'] ?? '') as { cniVersion: string; plugins: unknown[] };
+    const list = JSON.parse(data['10-virtio-user.conflist'] ?? '') as {
+      cniVersion: string;
+      cniVersions: string[];
+      plugins: object[];
+    };
     expect(list.cniVersion).toBe('1.0.0');
     // One file for all nodes: each has its own subnet, and its agent knows which node it is.
     expect(list.plugins).toMatchObject([{ ipam: { ranges: [[{ subnet: '{podCIDR}' }]] } }]);
@@ -285,7 +291,14 @@ describe('the DaemonSet', () => {
       name: 'VIRTIO_USER_NODE_NAME',
       valueFrom: { fieldRef: { fieldPath: 'spec.nodeName' } },
     });
-    for (const plugin of list.plugins) expect(netconfSchema.safeParse(plugin).error).toBeUndefined();
+    expect(list.cniVersions).toEqual(['1.0.0', '1.1.0']);
+    for (const plugin of list.plugins) {
+      expect(netconfSchema.safeParse(plugin).error).toBeUndefined();
+      for (const cniVersion of list.cniVersions)
+        expect(parseRawNetconf(JSON.stringify({ ...plugin, name: 'n', cniVersion }), 'ADD')).toMatchObject({
+          cniVersion,
+        });
+    }
   });
 
   it.each(['primary', 'restricted'])(

@@ -220,6 +220,14 @@ export class Machine {
     return this.exec(binary('crictl'), ...this.#crictlFlags, ...args);
   }
 
+  /** What the runtime tells kubelet about the network of pods. */
+  async networkReady(): Promise<boolean> {
+    const { status } = JSON.parse(await this.crictl('info')) as {
+      readonly status: { readonly conditions: readonly { readonly type: string; readonly status: boolean }[] };
+    };
+    return status.conditions.some((one) => one.type === 'NetworkReady' && one.status);
+  }
+
   ctr(...args: string[]): Promise<string> {
     return this.exec(containerdPaths(this.containerdVersion).ctr, '-n', 'k8s.io', ...args);
   }

@@ -4,10 +4,10 @@
 
 #include "cni_error.h"
 
-// Callers kill an ADD after 240 s (kubelet), a DEL after 60 s, a GC after 30 s (CRI-O). After a reboot DEL comes before
-// the agent, so it waits a little. containerd 2 asks STATUS whenever kubelet asks it, 5 s after the last answer, with no
-// limit of its own; an agent that is replaced is away for 2 to 4 s, and a node that were NotReady for it would take its
-// pods out of their services.
+// Callers kill an ADD after 240 s (kubelet), a DEL after 60 s, a GC after 30 s (CRI-O). After a reboot DEL comes
+// before the agent, so it waits a little. containerd 2 asks STATUS whenever kubelet asks it, 5 s after the last
+// answer, with no limit of its own. An agent that is replaced is away for 2 to 4 s, and a node that is NotReady for
+// that long loses its pods from their services.
 static const struct Verb verbs[] = {
     {"ADD", VERB_ADD, 60000, 20000, 5000, CNI_TRY_AGAIN_LATER},
     {"DEL", VERB_DEL, 30000, 3000, 2000, CNI_TRY_AGAIN_LATER},

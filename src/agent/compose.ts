@@ -29,6 +29,7 @@ import type { Installed } from './file-install.ts';
 import { Health } from './health.ts';
 import { HeapTrimmer } from './heap.ts';
 import { Introspection } from './introspect.ts';
+import { agentLockName } from './leftovers.ts';
 import { askPodCidrs, installNetworkConf } from './network-conf.ts';
 import { NetworkConfWriter } from './network-conf-writer.ts';
 import type { AgentOptions } from './options.ts';
@@ -55,7 +56,7 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
   const credentials = findCredentials(options.kubernetes, process.env);
   const directories = prepareDirectories(options);
   const binding = loadNative();
-  const lock = takeLock(binding, join(options.stateDir, 'agent.lock'));
+  const lock = takeLock(binding, join(options.stateDir, agentLockName));
   const ovsdbPath = options.ovsdb.slice('unix:'.length);
   const ovs = new VhostPorts(new OvsdbClient({ socketPath: ovsdbPath }));
   const attachments: AttachmentManager = new AttachmentManager({

@@ -2,7 +2,7 @@
  * What an admin lives through with this product, on a real cluster: two nodes, one with Debian's containerd 1.6 and one
  * with containerd 2, each with an OVS-DPDK of its own. The chapters share the cluster and follow from each other.
  */
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import ipaddr from 'ipaddr.js';
@@ -21,6 +21,7 @@ const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 const nextVersion = `${version}-next`;
 const executable = '/opt/cni/bin/virtio-user';
 const conflist = '/etc/cni/net.d/10-virtio-user.conflist';
+const seccompProfile = '/var/lib/kubelet/seccomp/virtio-user.json';
 const agents = 'daemonset/virtio-user-agent';
 
 interface Member {
@@ -266,6 +267,12 @@ const eventsOf = (pod: string): Promise<string> => kubectl('events', '--for', `p
 async function expectNodes(ready: 'True' | 'False'): Promise<void> {
   for (const { node } of members)
     await kubectl('wait', `--for=condition=Ready=${ready}`, `node/${node.name}`, '--timeout=110s');
+}
+
+/** Of all that install and agents put on a node. */
+async function expectNothingLeft(node: Node): Promise<void> {
+  const paths = [executable, conflist, seccompProfile, '/var/lib/virtio-user', '/run/virtio-user'];
+  expect((await node.execAny('ls', ['-d', ...paths])).stdout).toBe('');
 }
 
 /** Whether kubelet takes the node for ready, and since when. */
@@ -623,14 +630,11 @@ describe('the story of a cluster', () => {
       await kubectl('-n', namespace, 'delete', agents, '--cascade=foreground', '--wait=true');
       await kubectl('apply', '-k', uninstaller);
       await uninstalled();
-      for (const { node } of members)
-        for (const path of [executable, conflist]) expect(existsSync(node.hostPath(path))).toBe(false);
+      for (const { node } of members) await expectNothingLeft(node);
       await kubectl('delete', '-k', uninstaller);
       await kubectl('delete', '-k', deploy, '--ignore-not-found', '--wait=true');
       const kinds = 'namespaces,customresourcedefinitions,clusterroles,clusterrolebindings,validatingadmissionpolicies';
       expect(await kubectl('get', kinds, '-l', 'app.kubernetes.io/part-of=virtio-user-cni', '-o', 'name')).toBe('');
-      for (const { node } of members)
-        expect(readdirSync(node.hostPath('/var/lib/virtio-user/attachments'))).toEqual([]);
       await expectNodes('False');
     },
     300_000,
@@ -662,8 +666,10 @@ describe('the story of a cluster', () => {
       await kubectl('delete', 'pods', 'one', 'two', '--wait=true');
       for (const where of members) await expectInventory(where, 0);
       await release('uninstall', 'virtio-user-cni', '--wait', '--timeout=60s');
+      for (const { node } of members) expect(existsSync(node.hostPath(seccompProfile))).toBe(true);
       await kubectl('apply', '-k', uninstaller);
       await uninstalled();
+      for (const { node } of members) await expectNothingLeft(node);
       await kubectl('delete', '-k', uninstaller);
     },
     300_000,

@@ -2,7 +2,7 @@
  * `install` and `uninstall`: the CNI executable and, where asked, a network configuration, on the host; what agents left
  * there, when it goes.
  */
-import { readFile } from 'node:fs/promises';
+import { type FileHandle, readFile } from 'node:fs/promises';
 import { existsSync, readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { Options } from 'yargs';
@@ -21,6 +21,7 @@ import { executableName, shippedExecutable } from '../agent/package-root.ts';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import type { NativeFd } from '../native/binding.ts';
 import { type Arguments, type Command, integerArgument, optionalText, print } from './command.ts';
+import { openExecutable, waitUntilUnused } from './executable-use.ts';
 import { supportedCniVersions } from './executable-probe.ts';
 import { exitCode } from './exit-code.ts';
 import { renderFields } from './output.ts';
@@ -113,21 +114,28 @@ export const uninstallCommand: Command = {
       });
     }
     const done: Record<string, string> = {};
+    let executable: FileHandle | null = null;
     try {
-      // The configuration first: by it the runtime calls the executable.
-      for (const path of [confPath(args), join(optionalText(args, 'cni-bin-dir') ?? defaultCniBinDir, executableName)])
-        if (path !== null) done[path] = (await removeFile(path)) ? 'removed' : 'was not there';
+      const remove = async (path: string): Promise<void> => {
+        done[path] = (await removeFile(path)) ? 'removed' : 'was not there';
+      };
+      // First: by it the runtime calls the executable.
+      const conf = confPath(args);
+      if (conf !== null) await remove(conf);
+      const path = join(optionalText(args, 'cni-bin-dir') ?? defaultCniBinDir, executableName);
+      executable = await openExecutable(path);
+      await remove(path);
       if (attached === 0 && lock !== 'taken') {
+        // A DEL that waits for the agent will queue itself, and make the directory for it.
+        if (executable !== null) await waitUntilUnused(executable);
         done[stateDir] = await removeLeftovers(stateDir, stateDirectory);
         const runDir = optionalText(args, 'run-dir') ?? defaultRunDir;
         done[runDir] = await removeLeftovers(runDir, runDirectory);
       }
       const seccompDir = optionalText(args, 'seccomp-dir');
-      if (seccompDir !== null) {
-        const path = join(seccompDir, seccompProfileName);
-        done[path] = (await removeFile(path)) ? 'removed' : 'was not there';
-      }
+      if (seccompDir !== null) await remove(join(seccompDir, seccompProfileName));
     } finally {
+      await executable?.close();
       if (lock !== 'taken') lock?.close();
     }
     print(args, terminal, done, () => renderFields(Object.entries(done)));

@@ -77,6 +77,7 @@ export class Machine {
     mkdirSync(join(this.directory, 'cgroup'), { recursive: true });
     mkdirSync(this.hostPath('/opt/cni/bin'), { recursive: true });
     mkdirSync(this.hostPath('/etc/cni/net.d'), { recursive: true });
+    mkdirSync(this.hostPath('/var/lib/openvswitch'), { recursive: true }); // as its package does
     cpSync('/usr/lib/cni', this.hostPath('/opt/cni/bin'), { recursive: true });
     await runAny('ip', ['netns', 'del', this.#netns]);
     await run('ip', ['netns', 'add', this.#netns]);

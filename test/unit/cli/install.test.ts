@@ -2,6 +2,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmodSync,
+  copyFileSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -168,6 +169,21 @@ describe('uninstall', () => {
     expect(out).toMatch(new RegExp(`${runDir}: +removed`));
     expect([stateDir, runDir].filter((path) => existsSync(path))).toEqual([]);
     expect((await uninstall()).out).toMatch(new RegExp(`${stateDir}: +was not there`));
+  });
+
+  it('waits for a DEL that queues itself while everything goes', async () => {
+    agentWasThere();
+    const path = join(binDir, 'virtio-user');
+    copyFileSync('/bin/cat', path); // a call of the runtime under way: it ends with its stdin
+    const call = spawn(path);
+    await once(call, 'spawn');
+    const uninstalled = uninstall();
+    while (existsSync(path)) await new Promise(setImmediate);
+    mkdirSync(join(stateDir, 'delete-queue'), { recursive: true });
+    writeFileSync(join(stateDir, 'delete-queue', '1764100000.000000001-77.req'), 'a DEL');
+    call.stdin.end();
+    expect((await uninstalled).code).toBe(0);
+    expect(existsSync(stateDir)).toBe(false);
   });
 
   it('refuses while an agent runs, and touches nothing of it by force either', async () => {

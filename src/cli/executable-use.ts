@@ -19,9 +19,8 @@ export async function openExecutable(path: string): Promise<FileHandle | null> {
 
 /** Resolves when no process runs the file any more. (Linux 6.11 and 6.12 do not tell: then at once.) */
 export async function waitUntilUnused(executable: FileHandle): Promise<void> {
-  for (const startedMs = performance.now(); performance.now() - startedMs < limitMs; await sleep(pollMs)) {
-    if (!(await isRunning(executable))) return;
-  }
+  const deadlineMs = performance.now() + limitMs;
+  while (performance.now() < deadlineMs && (await isRunning(executable))) await sleep(pollMs);
 }
 
 /** The kernel lets nobody write to a program that runs, in whichever container. */

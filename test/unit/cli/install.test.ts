@@ -174,15 +174,16 @@ describe('uninstall', () => {
   it('waits for a DEL that queues itself while everything goes', async () => {
     agentWasThere();
     const path = join(binDir, 'virtio-user');
-    copyFileSync('/bin/cat', path); // a call of the runtime under way: it ends with its stdin
-    const call = spawn(path);
-    await once(call, 'spawn');
+    copyFileSync('/bin/sh', path);
+    // A call of the runtime under way: it queues itself when the state is gone, or after a while.
+    const queue = join(stateDir, 'delete-queue');
+    const script = `echo begun; i=0; while [ -e ${stateDir} ] && [ $i -lt 200000 ]; do i=$((i + 1)); done
+      mkdir -p ${queue}; echo a DEL > ${queue}/1764100000.000000001-77.req`;
+    const call = spawn(path, ['-c', script]);
+    await once(call.stdout, 'data');
     const uninstalled = uninstall();
-    while (existsSync(path)) await new Promise(setImmediate);
-    mkdirSync(join(stateDir, 'delete-queue'), { recursive: true });
-    writeFileSync(join(stateDir, 'delete-queue', '1764100000.000000001-77.req'), 'a DEL');
-    call.stdin.end();
     expect((await uninstalled).code).toBe(0);
+    if (call.exitCode === null) await once(call, 'close');
     expect(existsSync(stateDir)).toBe(false);
   });
 

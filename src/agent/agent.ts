@@ -3,7 +3,7 @@
  * makes the real ones.
  *
  * Start: lock → health → records restored → queued deletes worked off, as far as a few seconds go → socket open → ready,
- * and the rest of the queue beside the calls.
+ * then the network configuration, and the rest of the queue beside the calls.
  * Stop: not ready → no new ADD → calls under way finish → everything is let go and nothing is deleted: TAPs, sockets'
  * state, OVS ports, records and leases are for the next process.
  */
@@ -39,6 +39,8 @@ export interface AgentParts {
     /** Refuses new ADDs; resolves when the calls under way are answered or `graceMs` have passed. */
     close(graceMs: number): Promise<void>;
   };
+  /** Open: puts the network configuration on the node, in the background, and never takes it away. */
+  readonly networkConf: { open(): void; close(): void };
   readonly introspection: { open(): Promise<void>; close(): void };
   readonly health: { open(): Promise<void>; close(): void };
   /** Stops threads, closes what is left; last. */
@@ -105,7 +107,7 @@ export class Agent {
   }
 
   async start(): Promise<void> {
-    const { health, introspection, attachments, cni, log } = this.#parts;
+    const { health, introspection, attachments, cni, networkConf, log } = this.#parts;
     const startedMs = performance.now();
     await health.open();
     this.#advance('restoring');
@@ -121,12 +123,13 @@ export class Agent {
     // A DEL that did not find the socket a moment ago is in the queue by the time its lock is free.
     void this.#drain(drainRetryFirstMs);
     log.info({ durationMs: Math.round(performance.now() - startedMs) }, 'ready');
+    networkConf.open();
     this.#scheduleReconcile(0);
   }
 
   /** Never rejects: what fails is logged, the rest goes on. */
   async stop(): Promise<void> {
-    const { cni, attachments, introspection, health, shutDownNative, log } = this.#parts;
+    const { cni, networkConf, attachments, introspection, health, shutDownNative, log } = this.#parts;
     if (this.#phase === 'stopping' || this.#phase === 'stopped') return;
     this.#phase = 'stopping';
     this.#stopping.abort();
@@ -139,6 +142,7 @@ export class Agent {
         log.error({ error }, `stopping: ${what} failed`);
       }
     };
+    await attempt('network configuration', () => networkConf.close());
     await attempt('answering the calls under way', () => cni.close(this.#times.graceMs));
     await attempt('queued deletes', () => this.#draining);
     await attempt('introspection', () => introspection.close());

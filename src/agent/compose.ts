@@ -21,13 +21,17 @@ import { VhostPorts } from '../ovs/vhost-ports.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { featureNames } from '../virtio/feature.ts';
-import { Agent } from './agent.ts';
-import { Cluster, findCredentials } from './cluster.ts';
+import { Agent, type AgentParts } from './agent.ts';
+import { Cluster, type Credentials, findCredentials } from './cluster.ts';
 import { DeleteQueue } from './delete-queue.ts';
 import { type Directories, prepareDirectories } from './directories.ts';
+import type { Installed } from './file-install.ts';
 import { Health } from './health.ts';
 import { HeapTrimmer } from './heap.ts';
 import { Introspection } from './introspect.ts';
+import { agentLockName } from './leftovers.ts';
+import { askPodCidrs, installNetworkConf } from './network-conf.ts';
+import { NetworkConfWriter } from './network-conf-writer.ts';
 import type { AgentOptions } from './options.ts';
 import { allowedPath } from './paths.ts';
 import { DisconnectCounts, listenToChannels, sampleOf } from './samples.ts';
@@ -52,7 +56,7 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
   const credentials = findCredentials(options.kubernetes, process.env);
   const directories = prepareDirectories(options);
   const binding = loadNative();
-  const lock = takeLock(binding, join(options.stateDir, 'agent.lock'));
+  const lock = takeLock(binding, join(options.stateDir, agentLockName));
   const ovsdbPath = options.ovsdb.slice('unix:'.length);
   const ovs = new VhostPorts(new OvsdbClient({ socketPath: ovsdbPath }));
   const attachments: AttachmentManager = new AttachmentManager({
@@ -133,6 +137,7 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
         await cniServer.close(graceMs);
       },
     },
+    networkConf: createNetworkConf(options, credentials, log),
     introspection: { open: () => introspection.open(options.runDir), close: () => introspection.close() },
     health: {
       open: async () => {
@@ -177,6 +182,18 @@ function takeLock(binding: NativeBinding, path: string): NativeFd {
   throw new VirtioUserError('CONFLICT_SOCKET', `lock ${path}: another agent runs on this state directory`, {
     remedy: 'stop it first; two agents would fight over the same TAPs',
   });
+}
+
+function createNetworkConf(
+  { conf: source, cniConfDir, nodeName }: AgentOptions,
+  credentials: Credentials | null,
+  log: Logger,
+): AgentParts['networkConf'] {
+  if (source === null) return { open: () => undefined, close: () => undefined };
+  const target = join(cniConfDir, basename(source));
+  const podCidrs = (): Promise<readonly string[]> => askPodCidrs({ source, credentials, nodeName, waitMs: 0 });
+  const install = (signal: AbortSignal): Promise<Installed> => installNetworkConf({ source, target, podCidrs, signal });
+  return new NetworkConfWriter({ path: target, install, clock: systemClock, log });
 }
 
 /** More threads than cores would only wait for each other. */

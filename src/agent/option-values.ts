@@ -1,6 +1,7 @@
 /** How the text of an option becomes a value. A parser throws {@link Unacceptable} with what would be accepted. */
 import { isIP } from 'node:net';
 import { longestSocketPathBytes } from '../native/binding.ts';
+import { confEnding } from './network-conf.ts';
 
 /** Carries only "what is accepted"; the caller knows the option, its source and the value. */
 export class Unacceptable extends Error {}
@@ -59,6 +60,15 @@ export const socketPath: Parser<string> = (raw) => {
   const path = absolutePath(raw, 'an absolute path');
   if (Buffer.byteLength(path) > longestSocketPathBytes)
     throw new Unacceptable(`a path of at most ${longestSocketPathBytes} bytes`);
+  return path;
+};
+
+/** Path of a network configuration; the empty text is none. */
+export const confFile: Parser<string | null> = (raw) => {
+  if (textOf(raw) === '') return null;
+  const accepted = 'an absolute path of a .conf, .conflist or .json file';
+  const path = absolutePath(raw, accepted);
+  if (!confEnding.test(path)) throw new Unacceptable(accepted);
   return path;
 };
 

@@ -11,6 +11,7 @@ import { messageOf, VirtioUserError } from '../errors.ts';
 import { isJsonObject, type JsonObject } from '../json.ts';
 import { type LogLevel, logLevels } from '../telemetry/log.ts';
 import {
+  confFile,
   directories,
   directory,
   groupName,
@@ -32,6 +33,9 @@ export interface AgentOptions {
   readonly stateDir: string;
   readonly runDir: string;
   readonly cniBinDir: string;
+  readonly cniConfDir: string;
+  /** The network configuration to put there when the agent is ready, or null. */
+  readonly conf: string | null;
   readonly metricsAddress: ListenAddress;
   readonly logLevel: LogLevel;
   readonly kubernetes: 'auto' | 'on' | 'off';
@@ -68,6 +72,7 @@ function option<T>(
 export const defaultRunDir = '/run/virtio-user';
 export const defaultStateDir = '/var/lib/virtio-user';
 export const defaultCniBinDir = '/opt/cni/bin';
+export const defaultCniConfDir = '/etc/cni/net.d';
 
 /** Below the run directory: `/vhost/` and `vu` + 12 digits + `.sock`. */
 const longestSocketBelowRunDir = '/vhost/vu000000000000.sock'.length;
@@ -79,6 +84,13 @@ const definitions: Definitions = {
   ),
   stateDir: option('directory of records and queued deletes, kept over boots', directory(), defaultStateDir),
   cniBinDir: option('directory of CNI plugins, searched for IPAM after CNI_PATH', directory(), defaultCniBinDir),
+  cniConfDir: option('directory of network configurations, for --conf', directory(), defaultCniConfDir),
+  conf: option(
+    'network configuration to install once the agent is ready; {podCIDR} becomes the subnet of the node',
+    confFile,
+    'none',
+    () => null,
+  ),
   metricsAddress: option('address of /livez, /readyz and /metrics', listenAddress, '127.0.0.1:9473'),
   logLevel: option('least severe level that is logged', oneOf(...logLevels), 'info'),
   kubernetes: option('use of the Kubernetes API', oneOf('auto', 'on', 'off'), 'auto'),
@@ -147,6 +159,8 @@ export function resolveAgentOptions(sources: OptionSources): AgentOptions {
     socket: pick('socket', settled),
     stateDir: pick('stateDir', settled),
     cniBinDir: pick('cniBinDir', settled),
+    cniConfDir: pick('cniConfDir', settled),
+    conf: pick('conf', settled),
     metricsAddress: pick('metricsAddress', settled),
     logLevel: pick('logLevel', settled),
     kubernetes: pick('kubernetes', settled),

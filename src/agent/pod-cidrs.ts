@@ -1,4 +1,4 @@
-/** The subnets of this node, from its Node object. Heavy: reached only through the `import()` of `install`. */
+/** The subnets of this node, from its Node object. Heavy: reached only through the `import()` in `network-conf.ts`. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VirtioUserError } from '../errors.ts';
 import { CoreV1Api } from '../kubernetes/client-node.ts';

@@ -1,7 +1,7 @@
 /** `doctor`: what on this node would keep pods from their virtio-user device, and what mends it. */
 import { type AgentOptions, resolveAgentOptions } from '../agent/options.ts';
 import { agentFlags } from './agent-flags.ts';
-import { type Command, optionalText, print } from './command.ts';
+import { type Command, print } from './command.ts';
 import { agentFindings } from './doctor/agent.ts';
 import { cniFindings } from './doctor/cni.ts';
 import type { Finding } from './doctor/finding.ts';
@@ -19,22 +19,19 @@ const columns: readonly Column<Finding>[] = [
 export const doctorCommand: Command = {
   usage: 'doctor',
   describe: 'what on this node would keep the agent from working, and the remedy',
-  options: {
-    ...agentFlags,
-    'cni-conf-dir': { type: 'string', default: '/etc/cni/net.d', describe: 'where the runtime finds configurations' },
-  },
+  options: agentFlags,
   run: async (args, terminal) => {
     const options = resolveAgentOptions({ flags: args, environment: process.env });
-    const findings = await examine(options, optionalText(args, 'cni-conf-dir') ?? '/etc/cni/net.d');
+    const findings = await examine(options);
     print(args, terminal, findings, () => renderFindings(findings));
     return findings.some(({ level }) => level === 'fail') ? exitCode.unhealthy : exitCode.ok;
   },
 };
 
-async function examine(options: AgentOptions, confDir: string): Promise<readonly Finding[]> {
+async function examine(options: AgentOptions): Promise<readonly Finding[]> {
   const [node, cni, ovs, agent] = await Promise.all([
     nodeFindings(options),
-    cniFindings(options.cniBinDir, confDir),
+    cniFindings(options.cniBinDir, options.cniConfDir),
     ovsFindings(options.ovsdb),
     agentFindings(options),
   ]);

@@ -49,14 +49,7 @@ describe.each(runtimes)('containerd %s with a configuration of CNI %s', (contain
     expect(await cleanup.run()).toEqual([]);
   }, 60_000);
 
-  interface Status {
-    readonly status: {
-      readonly conditions: readonly { readonly type: string; readonly status: boolean; readonly message: string }[];
-    };
-  }
-  const networkReady = async (): Promise<boolean | undefined> =>
-    (JSON.parse(await machine.crictl('info')) as Status).status.conditions.find(({ type }) => type === 'NetworkReady')
-      ?.status;
+  const networkReady = (): Promise<boolean> => machine.networkReady();
 
   async function runSandbox(
     name: string,

@@ -2,7 +2,7 @@
  * What an admin lives through with this product, on a real cluster: two nodes, one with Debian's containerd 1.6 and one
  * with containerd 2, each with an OVS-DPDK of its own. The chapters share the cluster and follow from each other.
  */
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import ipaddr from 'ipaddr.js';
@@ -21,6 +21,7 @@ const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 const nextVersion = `${version}-next`;
 const executable = '/opt/cni/bin/virtio-user';
 const conflist = '/etc/cni/net.d/10-virtio-user.conflist';
+const seccompProfile = '/var/lib/kubelet/seccomp/virtio-user.json';
 const agents = 'daemonset/virtio-user-agent';
 
 interface Member {
@@ -268,6 +269,21 @@ async function expectNodes(ready: 'True' | 'False'): Promise<void> {
     await kubectl('wait', `--for=condition=Ready=${ready}`, `node/${node.name}`, '--timeout=110s');
 }
 
+/** Of all that install and agents put on a node. */
+async function expectNothingLeft(node: Node): Promise<void> {
+  const paths = [executable, conflist, seccompProfile, '/var/lib/virtio-user', '/run/virtio-user'];
+  expect((await node.execAny('ls', ['-d', ...paths])).stdout).toBe('');
+}
+
+/** Whether kubelet takes the node for ready, and since when. */
+async function nodeReady(node: Node): Promise<{ readonly status: string; readonly since: string }> {
+  const { status } = await read<{
+    readonly status: { readonly conditions: readonly (Condition & { readonly lastTransitionTime: string })[] };
+  }>('node', node.name);
+  const ready = status.conditions.find(({ type }) => type === 'Ready');
+  return { status: ready?.status ?? '', since: ready?.lastTransitionTime ?? '' };
+}
+
 async function agentPods(): Promise<readonly PodObject[]> {
   const { items } = await read<{ readonly items: readonly PodObject[] }>(
     ...['pods', '-n', namespace, '-l', 'app.kubernetes.io/component=agent'],
@@ -394,6 +410,7 @@ describe('the story of a cluster', () => {
       const moving = await Promise.all([transfer(pods.one, pods.two), transfer(pods.three, pods.four)]);
       const images = (): Promise<string> =>
         kubectl('-n', namespace, 'get', 'pods', '-o', 'jsonpath={.items[*].spec.containers[*].image}');
+      const before = await Promise.all(members.map(({ node }) => nodeReady(node)));
       await kubectl('-n', namespace, 'delete', 'pods', '-l', 'app.kubernetes.io/component=agent');
       await kubectl('-n', namespace, 'rollout', 'status', agents, '--timeout=60s');
       await kubectl('-n', namespace, 'set', 'image', agents, `*=virtio-user-cni:${nextVersion}`);
@@ -407,8 +424,36 @@ describe('the story of a cluster', () => {
       await Promise.all(moving.map((one) => expectWhole(one)));
       await expectPing(pods.four, pods.one);
       for (const { node } of members) await expectCondition(node.name, 'Ready', 'True');
+      // With their times: no node was NotReady in between.
+      expect(await Promise.all(members.map(({ node }) => nodeReady(node)))).toEqual(before);
     },
     240_000,
+  );
+
+  chapter(
+    'an agent that stays away: a runtime with STATUS says that the network is down, until the agent is back',
+    async () => {
+      for (const { node } of members) expect(await node.networkReady()).toBe(true);
+      const [{ node: first }, { node: second }] = [member(0), member(1)];
+      const move = (selector: object): Promise<string> =>
+        kubectl(
+          ...['-n', namespace, 'patch', agents, '--type=merge', '-p'],
+          JSON.stringify({ spec: { template: { spec: { nodeSelector: selector } } } }),
+        );
+      await move({ 'vu.test/nowhere': 'true' });
+      await until('both agents to be gone', async () => (await agentPods()).length === 0, 60_000, 200);
+      await until('the network to be down', async () => !(await second.networkReady()), 30_000, 500);
+      await kubectl('wait', '--for=condition=Ready=False', `node/${second.name}`, '--timeout=60s');
+      expect(await first.networkReady()).toBe(true);
+      expect((await nodeReady(first)).status).toBe('True');
+      await move({ 'vu.test/nowhere': null });
+      await kubectl('-n', namespace, 'rollout', 'status', agents, '--timeout=60s');
+      await until('the network to be up', () => second.networkReady(), 30_000, 500);
+      await expectNodes('True');
+      await findPods();
+      await expectPing(pods.one, pods.four);
+    },
+    180_000,
   );
 
   chapter(
@@ -585,14 +630,11 @@ describe('the story of a cluster', () => {
       await kubectl('-n', namespace, 'delete', agents, '--cascade=foreground', '--wait=true');
       await kubectl('apply', '-k', uninstaller);
       await uninstalled();
-      for (const { node } of members)
-        for (const path of [executable, conflist]) expect(existsSync(node.hostPath(path))).toBe(false);
+      for (const { node } of members) await expectNothingLeft(node);
       await kubectl('delete', '-k', uninstaller);
       await kubectl('delete', '-k', deploy, '--ignore-not-found', '--wait=true');
       const kinds = 'namespaces,customresourcedefinitions,clusterroles,clusterrolebindings,validatingadmissionpolicies';
       expect(await kubectl('get', kinds, '-l', 'app.kubernetes.io/part-of=virtio-user-cni', '-o', 'name')).toBe('');
-      for (const { node } of members)
-        expect(readdirSync(node.hostPath('/var/lib/virtio-user/attachments'))).toEqual([]);
       await expectNodes('False');
     },
     300_000,
@@ -624,8 +666,10 @@ describe('the story of a cluster', () => {
       await kubectl('delete', 'pods', 'one', 'two', '--wait=true');
       for (const where of members) await expectInventory(where, 0);
       await release('uninstall', 'virtio-user-cni', '--wait', '--timeout=60s');
+      for (const { node } of members) expect(existsSync(node.hostPath(seccompProfile))).toBe(true);
       await kubectl('apply', '-k', uninstaller);
       await uninstalled();
+      for (const { node } of members) await expectNothingLeft(node);
       await kubectl('delete', '-k', uninstaller);
     },
     300_000,

@@ -1,10 +1,11 @@
 /** deploy/: what is applied, and that both ways of applying it say the same. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { parse } from 'yaml';
 import { describe, expect, it } from '@jest/globals';
 import { resolveAgentOptions } from '../../src/agent/options.ts';
 import { defaultDeviceInfoDir } from '../../src/attachment/device-info.ts';
+import { parseRawNetconf } from '../../src/cni/netconf.ts';
 import { netconfSchema } from '../../src/cni/netconf-schema.ts';
 import { capabilities as known } from '../../src/cni/pod-requests.ts';
 import { run } from '../support/process.ts';
@@ -38,19 +39,22 @@ function withoutChecksum(manifests: readonly Manifest[]): Manifest[] {
 /** Helm needs the namespace before the release, kustomize brings it. */
 const withNamespace = { namespace: { create: true } };
 
-/** Builds the primary overlay together with a component. */
-async function primaryWith(component: string): Promise<Manifest[]> {
+/** Builds a kustomization that names directories below the root. */
+async function build(file: { resources: string[]; components?: string[] }): Promise<Manifest[]> {
   const directory = mkdtempSync(join(root, 'build', 'kustomize-'));
+  const below = (names: string[] = []): string[] => names.map((name) => relative(directory, join(root, name)));
   try {
-    const file = {
-      resources: [relative(directory, join(deploy, 'overlays/primary'))],
-      components: [relative(directory, join(deploy, component))],
-    };
-    writeFileSync(join(directory, 'kustomization.yaml'), JSON.stringify(file));
+    const located = { ...file, resources: below(file.resources), components: below(file.components) };
+    writeFileSync(join(directory, 'kustomization.yaml'), JSON.stringify(located));
     return await kustomize(directory);
   } finally {
     rmSync(directory, { recursive: true });
   }
+}
+
+/** The primary overlay together with a component. */
+function primaryWith(component: string): Promise<Manifest[]> {
+  return build({ resources: ['deploy/overlays/primary'], components: [join('deploy', component)] });
 }
 
 describe('helm and kustomize', () => {
@@ -109,6 +113,12 @@ describe('the chart', () => {
     ['a mount without a name', { extraHostPaths: [{ path: '/etc/x' }] }, /extraHostPaths/],
     ['a capability that opens the node', { extraCapabilities: ['SYS_MODULE'] }, /extraCapabilities/],
     ['a file that no runtime reads as a list', { network: { fileName: 'a.conf.new' } }, /fileName/],
+    [
+      'metrics that listen on another port than the probes ask',
+      { agent: { 'metrics-address': '127.0.0.1:9999' }, observability: { serviceMonitor: true } },
+      /observability\.metricsAddress 0\.0\.0\.0:9473 .* agent\.metrics-address 127\.0\.0\.1:9999/,
+    ],
+    ['a CNI version that is none', { network: { config: { cniVersions: ['2'] } } }, /cniVersions/],
     ['a digest that is none', { image: { digest: 'latest' } }, /digest/],
   ])('refuses %s', async (_name, values, naming) => {
     expect(await helmRefusal(values)).toMatch(naming);
@@ -121,9 +131,9 @@ describe('the chart', () => {
       expect(image).toBe(`virtio-user-cni@${digest}`);
   });
 
-  it.each(['agent', 'install'])('points %s at the API server without kube-proxy', async (name) => {
+  it('points the agent at the API server without kube-proxy', async () => {
     const apiServer = { host: '10.0.0.1', port: '6443' };
-    const { env } = container(podSpec(find(await helmTemplate({ apiServer }), 'DaemonSet')), name);
+    const { env } = container(podSpec(find(await helmTemplate({ apiServer }), 'DaemonSet')), 'agent');
     expect(env).toContainEqual({ name: 'KUBERNETES_SERVICE_HOST', value: '10.0.0.1' });
     expect(env).toContainEqual({ name: 'KUBERNETES_SERVICE_PORT', value: '6443' });
   });
@@ -273,20 +283,45 @@ describe('the DaemonSet', () => {
     }
   });
 
-  it('installs a configuration that the plugin takes, in the version that every runtime takes', async () => {
+  it('installs a configuration that the plugin takes, in the version that every runtime takes, and newer ones beside it', async () => {
     const data = configMapData(await overlay('primary'));
-    const { args, env } = container(podSpec(find(await overlay('primary'), 'DaemonSet')), 'install');
+    const { args, env } = container(podSpec(find(await overlay('primary'), 'DaemonSet')), 'agent');
     expect(args).toContain('--conf=/etc/virtio-user-cni/10-virtio-user.conflist');
-    const list = JSON.parse(data['10-virtio-user.conflist'] ?? '') as { cniVersion: string; plugins: unknown[] };
+    const list = JSON.parse(data['10-virtio-user.conflist'] ?? '') as {
+      cniVersion: string;
+      cniVersions: string[];
+      plugins: object[];
+    };
     expect(list.cniVersion).toBe('1.0.0');
-    // One file for all nodes: each has its own subnet, and its installer knows which node it is.
+    // One file for all nodes: each has its own subnet, and its agent knows which node it is.
     expect(list.plugins).toMatchObject([{ ipam: { ranges: [[{ subnet: '{podCIDR}' }]] } }]);
     expect(env).toContainEqual({
       name: 'VIRTIO_USER_NODE_NAME',
       valueFrom: { fieldRef: { fieldPath: 'spec.nodeName' } },
     });
-    for (const plugin of list.plugins) expect(netconfSchema.safeParse(plugin).error).toBeUndefined();
+    expect(list.cniVersions).toEqual(['1.0.0', '1.1.0']);
+    for (const plugin of list.plugins) {
+      expect(netconfSchema.safeParse(plugin).error).toBeUndefined();
+      for (const cniVersion of list.cniVersions)
+        expect(parseRawNetconf(JSON.stringify({ ...plugin, name: 'n', cniVersion }), 'ADD')).toMatchObject({
+          cniVersion,
+        });
+    }
   });
+
+  it.each(['primary', 'restricted'])(
+    'of %s leaves the configuration to the agent: a node whose agent cannot start gets none',
+    async (name) => {
+      const { initContainers, containers } = podSpec(find(await overlay(name), 'DaemonSet'));
+      const writers = [...initContainers, ...containers]
+        .filter(({ volumeMounts }) =>
+          volumeMounts.some((mount) => mount.name === 'cni-conf' && mount.readOnly !== true),
+        )
+        .map((one) => one.name);
+      expect(writers).toEqual(['agent']);
+      for (const { args } of initContainers) expect(args?.join() ?? '').not.toContain('--conf');
+    },
+  );
 
   it('installs no configuration where Multus calls the plugin', async () => {
     const manifests = await overlay('secondary');
@@ -308,17 +343,55 @@ describe('the DaemonSet', () => {
 
 describe('uninstalling', () => {
   it('removes what the primary overlay installs, from the same places', async () => {
-    const installer = container(
-      podSpec(find(await kustomize(join(deploy, 'overlays/primary')), 'DaemonSet')),
-      'install',
-    );
+    const primary = podSpec(find(await kustomize(join(deploy, 'overlays/primary')), 'DaemonSet'));
+    const installed = ['install', 'agent'].flatMap((name) => container(primary, name).args ?? []);
     const remover = container(podSpec(find(await kustomize(join(deploy, 'uninstall')), 'DaemonSet')), 'uninstall');
     const value = (args: readonly string[] | undefined, flag: string): string | undefined =>
       args?.find((one) => one.startsWith(`--${flag}=`))?.slice(flag.length + 3);
-    for (const flag of ['cni-bin-dir', 'cni-conf-dir'])
-      expect(value(remover.args, flag)).toBe(value(installer.args, flag));
-    expect(value(installer.args, 'conf')?.split('/').at(-1)).toBe(value(remover.args, 'conf-name'));
+    for (const flag of ['cni-bin-dir', 'cni-conf-dir']) expect(value(remover.args, flag)).toBe(value(installed, flag));
+    expect(value(installed, 'conf')?.split('/').at(-1)).toBe(value(remover.args, 'conf-name'));
     expect(remover.args).not.toContain('--force');
+  });
+
+  it('removes what the agents leave, from the directories that hold theirs', async () => {
+    const remover = podSpec(find(await kustomize(join(deploy, 'uninstall')), 'DaemonSet'));
+    const { args = [], volumeMounts } = container(remover, 'uninstall');
+    const options = parse(configMapData(await kustomize(deploy))['agent.yaml'] ?? '') as Record<string, string>;
+    const restricted = podSpec(find(await kustomize(join(deploy, 'overlays/restricted')), 'DaemonSet'));
+    const seccompDir = restricted.volumes.find(({ name }) => name === 'seccomp')?.hostPath?.path ?? '';
+    const removed = {
+      'state-dir': options['state-dir'] ?? '',
+      'run-dir': options['run-dir'] ?? '',
+      'seccomp-dir': seccompDir,
+    };
+    for (const [flag, path] of Object.entries(removed)) {
+      expect(args).toContain(`--${flag}=${path}`);
+      const mount = volumeMounts.find(({ mountPath }) => path.startsWith(`${mountPath}/`));
+      expect(mount?.readOnly ?? false).toBe(false);
+      expect(remover.volumes).toContainEqual({
+        name: mount?.name,
+        hostPath: { path: mount?.mountPath, type: 'Directory' },
+      });
+    }
+  });
+});
+
+describe('the example of another uninstaller in docs/install.md', () => {
+  it('removes from other directories, with another image, a file of another name', async () => {
+    const manual = readFileSync(join(root, 'docs/install.md'), 'utf8');
+    const block = /^ {4}# kustomization\.yaml.*\n((?: {4}.*\n)+)/m.exec(manual)?.[1] ?? '';
+    const spec = podSpec(
+      find(await build(parse(block.replace(/^ {4}/gm, '')) as { resources: string[] }), 'DaemonSet'),
+    );
+    for (const { image } of [...spec.initContainers, ...spec.containers])
+      expect(image).toBe('registry.example/net/virtio-user-cni:0.1.0');
+    const paths = new Map(spec.volumes.map(({ name, hostPath }) => [name, hostPath?.path]));
+    const { args = [], volumeMounts } = container(spec, 'uninstall');
+    expect(paths.get('cni-bin')).toBe('/usr/libexec/cni');
+    expect(paths.get('cni-conf')).toBe('/etc/kubernetes/cni/net.d');
+    for (const { name, mountPath } of volumeMounts.filter((one) => one.name.startsWith('cni-')))
+      expect(args).toContain(`--${name}-dir=${mountPath}`);
+    expect(args.at(-1)).toBe('--conf-name=05-net.conflist');
   });
 });
 

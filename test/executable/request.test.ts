@@ -50,7 +50,7 @@ describe('the request', () => {
     ['DEL', 2, 28_000],
     ['CHECK', 3, 4750],
     ['GC', 4, 24_000],
-    ['STATUS', 5, 1900],
+    ['STATUS', 5, 6900],
   ])('of %s has verb %i and at most %i ms, which ends before the caller gives up', async (verb, number, atMostMs) => {
     await using place = await Place.make();
     await using agent = await ScriptedAgent.listen(place.socket, ({ socket }) => socket.write(answer()));

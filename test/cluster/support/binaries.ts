@@ -8,7 +8,10 @@ export function binary(name: string): string {
   return join(bin, name);
 }
 
-/** Which containerd a node runs: Debian's 1.6 (CNI 1.0.0) or 2.x from its Go module (CNI 1.1.0, STATUS). */
+/**
+ * Which containerd a node runs: Debian's 1.6, which knows `cniVersion` alone (CNI 1.0.0), or 2.x from its Go module, which
+ * takes the highest of `cniVersions` (CNI 1.1.0, STATUS).
+ */
 export type ContainerdVersion = '1.6' | '2.1';
 
 export function containerdPaths(version: ContainerdVersion): {

@@ -1,8 +1,7 @@
 /**
  * A machine inside the test machine: a network namespace and a mount namespace of its own with a containerd. Its /run,
- * /var/lib/{containerd,kubelet,virtio-user,cni,openvswitch}, /etc/cni and /opt/cni are private, so nothing of the outer
- * machine's own is touched and several of them fit on it. Its directory must not lie below /run, which it covers with a
- * tmpfs of its own.
+ * /var/lib, /etc/cni and /opt/cni are private, so nothing of the outer machine's own is touched and several of them fit on
+ * it. Its directory must not lie below /run, which it covers with a tmpfs of its own.
  */
 import {
   cpSync,
@@ -19,17 +18,7 @@ import type { Cleanup } from '../../support/cleanup.ts';
 import { Daemon, type Finished, run, runAny, type RunOptions, until } from '../../support/process.ts';
 import { binary, type ContainerdVersion, containerdPaths } from './binaries.ts';
 
-const privateDirectories = [
-  '/var/lib/containerd',
-  '/var/lib/kubelet',
-  '/var/lib/virtio-user',
-  '/var/lib/cni',
-  '/var/lib/openvswitch',
-  '/var/log/pods',
-  '/var/log/containers',
-  '/etc/cni',
-  '/opt/cni',
-] as const;
+const privateDirectories = ['/var/lib', '/var/log/pods', '/var/log/containers', '/etc/cni', '/opt/cni'] as const;
 
 /** Run by the machine's shell at power on: the mounts, then it waits to be killed. */
 function mountScript(directory: string): string {
@@ -88,6 +77,7 @@ export class Machine {
     mkdirSync(join(this.directory, 'cgroup'), { recursive: true });
     mkdirSync(this.hostPath('/opt/cni/bin'), { recursive: true });
     mkdirSync(this.hostPath('/etc/cni/net.d'), { recursive: true });
+    mkdirSync(this.hostPath('/var/lib/openvswitch'), { recursive: true }); // as its package does
     cpSync('/usr/lib/cni', this.hostPath('/opt/cni/bin'), { recursive: true });
     await runAny('ip', ['netns', 'del', this.#netns]);
     await run('ip', ['netns', 'add', this.#netns]);
@@ -218,6 +208,14 @@ export class Machine {
 
   crictl(...args: string[]): Promise<string> {
     return this.exec(binary('crictl'), ...this.#crictlFlags, ...args);
+  }
+
+  /** What the runtime tells kubelet about the network of pods. */
+  async networkReady(): Promise<boolean> {
+    const { status } = JSON.parse(await this.crictl('info')) as {
+      readonly status: { readonly conditions: readonly { readonly type: string; readonly status: boolean }[] };
+    };
+    return status.conditions.some((one) => one.type === 'NetworkReady' && one.status);
   }
 
   ctr(...args: string[]): Promise<string> {

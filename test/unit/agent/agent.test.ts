@@ -100,6 +100,7 @@ function agentOfFakes(changes: Partial<AgentParts> = {}): Agent {
       open: note('cni open'),
       close: async (graceMs) => void events.push(`cni close ${graceMs}`),
     },
+    networkConf: { open: note('configuration open'), close: note('configuration close') },
     introspection: { open: async () => void events.push('introspection open'), close: note('introspection close') },
     health: { open: async () => void events.push('health open'), close: note('health close') },
     shutDownNative: note('native'),
@@ -121,7 +122,10 @@ describe('start', () => {
     await agentOfFakes().start();
     await settle();
     const pass = ['lock', 'list', 'unlock', 'drain'];
-    expect(events).toEqual(['health open', 'restore', ...pass, 'introspection open', 'cni open', ...pass]);
+    const opened = ['introspection open', 'cni open', 'configuration open'];
+    expect(events.filter((event) => !pass.includes(event))).toEqual(['health open', 'restore', ...opened]);
+    expect(events.slice(2, 2 + pass.length)).toEqual(pass);
+    expect(events.filter((event) => pass.includes(event))).toEqual([...pass, ...pass]);
   });
 
   it('does not wait for a queue whose plugins hang; the rest is drained beside the calls', async () => {
@@ -153,6 +157,20 @@ describe('start', () => {
     await started;
     expect(agent.ready).toBe(true);
     expect(failing(agent)).toEqual([]);
+  });
+
+  it('leaves the node without a configuration as long as it cannot serve calls', async () => {
+    const restoring = agentOfFakes();
+    restored = new Promise(() => undefined);
+    void restoring.start();
+    await settle();
+    const portTaken = agentOfFakes({
+      health: { open: () => Promise.reject(new Error('EADDRINUSE')), close: () => undefined },
+    });
+    await expect(portTaken.start()).rejects.toThrow('EADDRINUSE');
+    await portTaken.stop();
+    expect(events).toContain('restore');
+    expect(events).not.toContain('configuration open');
   });
 
   it('waits for a writer of the queue', async () => {
@@ -224,6 +242,7 @@ describe('start', () => {
     open();
     await expect(started).rejects.toMatchObject({ code: 'CANCELLED' });
     expect(events).not.toContain('cni open');
+    expect(events).not.toContain('configuration open');
   });
 });
 
@@ -242,10 +261,10 @@ describe('stop', () => {
     const stopped = agent.stop();
     expect(failing(agent)).toEqual(['not-stopping']);
     await settle();
-    expect(events).toEqual([]);
+    expect(events).toEqual(['configuration close']);
     answered();
     await stopped;
-    expect(events).toEqual(['introspection close', 'release', 'health close', 'native']);
+    expect(events.slice(1)).toEqual(['introspection close', 'release', 'health close', 'native']);
     expect(clock.waiting).toEqual([]);
   });
 

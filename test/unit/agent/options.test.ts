@@ -24,6 +24,8 @@ describe('options of the agent', () => {
       stateDir: '/var/lib/virtio-user',
       runDir: '/run/virtio-user',
       cniBinDir: '/opt/cni/bin',
+      cniConfDir: '/etc/cni/net.d',
+      conf: null,
       metricsAddress: { host: '127.0.0.1', port: 9473 },
       logLevel: 'info',
       kubernetes: 'auto',
@@ -86,6 +88,8 @@ describe('options of the agent', () => {
     ['state-dir', '/var/../etc', 'without ".."'],
     ['run-dir', `/${'r'.repeat(90)}`, 'at most'],
     ['cni-bin-dir', '', 'an absolute path'],
+    ['conf', '10-vu.conflist', 'an absolute path'],
+    ['conf', '/etc/10-vu.txt', '.conf, .conflist or .json'],
     ['metrics-address', '9473', 'ADDRESS:PORT'],
     ['metrics-address', 'localhost:9473', 'ADDRESS:PORT'],
     ['metrics-address', '127.0.0.1:70000', 'ADDRESS:PORT'],
@@ -127,7 +131,7 @@ describe('options of the agent', () => {
 
   it('each has a flag, a variable and a line of help', () => {
     expect(agentOptionHelp.map(({ flag }) => flag).sort()).toEqual(
-      'backend-dirs cni-bin-dir device-info-dir hold-ms kubernetes log-level metrics-address node-name ovsdb pump-threads run-dir socket software-offloads spin-us state-dir vhost-group'.split(
+      'backend-dirs cni-bin-dir cni-conf-dir conf device-info-dir hold-ms kubernetes log-level metrics-address node-name ovsdb pump-threads run-dir socket software-offloads spin-us state-dir vhost-group'.split(
         ' ',
       ),
     );

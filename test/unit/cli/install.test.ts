@@ -1,17 +1,23 @@
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import {
   chmodSync,
+  copyFileSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { prepareDirectories } from '../../../src/agent/directories.ts';
 import { exitCode } from '../../../src/cli/exit-code.ts';
 import { runCommandLine } from '../../../src/cli/run.ts';
 
@@ -114,28 +120,127 @@ describe('install', () => {
 });
 
 describe('uninstall', () => {
+  let runDir: string;
+  const uninstall = (...more: string[]): ReturnType<typeof run> =>
+    run('uninstall', `--state-dir=${stateDir}`, `--run-dir=${runDir}`, ...more);
   const files = (): string[] => [binDir, confDir].flatMap((where) => (existsSync(where) ? readdirSync(where) : []));
 
   beforeEach(async () => {
+    runDir = join(directory, 'run');
     await run('install', `--executable=${executable('new')}`, `--conf=${conf('10-vu.conf')}`);
   });
 
+  /** What an agent leaves when it ends. */
+  function agentWasThere(): void {
+    prepareDirectories({ stateDir, runDir, socket: join(runDir, 'agent.sock'), vhostGroup: null });
+    for (const name of ['agent.lock', 'delete-queue/lock', 'attachments/vu000000000001.json.3.tmp'])
+      writeFileSync(join(stateDir, name), '');
+    const sockets = ['agent.sock', 'introspect.sock', 'vhost/vu000000000001.sock'].map((name) => join(runDir, name));
+    const script = 'import socket, sys\nfor path in sys.argv[1:]: socket.socket(socket.AF_UNIX).bind(path)';
+    execFileSync('python3', ['-c', script, ...sockets]);
+  }
+
   it('removes the configuration, then the executable, and is content when they are gone', async () => {
-    const { code, out } = await run('uninstall', `--state-dir=${stateDir}`, '--conf-name=10-vu.conf');
+    const { code, out } = await uninstall('--conf-name=10-vu.conf');
     expect(code).toBe(0);
     expect(out.indexOf('10-vu.conf')).toBeLessThan(out.indexOf('bin/virtio-user'));
     expect(files()).toEqual([]);
-    expect((await run('uninstall', `--state-dir=${stateDir}`)).out).toContain('was not there');
+    expect((await uninstall()).out).toContain('was not there');
   });
 
   it('refuses while pods are attached, unless it is forced', async () => {
     mkdirSync(join(stateDir, 'attachments'), { recursive: true });
     writeFileSync(join(stateDir, 'attachments', 'vu000000000001.json'), '{}');
-    const refused = await run('uninstall', `--state-dir=${stateDir}`);
+    const refused = await uninstall();
     expect(refused.code).toBe(exitCode.failure);
     expect(refused.err).toContain('1 pod interface is attached');
     expect(files()).toEqual(['virtio-user', '10-vu.conf']);
-    expect((await run('uninstall', `--state-dir=${stateDir}`, '--force')).code).toBe(0);
+    expect((await uninstall('--force')).code).toBe(0);
     expect(files()).toEqual(['10-vu.conf']);
+    expect(existsSync(join(stateDir, 'attachments', 'vu000000000001.json'))).toBe(true);
+  });
+
+  it('removes what an agent left, and repeated deletes of what is gone', async () => {
+    agentWasThere();
+    writeFileSync(join(stateDir, 'delete-queue', '1764100000.000000001-77.req'), 'a DEL');
+    const { code, out } = await uninstall();
+    expect(code).toBe(0);
+    expect(out).toMatch(new RegExp(`${stateDir}: +removed`));
+    expect(out).toMatch(new RegExp(`${runDir}: +removed`));
+    expect([stateDir, runDir].filter((path) => existsSync(path))).toEqual([]);
+    expect((await uninstall()).out).toMatch(new RegExp(`${stateDir}: +was not there`));
+  });
+
+  it('waits for a DEL that queues itself while everything goes', async () => {
+    agentWasThere();
+    const path = join(binDir, 'virtio-user');
+    copyFileSync('/bin/sh', path);
+    // A call of the runtime under way: it queues itself when the state is gone, or after a while.
+    const queue = join(stateDir, 'delete-queue');
+    const script = `echo begun; i=0; while [ -e ${stateDir} ] && [ $i -lt 200000 ]; do i=$((i + 1)); done
+      mkdir -p ${queue}; echo a DEL > ${queue}/1764100000.000000001-77.req`;
+    const call = spawn(path, ['-c', script]);
+    await once(call.stdout, 'data');
+    const uninstalled = uninstall();
+    expect((await uninstalled).code).toBe(0);
+    if (call.exitCode === null) await once(call, 'close');
+    expect(existsSync(stateDir)).toBe(false);
+  });
+
+  it('refuses while an agent runs, and touches nothing of it by force either', async () => {
+    agentWasThere();
+    const held = spawn('flock', [join(stateDir, 'agent.lock'), 'sh', '-c', 'echo held; exec cat']);
+    await once(held.stdout, 'data');
+    const refused = await uninstall();
+    expect(refused.code).toBe(exitCode.failure);
+    expect(refused.err).toContain('an agent runs');
+    expect(refused.err).toContain('delete daemonset');
+    expect(files()).toEqual(['virtio-user', '10-vu.conf']);
+    expect((await uninstall('--force')).code).toBe(0);
+    expect(files()).toEqual(['10-vu.conf']);
+    for (const path of [join(stateDir, 'attachments'), join(runDir, 'agent.sock')]) expect(existsSync(path)).toBe(true);
+    held.stdin.end();
+    await once(held, 'close');
+    expect((await uninstall()).out).toMatch(new RegExp(`${stateDir}: +removed`));
+  });
+
+  it.each([
+    ['a record that was set aside', 'attachments/vu000000000001.json.bad'],
+    ['a file of somebody else', 'notes.txt'],
+    ['a delete that was set aside', 'delete-queue/1764100000.000000001-77.req.bad'],
+  ])('keeps a directory with %s whole, and says so', async (_what, name) => {
+    agentWasThere();
+    writeFileSync(join(stateDir, name), '');
+    const { code, out } = await uninstall();
+    expect(code).toBe(0);
+    expect(out).toContain(`kept: it holds ${name}`);
+    expect(existsSync(join(stateDir, 'delete-queue', 'lock'))).toBe(true);
+    expect(existsSync(runDir)).toBe(false);
+  });
+
+  it('follows no link', async () => {
+    agentWasThere();
+    const elsewhere = join(directory, 'elsewhere');
+    mkdirSync(elsewhere);
+    writeFileSync(join(elsewhere, 'vu000000000002.sock'), '');
+    rmSync(join(runDir, 'vhost'), { recursive: true });
+    symlinkSync(elsewhere, join(runDir, 'vhost'));
+    renameSync(stateDir, `${stateDir}-moved`);
+    symlinkSync(`${stateDir}-moved`, stateDir);
+    const { out } = await uninstall();
+    expect(out).toContain('kept: it is a symbolic link');
+    expect(out).toContain('kept: it holds vhost');
+    expect(readdirSync(elsewhere)).toEqual(['vu000000000002.sock']);
+    expect(readdirSync(`${stateDir}-moved`).sort()).toEqual(['agent.lock', 'attachments', 'delete-queue']);
+  });
+
+  it('removes the seccomp profile where it is told, and no other', async () => {
+    const seccompDir = join(directory, 'seccomp');
+    mkdirSync(seccompDir);
+    for (const name of ['virtio-user.json', 'other.json']) writeFileSync(join(seccompDir, name), '{}');
+    await uninstall();
+    expect(readdirSync(seccompDir)).toHaveLength(2);
+    await uninstall(`--seccomp-dir=${seccompDir}`);
+    expect(readdirSync(seccompDir)).toEqual(['other.json']);
   });
 });

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { exitCode } from '../../../src/cli/exit-code.ts';
-import { fillPodCidrs, namesPodCidr } from '../../../src/cli/pod-cidr-template.ts';
+import { fillPodCidrs, namesPodCidr } from '../../../src/agent/pod-cidr-template.ts';
 import { runCommandLine } from '../../../src/cli/run.ts';
 
 const template = '{"cniVersion":"1.0.0","name":"n","ipam":{"ranges":[[{"subnet":"{podCIDR}"}]]}}';

@@ -23,7 +23,12 @@ app.kubernetes.io/part-of: virtio-user-cni
 {{- merge (dict) .Values.agent $paths | toYaml -}}
 {{- end }}
 
-{{/* The probes' port is the one of the metrics. */}}
+{{/* The probes' port is the one of the metrics; kubelet kills an agent that answers on another. */}}
 {{- define "virtio-user.port" -}}
-{{- regexFind "[0-9]+$" (get .Values.agent "metrics-address") -}}
+{{- $port := regexFind "[0-9]+$" (get .Values.agent "metrics-address") -}}
+{{- $address := .Values.observability.metricsAddress -}}
+{{- if and .Values.observability.serviceMonitor (ne $port (regexFind "[0-9]+$" $address)) -}}
+{{- fail (printf "observability.metricsAddress %s has another port than agent.metrics-address %s: the probes need one port, give both the same" $address (get .Values.agent "metrics-address")) -}}
+{{- end -}}
+{{- $port -}}
 {{- end }}

@@ -48,7 +48,7 @@ export interface ComposedAgent {
  * @throws VirtioUserError CONFLICT_SOCKET when another agent runs on this state directory; CONFIG_INVALID without the
  * credentials that --kubernetes=on needs
  */
-export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent {
+export function composeAgent(options: AgentOptions, log: Logger, lostLogLines: () => number): ComposedAgent {
   const credentials = findCredentials(options.kubernetes, process.env);
   const directories = prepareDirectories(options);
   const binding = loadNative();
@@ -85,6 +85,7 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
     },
     deleteQueueLength: () => deleteQueue.length,
     cniInFlight: () => cniServer.inFlight,
+    lostLogLines,
   });
   const stopListening = listenToChannels(metrics, disconnects);
 

@@ -159,7 +159,11 @@ class Climb {
       this.#ipam = { ...noAddress, ips: this.#spec.addresses.map((address) => ({ address, gateway: null })) };
       return;
     }
-    const undo = (): Promise<void> => ipam.del(call, undoSignal());
+    const undo = async (): Promise<void> => {
+      // The address may be another pod's as soon as it is given back; asked over the interface, the plugin needs it.
+      if (!asksOverInterface(call.type)) await this.#live?.stopTraffic();
+      await ipam.del(call, undoSignal());
+    };
     try {
       this.#ipam = await ipam.add(call, this.#signal, this.#recorded);
       this.#rollback.push('address', undo);

@@ -161,6 +161,19 @@ describe('ADD', () => {
     expect(node.leftovers()).toEqual(before);
   });
 
+  it('that is undone gives its address back when no packet moves for it any more', async () => {
+    node.ovs.away = true;
+    let portAtRelease = '';
+    const release = node.ipam.del.bind(node.ipam);
+    node.ipam.del = (...call) => {
+      portAtRelease = node.port.state;
+      return release(...call);
+    };
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'OVS_UNAVAILABLE' });
+    expect(portAtRelease).toBe('closed');
+    expect(node.leftovers()).toEqual([]);
+  });
+
   it('whose undo does not succeed is remembered and undone later', async () => {
     node.gate.arm(2, 'fail', (name) => name === 'file.rename');
     node.ipam.failing = 'DEL';

@@ -124,6 +124,19 @@ describe('ADD', () => {
     expect(node.leftovers()).toEqual([]);
   });
 
+  it('whose namespace goes while it is at work lets go of the interface at its end', async () => {
+    const ensure = node.ovs.ensure.bind(node.ovs);
+    node.ovs.ensure = (port) => {
+      node.kernel.removeNetns(netns);
+      return ensure(port);
+    };
+    await node.add(spec);
+    await node.manager.settled();
+    expect([node.state, node.port.state]).toEqual(['absent', 'closed']);
+    await node.del(spec);
+    expect(node.leftovers()).toEqual([]);
+  });
+
   it('that fails on one side does not wait for a hanging IPAM plugin on the other', async () => {
     node.ipam.hangs = true;
     node.socketRefusal = new VirtioUserError('CONFLICT_SOCKET', 'taken');

@@ -137,6 +137,15 @@ describe('ADD', () => {
     expect(node.leftovers()).toEqual([]);
   });
 
+  it.each(['openTap', 'setupPodLink'] as const)('without a descriptor for %s is RESOURCE_EXHAUSTED', async (what) => {
+    node.withoutDescriptors = what;
+    await expect(node.add(spec)).rejects.toMatchObject({
+      code: 'RESOURCE_EXHAUSTED',
+      message: expect.stringContaining('interface eth0'),
+    });
+    expect(node.leftovers()).toEqual([]);
+  });
+
   it('that fails on one side does not wait for a hanging IPAM plugin on the other', async () => {
     node.ipam.hangs = true;
     node.socketRefusal = new VirtioUserError('CONFLICT_SOCKET', 'taken');

@@ -121,6 +121,7 @@ export function composeAgent(options: AgentOptions, log: Logger, lostLogLines: (
       metrics.cniServed(verb, errorCode, durationMs);
       heap.touch();
     },
+    onUnanswered: () => agent.drainSoon(),
   });
   const introspection = new Introspection({ attachments, reconcile: () => agent.reconcile(), featureNames, log });
 

@@ -78,11 +78,7 @@ export function composeAgent(options: AgentOptions, log: Logger, lostLogLines: (
   const disconnects = new DisconnectCounts();
   const metrics: Metrics = new Metrics({
     version,
-    attachments: () => {
-      const views = attachments.list();
-      disconnects.keepOnly(new Set(views.map(({ id }) => id)));
-      return views.map((view) => sampleOf(view, disconnects.of(view.id)));
-    },
+    attachments: () => attachments.list().map((view) => sampleOf(view, disconnects.of(view.id))),
     deleteQueueLength: () => deleteQueue.length,
     cniInFlight: () => cniServer.inFlight,
     lostLogLines,

@@ -123,10 +123,14 @@ export class VirtioUserError extends Error {
     return meaning[this.code].recovery;
   }
 
-  /** Turns anything thrown into one of ours, once: an error of ours comes back unchanged. */
+  /**
+   * Turns anything thrown into one of ours, once: an error of ours comes back unchanged. What ran out is no bug, wherever
+   * it was noticed.
+   */
   static from(thrown: unknown, doing: string, fallback: ErrorCode = 'BUG'): VirtioUserError {
     if (thrown instanceof VirtioUserError) return thrown;
-    return new VirtioUserError(fallback, `${doing}: ${messageOf(thrown)}`, { cause: thrown });
+    const code = isExhaustion(errnoOf(thrown)) ? 'RESOURCE_EXHAUSTED' : fallback;
+    return new VirtioUserError(code, `${doing}: ${messageOf(thrown)}`, { cause: thrown });
   }
 }
 
@@ -140,6 +144,11 @@ export function messageOf(thrown: unknown): string {
 export function errnoOf(thrown: unknown): string | null {
   if (typeof thrown !== 'object' || thrown === null || !('code' in thrown)) return null;
   return typeof thrown.code === 'string' && /^E[A-Z0-9]+$/.test(thrown.code) ? thrown.code : null;
+}
+
+/** Whether a system call failed for want of descriptors or memory: another try may succeed. */
+export function isExhaustion(errno: string | null): boolean {
+  return errno !== null && ['EMFILE', 'ENFILE', 'ENOMEM', 'ENOBUFS'].includes(errno);
 }
 
 /** For the default arm of an exhaustive switch. */

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include <algorithm>
 #include <array>
 
 namespace vu {
@@ -16,6 +17,8 @@ namespace {
 
 // What the child left running may hold the pipes open for ever: they are let go this long after its end.
 constexpr int64_t kDrainMs = 250;
+// Without a pidfd (no descriptor was left for it) nothing tells of the child's end: it is asked for this often.
+constexpr int64_t kUnwatchedMs = 50;
 constexpr size_t kReadBytes = 16 << 10;
 
 int64_t nowMs() noexcept {
@@ -134,8 +137,9 @@ Result<ChildResult> superviseChild(const ChildSpec& spec, const ChildControl& co
     const int64_t leftMs = untilMs - nowMs();
     if (leftMs <= 0 && ended) break;
     if (leftMs <= 0 && !judged) end(ChildEnd::kTimeout);
-    if (::poll(watched.data(), watched.size(), leftMs < 0 ? 1000 : static_cast<int>(leftMs)) < 0 && errno != EINTR)
-      break;
+    const int64_t longestMs = leftMs < 0 ? 1000 : leftMs;
+    const int64_t waitMs = process || ended ? longestMs : std::min(longestMs, kUnwatchedMs);
+    if (::poll(watched.data(), watched.size(), static_cast<int>(waitMs)) < 0 && errno != EINTR) break;
     if (control.killed() && !judged) end(ChildEnd::kKilled);
     if (watched[1].revents != 0) {
       uint64_t count = 0;
@@ -157,7 +161,7 @@ Result<ChildResult> superviseChild(const ChildSpec& spec, const ChildControl& co
     if (!judged && result.output.size() + result.errors.size() > spec.outputLimitBytes) end(ChildEnd::kFlooded);
     if (!ended && (watched[0].revents != 0 || !process)) {
       int status = 0;
-      if (::waitpid(pid, &status, process ? WNOHANG : 0) != pid) continue;
+      if (::waitpid(pid, &status, WNOHANG) != pid) continue;
       ended = true;
       drainUntilMs = nowMs() + kDrainMs;
       if (!judged) {

@@ -161,6 +161,11 @@ export class Agent {
     return this.#reconciling;
   }
 
+  /** Something is about to be queued: a pass over the queue once its writer has let the lock go. */
+  drainSoon(): void {
+    if (this.#phase === 'ready') this.#retryDrain(drainRetryFirstMs);
+  }
+
   /** @throws VirtioUserError CANCELLED when a stop came in between: nothing may be opened any more */
   #advance(phase: Phase): void {
     if (this.#phase === 'stopping' || this.#phase === 'stopped') {

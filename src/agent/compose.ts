@@ -52,7 +52,7 @@ export interface ComposedAgent {
  * @throws VirtioUserError CONFLICT_SOCKET when another agent runs on this state directory; CONFIG_INVALID without the
  * credentials that --kubernetes=on needs
  */
-export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent {
+export function composeAgent(options: AgentOptions, log: Logger, lostLogLines: () => number): ComposedAgent {
   const credentials = findCredentials(options.kubernetes, process.env);
   const directories = prepareDirectories(options);
   const binding = loadNative();
@@ -82,13 +82,10 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
   const disconnects = new DisconnectCounts();
   const metrics: Metrics = new Metrics({
     version,
-    attachments: () => {
-      const views = attachments.list();
-      disconnects.keepOnly(new Set(views.map(({ id }) => id)));
-      return views.map((view) => sampleOf(view, disconnects.of(view.id)));
-    },
+    attachments: () => attachments.list().map((view) => sampleOf(view, disconnects.of(view.id))),
     deleteQueueLength: () => deleteQueue.length,
     cniInFlight: () => cniServer.inFlight,
+    lostLogLines,
   });
   const stopListening = listenToChannels(metrics, disconnects);
 
@@ -124,6 +121,7 @@ export function composeAgent(options: AgentOptions, log: Logger): ComposedAgent 
       metrics.cniServed(verb, errorCode, durationMs);
       heap.touch();
     },
+    onUnanswered: () => agent.drainSoon(),
   });
   const introspection = new Introspection({ attachments, reconcile: () => agent.reconcile(), featureNames, log });
 

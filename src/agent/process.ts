@@ -2,6 +2,7 @@
 import { systemClock } from '../clock.ts';
 import { messageOf, VirtioUserError } from '../errors.ts';
 import { createLogger, type Logger } from '../telemetry/log.ts';
+import { LogOutput } from '../telemetry/log-output.ts';
 import { composeAgent } from './compose.ts';
 import { preferSmallHeap } from './heap.ts';
 import { comfortableOpenFiles, openFilesLimit } from './limits.ts';
@@ -16,16 +17,20 @@ const exitLimitMs = 2_000;
 /** Runs until a signal ends it. @returns the exit code */
 export async function runAgent(options: AgentOptions): Promise<0 | typeof exitFailure> {
   preferSmallHeap();
-  const log = createLogger({ level: options.logLevel, base: { node: options.nodeName } });
+  const output = new LogOutput();
+  const log = createLogger({ level: options.logLevel, base: { node: options.nodeName }, destination: output });
   process.on('uncaughtException', (error) => {
-    log.fatal({ error }, 'unforeseen error; exiting, the next process takes over');
-    process.exit(exitCrash);
+    try {
+      log.fatal({ error }, 'unforeseen error; exiting, the next process takes over');
+    } finally {
+      process.exit(exitCrash);
+    }
   });
   const asked = stopSignal(log);
   log.info({ version, nodeVersion: process.versions.node, pid: process.pid, options }, 'starting');
   warnOfLimits(log);
   try {
-    const { agent, cluster, release } = composeAgent(options, log);
+    const { agent, cluster, release } = composeAgent(options, log, () => output.lostLines);
     try {
       const started = agent.start();
       // Also while starting: a restore that hangs must not hold up a shut-down.

@@ -16,9 +16,9 @@ export class DisconnectCounts {
     return this.#counts.get(id) ?? 0;
   }
 
-  /** Forgets attachments that are gone. */
-  keepOnly(ids: ReadonlySet<string>): void {
-    for (const id of this.#counts.keys()) if (!ids.has(id)) this.#counts.delete(id);
+  /** Its attachment is gone. */
+  forget(id: string): void {
+    this.#counts.delete(id);
   }
 }
 
@@ -41,6 +41,7 @@ export function sampleOf(view: AttachmentView, disconnects: number): AttachmentS
 export function listenToChannels(metrics: Metrics, disconnects: DisconnectCounts): () => void {
   const stops = [
     subscribe('backendDisconnected', ({ attachment }) => disconnects.add(attachment.id)),
+    subscribe('attachmentRemoved', ({ attachment }) => disconnects.forget(attachment.id)),
     subscribe('backendReconnected', ({ outageMs }) => metrics.backendOutage(outageMs)),
     subscribe('orphanRemoved', ({ kind }) => metrics.orphanRemoved(kind)),
     subscribe('stateCorrupt', () => metrics.incident('record-corrupt')),

@@ -159,7 +159,11 @@ class Climb {
       this.#ipam = { ...noAddress, ips: this.#spec.addresses.map((address) => ({ address, gateway: null })) };
       return;
     }
-    const undo = (): Promise<void> => ipam.del(call, undoSignal());
+    const undo = async (): Promise<void> => {
+      // The address may be another pod's as soon as it is given back; asked over the interface, the plugin needs it.
+      if (!asksOverInterface(call.type)) await this.#live?.stopTraffic();
+      await ipam.del(call, undoSignal());
+    };
     try {
       this.#ipam = await ipam.add(call, this.#signal, this.#recorded);
       this.#rollback.push('address', undo);
@@ -174,9 +178,7 @@ class Climb {
     await this.#recorded;
     const { binding } = this.#dependencies;
     const { ifName } = this.#spec.key;
-    const tap = await binding
-      .openTap(this.#netns, tapSpec(ifName, this.#spec.device, null))
-      .catch((error: unknown) => Promise.reject(linkFailure(error, ifName)));
+    const tap = await this.#onLink(() => binding.openTap(this.#netns, tapSpec(ifName, this.#spec.device, null)));
     this.#ifindex = tap.ifindex;
     this.#rollback.push('interface', () => binding.deletePodLink(this.#netns, ifName, tap.ifindex));
     const live = this.#makeLive({ taps: tap.queues, ifindex: tap.ifindex, netns: this.#record.netns });
@@ -190,6 +192,15 @@ class Climb {
   #makeLive(pod: PodInterface): LiveAttachment {
     try {
       return new LiveAttachment(this.id, this.#spec, pod, { addresses: [], wantedPairs: null }, this.#dependencies);
+    } catch (error) {
+      throw linkFailure(error, this.#spec.key.ifName);
+    }
+  }
+
+  /** The binding throws at once what it finds before it has begun: no descriptor left, say. */
+  async #onLink<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
     } catch (error) {
       throw linkFailure(error, this.#spec.key.ifName);
     }
@@ -223,9 +234,7 @@ class Climb {
   async #setUpLink(): Promise<void> {
     const { binding } = this.#dependencies;
     const { live, ifindex } = this.#made;
-    await binding
-      .setupPodLink(this.#netns, linkSetup(ifindex, this.#ipam))
-      .catch((error: unknown) => Promise.reject(linkFailure(error, this.#spec.key.ifName)));
+    await this.#onLink(() => binding.setupPodLink(this.#netns, linkSetup(ifindex, this.#ipam)));
     live.setAddresses(this.#ipam.ips.map(({ address }) => address));
   }
 

@@ -22,7 +22,28 @@ export class NetnsWatch {
     this.#paths.set(directory, names);
     const ids = names.get(basename(path)) ?? new Set<string>();
     names.set(basename(path), ids.add(id));
-    if (this.#watchers.has(directory)) return;
+    if (!this.#watchers.has(directory)) this.#watch(directory);
+    // What went before is told of by nobody. Without its directory a path proves nothing: it may lie out of our sight.
+    if (existsSync(path) || !existsSync(directory)) return;
+    queueMicrotask(() => {
+      if (this.#paths.get(directory)?.get(basename(path))?.has(id) === true) this.#onGone(path);
+    });
+  }
+
+  remove(path: string, id: string): void {
+    const directory = dirname(path);
+    const names = this.#paths.get(directory);
+    const ids = names?.get(basename(path));
+    ids?.delete(id);
+    if (ids?.size === 0) names?.delete(basename(path));
+    // The directory stays watched until another one is: a runtime keeps its namespaces in one, and the next pod is soon.
+  }
+
+  close(): void {
+    for (const directory of [...this.#watchers.keys()]) this.#unwatch(directory);
+  }
+
+  #watch(directory: string): void {
     for (const [watched, { size }] of [...this.#paths]) if (size === 0) this.#unwatch(watched);
     try {
       const watcher = watch(directory, { persistent: false }, (_event, name) => {
@@ -37,19 +58,6 @@ export class NetnsWatch {
     } catch {
       // no such directory, or no inotify watches left: reconciliation looks at every path anyway
     }
-  }
-
-  remove(path: string, id: string): void {
-    const directory = dirname(path);
-    const names = this.#paths.get(directory);
-    const ids = names?.get(basename(path));
-    ids?.delete(id);
-    if (ids?.size === 0) names?.delete(basename(path));
-    // The directory stays watched until another one is: a runtime keeps its namespaces in one, and the next pod is soon.
-  }
-
-  close(): void {
-    for (const directory of [...this.#watchers.keys()]) this.#unwatch(directory);
   }
 
   #unwatch(directory: string): void {

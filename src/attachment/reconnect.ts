@@ -90,6 +90,8 @@ export class Reconnect {
   /** Of the connection. */
   #stallTold = false;
   #connections = 0;
+  /** The device takes up a connection whose memory no pump has seen yet. */
+  #negotiating = false;
   #portStarted = false;
   #portClosed: Promise<void> | null = null;
   #failure = { step: '', count: 0 };
@@ -254,7 +256,10 @@ export class Reconnect {
   async #bringUp(connection: Connection): Promise<VirtioUserError | null> {
     const { device, port } = this.#parts;
     try {
-      const ready = await device.bringUp(connection.frontend);
+      this.#negotiating = true;
+      const ready = await device.bringUp(connection.frontend).finally(() => {
+        this.#negotiating = false;
+      });
       if (!this.#over() && connection.endReason === null) {
         port.setOffload(ready.offloads.tapMask);
         this.#portStarted = true;
@@ -276,9 +281,9 @@ export class Reconnect {
   async #quiesce(): Promise<void> {
     const started = this.#portStarted;
     this.#portStarted = false;
+    if (started && this.#portClosed === null) await this.#parts.port.quiesce();
     // A closing port answers `quiesce` at once; only its own promise tells that the pumps are out.
     if (this.#portClosed !== null) await this.#portClosed;
-    else if (started) await this.#parts.port.quiesce();
   }
 
   #running(ready: ReadyDevice): void {
@@ -408,8 +413,8 @@ export class Reconnect {
   /** Ends a connection in whatever state it is: a handshake under way is given up now, not at its deadline. */
   #cut(connection: Connection, reason: string): void {
     connection.end(reason);
-    // From the start of the port on, the memory is the port's until it has quiesced: `#serve` goes that way.
-    if (!this.#portStarted) void this.#parts.device.shutDown();
+    // After the handshake the memory is the port's until it has quiesced: `#serve` goes that way, or is on it.
+    if (this.#negotiating) void this.#parts.device.shutDown();
   }
 
   async #shutDown(connection: Connection): Promise<readonly string[]> {

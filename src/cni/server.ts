@@ -1,7 +1,8 @@
 /**
  * The agent's socket for the executable: one request per connection, callers must be root. A slow or rude sender costs
  * its own connection; ADDs and DELs are bounded apart from each other, so that neither holds up the other verbs; an ADD
- * whose answer was not confirmed is taken back.
+ * whose answer was not confirmed is taken back. A DEL whose time is over is hung up on without an answer: its executable
+ * then leaves it in the delete queue, which is success, where a failure would keep the pod from going.
  */
 import { performance } from 'node:perf_hooks';
 import type { CallContext } from '../attachment/api.ts';
@@ -38,6 +39,8 @@ export interface CniServerOptions {
   readonly log: Logger;
   /** For metrics. */
   readonly onServed?: (call: ServedCall) => void;
+  /** A DEL was not answered: its executable tries once more for two seconds and then queues it. */
+  readonly onUnanswered?: () => void;
   readonly times?: Partial<ConnectionTimes>;
 }
 
@@ -136,6 +139,10 @@ export class CniServer {
     this.#options.onServed?.({ verb: frame.verb, errorCode: outcome.error?.code ?? null, durationMs });
     if (outcome.error === null) log.info({ durationMs }, 'served');
     else log.warn({ durationMs, error: outcome.error }, 'failed');
+    if (frame.verb === 'DEL' && outcome.error?.code === 'CANCELLED' && connection.signal.aborted) {
+      this.#options.onUnanswered?.();
+      return;
+    }
     const confirmed = await deliver(outcome, frame, connection, log);
     if (confirmed || outcome.undo === null) return;
     connection.withdraw();

@@ -13,7 +13,7 @@
  *
  * A new connection gets a new session; nothing of the memory of a dead one is used again.
  */
-import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
+import { errnoOf, isExhaustion, messageOf, VirtioUserError } from '../errors.ts';
 import type { Session, SessionOptions } from '../native/binding.ts';
 import type { Control } from '../virtio/control.ts';
 import { featureBit, featureMask, formatMask, hasFeature } from '../virtio/feature.ts';
@@ -469,6 +469,6 @@ function sessionFailure(thrown: unknown, { pairs, queueSize, memory }: SessionOp
       cause: thrown,
     });
   }
-  const exhausted = errno !== null && ['ENOMEM', 'EMFILE', 'ENFILE', 'ENOSPC'].includes(errno);
+  const exhausted = isExhaustion(errno) || errno === 'ENOSPC';
   return new VirtioUserError(exhausted ? 'RESOURCE_EXHAUSTED' : 'SYSCALL_FAILED', what, { details, cause: thrown });
 }

@@ -6,7 +6,7 @@
  * refused, as a second switch on the same path. After a connection that ended before it had settled the next one is held
  * for the back-off too: a switch that connects and leaves in a loop costs a handshake a second, not a core.
  */
-import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
+import { errnoOf, isExhaustion, messageOf, VirtioUserError } from '../errors.ts';
 import type { FrontendSource, OnConnection } from '../device/frontend.ts';
 import type { IncomingSocket, Listener, NativeFault } from '../native/binding.ts';
 import { Backoff, settledMs } from './backoff.ts';
@@ -157,7 +157,9 @@ function listenFailure(path: string, thrown: unknown): VirtioUserError {
     case 'ENOTDIR':
     case 'ENOTSOCK':
       return new VirtioUserError('SOCKET_PATH', `listen on ${path}: ${messageOf(thrown)}`, options);
-    default:
-      return new VirtioUserError('SYSCALL_FAILED', `listen on ${path}: ${messageOf(thrown)}`, options);
+    default: {
+      const code = isExhaustion(errno) ? 'RESOURCE_EXHAUSTED' : 'SYSCALL_FAILED';
+      return new VirtioUserError(code, `listen on ${path}: ${messageOf(thrown)}`, options);
+    }
   }
 }

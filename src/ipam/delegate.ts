@@ -3,7 +3,7 @@
  * environment. The configuration goes to the plugin as it came; `cniVersion` alone is lowered to what the plugin says
  * that it supports, since plugins older than the runtime refuse what they do not know.
  */
-import { VirtioUserError } from '../errors.ts';
+import { isExhaustion, VirtioUserError } from '../errors.ts';
 import { isAtLeast, loweredVersion, parseRecord, type Plugin, PluginCatalog } from './plugin-catalog.ts';
 import { outputLimitBytes, type PluginOutcome, runPlugin } from './plugin-process.ts';
 import type { Ipam, IpamCall, IpamResult } from './result.ts';
@@ -143,7 +143,7 @@ export class DelegatedIpam implements Ipam {
     }
   }
 
-  /** stdout of a plugin that did what was asked. @throws VirtioUserError IPAM_FAILED, CANCELLED */
+  /** stdout of a plugin that did what was asked. @throws VirtioUserError IPAM_FAILED, RESOURCE_EXHAUSTED, CANCELLED */
   #succeeded(type: string, verb: Verb, outcome: PluginOutcome): string {
     const failed = (what: string, remedy?: string): VirtioUserError =>
       new VirtioUserError('IPAM_FAILED', `IPAM plugin ${type} ${verb}: ${what}`, {
@@ -161,6 +161,16 @@ export class DelegatedIpam implements Ipam {
       case 'flooded':
         throw failed(`more than ${outputLimitBytes} bytes of output, killed`);
       case 'unstartable':
+        if (isExhaustion(outcome.errno)) {
+          throw new VirtioUserError(
+            'RESOURCE_EXHAUSTED',
+            `IPAM plugin ${type} ${verb}: cannot be started: ${outcome.errno}`,
+            {
+              details: { plugin: type, verb, errno: outcome.errno },
+              remedy: 'raise the limit of open files of the agent, or its memory limit',
+            },
+          );
+        }
         // The file was there a moment ago, so it is its ELF interpreter that the kernel did not find.
         if (outcome.errno !== 'ENOENT') throw failed(`cannot be started: ${outcome.errno}`);
         throw failed(

@@ -26,8 +26,7 @@ export interface LoggerOptions {
   readonly level: LogLevel;
   /** On every line. */
   readonly base?: LogFields;
-  /** Default: standard output, written at once, so that the last line before a crash is there. */
-  readonly destination?: DestinationStream;
+  readonly destination: DestinationStream;
 }
 
 export function createLogger(options: LoggerOptions): Logger {
@@ -40,7 +39,7 @@ export function createLogger(options: LoggerOptions): Logger {
       formatters: { level: (label) => ({ level: label }) },
       serializers: { error: describeError },
     },
-    options.destination ?? pino.destination({ fd: 1, sync: true }),
+    options.destination,
   );
 }
 

@@ -35,6 +35,8 @@ export interface MetricSources {
   readonly deleteQueueLength: () => number;
   /** CNI calls under way. */
   readonly cniInFlight: () => number;
+  /** Since this agent started. */
+  readonly lostLogLines: () => number;
 }
 
 const attachmentLabels = ['id', 'namespace', 'pod', 'network'] as const;
@@ -108,6 +110,9 @@ export class Metrics {
       set({}, sources.deleteQueueLength()),
     );
     this.#fromSamples('cni_inflight', 'CNI calls under way', [], (set) => set({}, sources.cniInFlight()));
+    this.#countedElsewhere('log_lines_lost_total', 'Log lines that could not be written', [], (inc) =>
+      inc({}, sources.lostLogLines()),
+    );
     // A counter that begins with 1 is no rise to Prometheus: the first failure would be in no rate and no alert.
     for (const verb of verbs) {
       this.#cniRequests.inc({ verb, code: 'OK' }, 0);
@@ -228,25 +233,36 @@ export class Metrics {
     });
   }
 
-  /** A counter whose values live elsewhere: the library has no `set`, so it is emptied and filled. */
+  /** Counters of each attachment. */
   #perAttachment<T extends string>(
     name: string,
     help: string,
     labelNames: readonly T[],
     fill: (sample: AttachmentSample, inc: (labels: Partial<Record<T, string>>, value: number) => void) => void,
   ): void {
-    const samples = (): readonly AttachmentSample[] => this.#samples;
+    this.#countedElsewhere<string>(name, help, [...attachmentLabels, ...labelNames], (inc) => {
+      for (const sample of this.#samples) {
+        const labels = labelsOf(sample);
+        fill(sample, (extra, value) => inc({ ...labels, ...extra }, value));
+      }
+    });
+  }
+
+  /** A counter whose values live elsewhere: the library has no `set`, so it is emptied and filled. */
+  #countedElsewhere<T extends string>(
+    name: string,
+    help: string,
+    labelNames: readonly T[],
+    fill: (inc: (labels: Partial<Record<T, string>>, value: number) => void) => void,
+  ): void {
     new Counter<string>({
       name: prefix + name,
       help,
-      labelNames: [...attachmentLabels, ...labelNames],
+      labelNames: [...labelNames],
       registers: [this.#registry],
       collect() {
         this.reset();
-        for (const sample of samples()) {
-          const labels = labelsOf(sample);
-          fill(sample, (extra, value) => this.inc({ ...labels, ...extra }, value));
-        }
+        fill((labels, value) => this.inc(labels, value));
       },
     });
   }

@@ -1,10 +1,11 @@
 /** How processes and workers with the addon end: by themselves when they may, at once when they must, never by a signal. */
-import { spawn } from 'node:child_process';
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Readable, Writable } from 'node:stream';
 import { createInterface } from 'node:readline';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { type Finished, run, runAny } from '../support/process.ts';
@@ -12,12 +13,16 @@ import { type Finished, run, runAny } from '../support/process.ts';
 const childPath = join(import.meta.dirname, '../support/addon-child.ts');
 const flags = ['--no-warnings', '--expose-gc', childPath];
 let directory = '';
+const started: Starved[] = [];
 
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), 'vu-life-'));
 });
 
-afterEach(() => rmSync(directory, { recursive: true }));
+afterEach(() => {
+  for (const starved of started.splice(0)) starved.kill();
+  rmSync(directory, { recursive: true });
+});
 
 function child(scenario: string): Promise<Finished> {
   return runAny(process.execPath, [...flags, scenario, directory], {
@@ -69,29 +74,73 @@ describe('a worker', () => {
   });
 });
 
-describe('a process out of descriptors', () => {
-  it('turns peers away and says so; when there are some again, it accepts', async () => {
-    const process_ = spawn(process.execPath, [...flags, 'runs out of descriptors', directory], {
+/** A process that says to which limit of open files it wants to be set. */
+class Starved {
+  readonly #process: ChildProcessByStdio<Writable, Readable, null>;
+  readonly #lines: AsyncIterator<string>;
+  readonly exit: Promise<unknown[]>;
+
+  constructor(scenario: string) {
+    this.#process = spawn(process.execPath, [...flags, scenario, directory], {
       stdio: ['pipe', 'pipe', 'inherit'],
       env: { ...process.env, NODE_OPTIONS: '' },
     });
-    const exit = once(process_, 'exit');
-    const lines = createInterface({ input: process_.stdout })[Symbol.asyncIterator]();
-    const said = async (): Promise<string> => String((await lines.next()).value);
-    const setLimit = (soft: string): Promise<string> =>
-      run('prlimit', ['--pid', String(process_.pid), `--nofile=${soft}:`]);
-    const limit = /^limit (\d+)$/.exec(await said());
-    await setLimit(limit?.[1] ?? '');
+    started.push(this);
+    this.exit = once(this.#process, 'exit');
+    this.#lines = createInterface({ input: this.#process.stdout })[Symbol.asyncIterator]();
+  }
+
+  async said(): Promise<string> {
+    return String((await this.#lines.next()).value);
+  }
+
+  async starve(): Promise<void> {
+    await this.setLimit(/^limit (\d+)$/.exec(await this.said())?.[1] ?? '');
+  }
+
+  async setLimit(soft: string): Promise<void> {
+    await run('prlimit', ['--pid', String(this.#process.pid), `--nofile=${soft}:`]);
+  }
+
+  tell(line: string): void {
+    this.#process.stdin.write(`${line}\n`);
+  }
+
+  kill(): void {
+    this.#process.kill('SIGKILL');
+  }
+
+  letEnd(): void {
+    this.#process.stdin.end();
+  }
+}
+
+describe('a process out of descriptors', () => {
+  it('turns peers away and says so; when there are some again, it accepts', async () => {
+    const starved = new Starved('runs out of descriptors');
+    await starved.starve();
     for (let peer = 0; peer < 3; peer += 1) {
       const socket = net.connect(join(directory, 'vhost.sock')).on('error', () => undefined);
-      expect(await said()).toBe('fault EMFILE');
+      expect(await starved.said()).toBe('fault EMFILE');
       if (!socket.closed) await once(socket, 'close');
     }
-    await setLimit('1024');
+    await starved.setLimit('1024');
     const socket = net.connect(join(directory, 'vhost.sock')).on('error', () => undefined);
-    expect(await said()).toBe('accepted');
+    expect(await starved.said()).toBe('accepted');
     socket.destroy();
-    process_.stdin.end();
-    expect(await exit).toEqual([0, null]);
+    starved.letEnd();
+    expect(await starved.exit).toEqual([0, null]);
   });
+
+  it('runs programs to their end, their deadline or an abort also without a descriptor of theirs', async () => {
+    const starved = new Starved('runs programs without a pidfd');
+    await starved.starve();
+    starved.tell('go on');
+    expect(await starved.said()).toBe('more than a pipe holds: exited 0 200000');
+    expect(await starved.said()).toBe('an exit code: exited 3 0');
+    expect(await starved.said()).toMatch(/^a deadline: timeout/);
+    expect(await starved.said()).toMatch(/^an abort: killed/);
+    starved.letEnd();
+    expect(await starved.exit).toEqual([0, null]);
+  }, 30_000);
 });

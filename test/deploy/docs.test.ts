@@ -102,6 +102,7 @@ describe('docs/metrics.md', () => {
       attachments: () => [],
       deleteQueueLength: () => 0,
       cniInFlight: () => 0,
+      lostLogLines: () => 0,
     });
     const { body } = await metrics.render();
     const served = [...body.matchAll(/^# TYPE (virtio_user_\w+) (\w+)$/gm)].map(([, name, type]) => `${name} ${type}`);

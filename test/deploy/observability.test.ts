@@ -30,6 +30,7 @@ async function served(): Promise<ReadonlyMap<string, ReadonlySet<string>>> {
     version: '0.1.0',
     deleteQueueLength: () => 1,
     cniInFlight: () => 1,
+    lostLogLines: () => 1,
     attachments: () => [
       {
         id: 'vu000000000001',

@@ -1,5 +1,5 @@
 /** The agent as a process: what a supervisor, an admin with a typing error and a second agent see of it. */
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { once } from 'node:events';
 import { join } from 'node:path';
@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Agent } from '../support/agent.ts';
 import { Cleanup } from '../support/cleanup.ts';
-import { Daemon, type Finished, runAny, until } from '../support/process.ts';
+import { Daemon, type Finished, run, runAny, until } from '../support/process.ts';
 import { type CniOutcome, newContainerId, Runtime } from '../support/runtime.ts';
 
 const mainPath = fileURLToPath(new URL('../../dist/main.js', import.meta.url));
@@ -131,6 +131,47 @@ describe('the agent process', () => {
       'virtio_user_delete_queue_processed_total{result="corrupt"} 1',
     );
   });
+});
+
+describe('a full disk under the log', () => {
+  const disk = (): string => join(directory, 'disk');
+  const logPath = (): string => join(disk(), 'agent.log');
+  const status = async (agent: Agent, times: number): Promise<void> => {
+    const netconf = { cniVersion: '1.0.0', name: 'net', type: 'virtio-user' };
+    for (let call = 0; call < times; call += 1)
+      expect((await agent.runtime.call('STATUS', netconf, null)).ok).toBe(true);
+  };
+  const lost = async (agent: Agent): Promise<number> => {
+    const body = (await agent.get('/metrics'))?.body ?? '';
+    return Number(/^virtio_user_log_lines_lost_total (\d+)$/m.exec(body)?.[1] ?? NaN);
+  };
+
+  beforeEach(async () => {
+    mkdirSync(disk());
+    await run('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'log', disk()]);
+    cleanup.add('disk', () => run('umount', [disk()]));
+  });
+
+  it('costs lines, which are counted, and not the agent; with space the log goes on', async () => {
+    const agent = await Agent.start(join(directory, 'agent'), { logPath: logPath() }, cleanup);
+    expect(await lost(agent)).toBe(0);
+    writeFileSync(logPath(), 'x'.repeat(64 << 10), { flag: 'w' });
+    await status(agent, 5);
+    expect([agent.alive, await lost(agent)]).toEqual([true, 5]);
+    truncateSync(logPath());
+    await status(agent, 1);
+    expect(JSON.parse(agent.log)).toMatchObject({ verb: 'STATUS', message: 'served' });
+    await agent.stop();
+  }, 30_000);
+
+  it('does not keep the agent from starting, nor from stopping in order', async () => {
+    writeFileSync(logPath(), 'x'.repeat(64 << 10));
+    const agent = await Agent.start(join(directory, 'agent'), { logPath: logPath() }, cleanup);
+    await status(agent, 1);
+    expect(await lost(agent)).toBeGreaterThan(0);
+    await agent.stop();
+    expect(agent.exit).toBe('exit 0');
+  }, 30_000);
 });
 
 describe('commands beside a running agent', () => {

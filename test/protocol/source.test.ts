@@ -271,6 +271,8 @@ describe('server mode', () => {
     ['ENAMETOOLONG', 'SOCKET_PATH'],
     ['EACCES', 'SYSCALL_FAILED'],
     ['ENOENT', 'SYSCALL_FAILED'],
+    ['EMFILE', 'RESOURCE_EXHAUSTED'],
+    ['ENOMEM', 'RESOURCE_EXHAUSTED'],
   ])('says at once that it cannot listen: %s is %s', (errno, code) => {
     const world = sourceWorld(true);
     world.binding.failures.set(path, errno);

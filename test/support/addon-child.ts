@@ -8,6 +8,7 @@ import { once } from 'node:events';
 import { closeSync, openSync, readdirSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
+import type { Child } from '../../src/native/binding.ts';
 import { loadNative } from '../../src/native/load.ts';
 import { connectedPair, openDescriptors, SocketRecorder, TestListener } from './native-sockets.ts';
 
@@ -51,6 +52,17 @@ async function inWorker(end: 'terminate' | 'exit'): Promise<void> {
   if (end === 'terminate') await worker.terminate();
   else worker.postMessage('exit');
   await exited;
+}
+
+/** Afterwards the next descriptor has the number that follows the highest, which is returned. */
+function fillHoles(): number {
+  const highest = Math.max(...readdirSync('/proc/self/fd').map(Number));
+  for (;;) {
+    const fd = openSync('/dev/null', 'r');
+    if (fd <= highest) continue;
+    closeSync(fd);
+    return highest;
+  }
 }
 
 const scenarios: Readonly<Record<string, () => Promise<void> | void>> = {
@@ -195,6 +207,26 @@ const scenarios: Readonly<Record<string, () => Promise<void> | void>> = {
     parentPort?.postMessage('ready');
   },
 
+  // The parent lowers RLIMIT_NOFILE to what is said here: an eventfd and three pipes fit, the pidfd does not.
+  'runs programs without a pidfd': async () => {
+    const lines = createInterface({ input: process.stdin });
+    say(`limit ${fillHoles() + 1 + 7}`);
+    await once(lines, 'line');
+    const start = (path: string, input: string, timeoutMs: number): Child =>
+      native.runChild({ path, environment: [], input, holdInput: false, timeoutMs, outputLimitBytes: 1 << 20 });
+    const run = async (doing: string, child: Child): Promise<void> => {
+      const { kind, code, stdout } = await child.ended;
+      say(`${doing}: ${kind} ${code} ${stdout.length}`);
+    };
+    await run('more than a pipe holds', start('/bin/cat', 'x'.repeat(200_000), 20_000));
+    await run('an exit code', start('/bin/sh', 'exit 3', 20_000));
+    await run('a deadline', start('/bin/sh', 'sleep 600', 300));
+    const hanging = start('/bin/sh', 'sleep 600', 600_000);
+    hanging.kill();
+    await run('an abort', hanging);
+    lines.close();
+  },
+
   // The parent lowers RLIMIT_NOFILE to what is said here, then tries to connect.
   'runs out of descriptors': async () => {
     const server = new TestListener(native, directory);
@@ -202,14 +234,7 @@ const scenarios: Readonly<Record<string, () => Promise<void> | void>> = {
     const client = net.connect(server.path).resume();
     (await server.next()).socket.close();
     await once(client, 'close');
-    // Fill the holes, so that the next descriptor has the highest number.
-    const highest = Math.max(...readdirSync('/proc/self/fd').map(Number));
-    for (;;) {
-      const fd = openSync('/dev/null', 'r');
-      if (fd <= highest) continue;
-      closeSync(fd);
-      break;
-    }
+    const highest = fillHoles();
     say(`limit ${highest + 1}`);
     let told = 0;
     const timer = setInterval(() => {

@@ -16,6 +16,7 @@ export interface AgentOptions {
   readonly extraArgs?: readonly string[];
   readonly stateDir?: string;
   readonly deviceInfoDir?: string;
+  readonly logPath?: string;
 }
 
 export class Agent {
@@ -26,6 +27,7 @@ export class Agent {
   readonly deviceInfoDir: string;
   readonly metricsAddress: string;
   readonly #args: readonly string[];
+  readonly #logPath: string;
   #daemon: Daemon | null = null;
 
   private constructor(directory: string, options: AgentOptions) {
@@ -34,6 +36,7 @@ export class Agent {
     this.runDir = join(directory, 'run');
     this.socketPath = join(this.runDir, 'agent.sock');
     this.deviceInfoDir = options.deviceInfoDir ?? join(directory, 'devinfo/cni');
+    this.#logPath = options.logPath ?? join(directory, 'agent.log');
     this.metricsAddress = `127.0.0.1:${nextPort++}`;
     this.#args = [
       mainPath,
@@ -78,12 +81,17 @@ export class Agent {
     return this.#daemon?.alive === true;
   }
 
+  /** How it ended, or null. */
+  get exit(): string | null {
+    return this.#daemon?.exit ?? null;
+  }
+
   get log(): string {
     return this.#daemon?.logTail(40) ?? '';
   }
 
   async start(): Promise<void> {
-    const daemon = new Daemon('agent', process.execPath, this.#args, join(this.directory, 'agent.log'));
+    const daemon = new Daemon('agent', process.execPath, this.#args, this.#logPath);
     this.#daemon = daemon;
     await until(
       'the agent to be ready',

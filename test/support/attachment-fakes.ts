@@ -650,6 +650,8 @@ export class FakeNode {
   devices: FakeDevice[] = [];
   /** Thrown by `open` of the next source. */
   socketRefusal: Error | null = null;
+  /** Operation of the binding for which no descriptor is left. */
+  withoutDescriptors: 'openTap' | 'setupPodLink' | null = null;
   manager: AttachmentManager;
 
   constructor() {
@@ -869,25 +871,34 @@ export class FakeNode {
     return { ...diskFiles, ...wrapped, open };
   }
 
+  /** The binding takes a descriptor of its own of the namespace, on the caller's stack. */
+  #duplicate(operation: string): void {
+    if (this.withoutDescriptors === operation) throw fault('EMFILE', 'fcntl F_DUPFD_CLOEXEC');
+  }
+
   #binding(): NativeBinding {
     const { kernel, gate } = this;
     const inodeOf = (fd: NativeFd): string => String(fd.identity().inode);
     const binding: Partial<NativeBinding> = {
       openNetns: (path) => kernel.open(path),
-      openTap: (netns, tap) =>
-        gate.pass('openTap', () => {
+      openTap: (netns, tap) => {
+        this.#duplicate('openTap');
+        return gate.pass('openTap', () => {
           const existing = kernel.find(inodeOf(netns), tap.name);
           if (tap.adoptIfindex === null && existing !== undefined) throw fault('EEXIST', 'TUNSETIFF');
           if (tap.adoptIfindex !== null && existing?.ifindex !== tap.adoptIfindex) throw fault('ENODEV', 'TUNSETIFF');
           const link = existing ?? kernel.create(inodeOf(netns), tap.name, tap.mac, tap.mtu);
           return { ifindex: link.ifindex, queues: Array.from({ length: tap.queues }, () => kernel.fd(0n, 0n)) };
-        }),
-      setupPodLink: (netns, setup) =>
-        gate.pass('setupPodLink', () => {
+        });
+      },
+      setupPodLink: (netns, setup) => {
+        this.#duplicate('setupPodLink');
+        return gate.pass('setupPodLink', () => {
           const link = kernel.links.find((other) => other.ifindex === setup.ifindex && other.netns === inodeOf(netns));
           if (link === undefined) throw fault('ENODEV', 'RTM_NEWADDR');
           kernel.change(link, { up: true, addresses: setup.addresses, routes: setup.routes });
-        }),
+        });
+      },
       inspectPodLink: (netns, name) => gate.pass('inspectPodLink', () => kernel.find(inodeOf(netns), name) ?? null),
       deletePodLink: (netns, name, ifindex) =>
         gate.pass('deletePodLink', () => {

@@ -232,6 +232,22 @@ describe('start', () => {
     expect(events.filter((event) => event === 'drain')).toHaveLength(4);
   });
 
+  it('a DEL that was left unanswered is looked for in the queue about a second later', async () => {
+    const agent = agentOfFakes();
+    agent.drainSoon(); // before there is a socket nobody can have been left unanswered
+    await agent.start();
+    await settle();
+    while (clock.waiting.length > 0 && !events.includes('reconciled ok')) {
+      clock.fire();
+      await settle();
+    }
+    events.length = 0;
+    agent.drainSoon();
+    expect(Math.round(clock.fire() / 1000)).toBe(1);
+    await settle();
+    expect(events).toEqual(['lock', 'list', 'unlock', 'drain']);
+  });
+
   it('a stop in between opens nothing any more', async () => {
     let open: () => void = () => undefined;
     restored = new Promise((resolve) => (open = resolve));

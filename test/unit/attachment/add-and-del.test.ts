@@ -124,6 +124,28 @@ describe('ADD', () => {
     expect(node.leftovers()).toEqual([]);
   });
 
+  it('whose namespace goes while it is at work lets go of the interface at its end', async () => {
+    const ensure = node.ovs.ensure.bind(node.ovs);
+    node.ovs.ensure = (port) => {
+      node.kernel.removeNetns(netns);
+      return ensure(port);
+    };
+    await node.add(spec);
+    await node.manager.settled();
+    expect([node.state, node.port.state]).toEqual(['absent', 'closed']);
+    await node.del(spec);
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it.each(['openTap', 'setupPodLink'] as const)('without a descriptor for %s is RESOURCE_EXHAUSTED', async (what) => {
+    node.withoutDescriptors = what;
+    await expect(node.add(spec)).rejects.toMatchObject({
+      code: 'RESOURCE_EXHAUSTED',
+      message: expect.stringContaining('interface eth0'),
+    });
+    expect(node.leftovers()).toEqual([]);
+  });
+
   it('that fails on one side does not wait for a hanging IPAM plugin on the other', async () => {
     node.ipam.hangs = true;
     node.socketRefusal = new VirtioUserError('CONFLICT_SOCKET', 'taken');
@@ -159,6 +181,19 @@ describe('ADD', () => {
     node.gate.arm(1, 'fail', (name) => name === 'file.open');
     await expect(node.add(spec)).rejects.toMatchObject({ code: 'STATE_WRITE', details: { errno: 'ENOSPC' } });
     expect(node.leftovers()).toEqual(before);
+  });
+
+  it('that is undone gives its address back when no packet moves for it any more', async () => {
+    node.ovs.away = true;
+    let portAtRelease = '';
+    const release = node.ipam.del.bind(node.ipam);
+    node.ipam.del = (...call) => {
+      portAtRelease = node.port.state;
+      return release(...call);
+    };
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'OVS_UNAVAILABLE' });
+    expect(portAtRelease).toBe('closed');
+    expect(node.leftovers()).toEqual([]);
   });
 
   it('whose undo does not succeed is remembered and undone later', async () => {

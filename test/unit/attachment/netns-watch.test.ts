@@ -52,6 +52,26 @@ describe('the watch of namespaces', () => {
     await expectTold(second);
   });
 
+  it.each(['a directory that is watched already', 'a new directory'])(
+    'tells of a name that went before it was watched, in %s',
+    async (where) => {
+      if (where !== 'a new directory') watch.add(made(root, 'other'), 'a');
+      const told = new Promise<string>((resolve) => (onGone = resolve));
+      watch.add(join(root, 'gone'), 'b');
+      expect(await told).toBe(join(root, 'gone'));
+    },
+  );
+
+  it('is silent about a path whose directory it cannot see, and about one that was let go at once', async () => {
+    const told: string[] = [];
+    onGone = (path) => told.push(path);
+    watch.add(join(root, 'out/of/sight'), 'a');
+    watch.add(join(root, 'gone'), 'b');
+    watch.remove(join(root, 'gone'), 'b');
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(told).toEqual([]);
+  });
+
   it('is silent about a name that was let go', async () => {
     const former = made(root, 'let-go');
     const kept = made(root, 'kept');

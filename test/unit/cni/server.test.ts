@@ -65,6 +65,7 @@ let served: ServedCall[];
 /** What the verbs do. */
 let work: (seen: Seen) => Promise<Outcome>;
 let undone: string[];
+let unanswered: number;
 
 const succeeded = (body = '{}'): Outcome => ({
   answer: { exitCode: 0, body },
@@ -83,6 +84,7 @@ function start(times: CniServerOptions['times'] = {}): void {
     },
     log: silentLogger,
     onServed: (call) => void served.push(call),
+    onUnanswered: () => void (unanswered += 1),
     times,
   });
   server.listen();
@@ -94,6 +96,7 @@ beforeEach(() => {
   seen = [];
   served = [];
   undone = [];
+  unanswered = 0;
   work = async () => succeeded();
 });
 afterEach(async () => {
@@ -440,6 +443,49 @@ describe('many calls', () => {
     held.release();
     await Promise.all(callers.map((caller) => caller.confirm()));
     expect(seen).toHaveLength(40);
+  });
+
+  it('a DEL whose turn does not come in its time is hung up on unanswered, so that it is queued', async () => {
+    start();
+    const held = heldWork();
+    const running = Array.from({ length: 32 }, () => request({ CNI_COMMAND: 'DEL' }));
+    await calls(32);
+    const late = request({ CNI_COMMAND: 'DEL' }, 0, 0, 30);
+    await late.closed.promise;
+    expect([late.said, unanswered]).toEqual([[], 1]);
+    expect(served).toMatchObject([{ verb: 'DEL', errorCode: 'CANCELLED' }]);
+    held.release();
+    await Promise.all(running.map((caller) => caller.confirm()));
+    expect([seen.length, unanswered]).toEqual([32, 1]);
+  });
+
+  it('so is one that gave up on a lock; one that failed for its own reasons is answered', async () => {
+    start();
+    work = async ({ context: { signal } }) => {
+      await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
+      throw new VirtioUserError('CANCELLED', 'cancelled while waiting for the lock of c1');
+    };
+    const late = request({ CNI_COMMAND: 'DEL' }, 0, 0, 30);
+    await late.closed.promise;
+    expect([late.said, unanswered]).toEqual([[], 1]);
+    work = () => Promise.reject(new VirtioUserError('IPAM_FAILED', 'the pool is on fire'));
+    const failed = request({ CNI_COMMAND: 'DEL' });
+    expect(await failed.error()).toMatchObject({ code: 110 });
+    await failed.confirm();
+    expect(unanswered).toBe(1);
+  });
+
+  it('an ADD whose turn does not come in its time is answered', async () => {
+    start();
+    const held = heldWork();
+    const running = Array.from({ length: 16 }, () => request(add, 1));
+    await calls(16);
+    const late = request(add, 1, 1, 30);
+    expect(await late.error()).toMatchObject({ code: 11, msg: expect.stringContaining('waited for its turn') });
+    await late.confirm();
+    held.release();
+    await Promise.all(running.map((caller) => caller.confirm()));
+    expect([seen.length, unanswered]).toEqual([16, 0]);
   });
 
   it('an ADD whose caller vanished never starts', async () => {

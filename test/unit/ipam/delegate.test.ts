@@ -17,6 +17,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { DelegatedIpam, type IpamTimeouts } from '../../../src/ipam/delegate.ts';
 import type { IpamCall, IpamResult } from '../../../src/ipam/result.ts';
+import { withoutDescriptors } from '../../support/descriptors.ts';
 
 const pluginDir = '/usr/lib/cni';
 const patient = new AbortController().signal;
@@ -476,6 +477,14 @@ describe('a plugin that misbehaves', () => {
       message: expect.stringContaining('its interpreter does not'),
       remedy: expect.stringContaining('glibc'),
     });
+  });
+
+  it('for which no descriptor is left is a matter of trying again, not of the plugin', async () => {
+    const call = callOf({ type: plugin('starved', 'exit 0') });
+    await ipam.del(call, patient);
+    const failure = await withoutDescriptors(() => ipam.del(call, patient).catch((error: unknown) => error));
+    expect(failure).toMatchObject({ code: 'RESOURCE_EXHAUSTED', message: expect.stringContaining('EMFILE') });
+    await ipam.del(call, patient);
   });
 
   it('being written right now is tried again until it can be run', async () => {

@@ -37,6 +37,7 @@ describe('metrics', () => {
       attachments: () => [sample()],
       deleteQueueLength: () => 4,
       cniInFlight: () => 2,
+      lostLogLines: () => 3,
     });
     const lines = await scrape(metrics);
     expect(lines).toEqual(
@@ -55,6 +56,7 @@ describe('metrics', () => {
         'virtio_user_negotiated_features{feature="VERSION_1"} 1',
         'virtio_user_delete_queue_entries 4',
         'virtio_user_cni_inflight 2',
+        'virtio_user_log_lines_lost_total 3',
         `virtio_user_build_info{version="1.2.3",node_version="${process.versions.node}"} 1`,
       ]),
     );
@@ -68,6 +70,7 @@ describe('metrics', () => {
       attachments: () => samples,
       deleteQueueLength: () => 0,
       cniInFlight: () => 0,
+      lostLogLines: () => 0,
     });
     expect((await scrape(metrics)).join('\n')).toContain('vu000000000002');
     samples = [sample({ connections: 9 })];
@@ -82,6 +85,7 @@ describe('metrics', () => {
       attachments: () => [sample({ pod: 'a"} 1\nevil' })],
       deleteQueueLength: () => 0,
       cniInFlight: () => 0,
+      lostLogLines: () => 0,
     });
     const lines = await scrape(metrics);
     expect(lines.some((line) => line.startsWith('evil'))).toBe(false);
@@ -94,6 +98,7 @@ describe('metrics', () => {
       attachments: () => [],
       deleteQueueLength: () => 0,
       cniInFlight: () => 0,
+      lostLogLines: () => 0,
     });
     expect(await scrape(metrics)).toEqual(
       expect.arrayContaining([
@@ -111,6 +116,7 @@ describe('metrics', () => {
       attachments: () => [],
       deleteQueueLength: () => 0,
       cniInFlight: () => 0,
+      lostLogLines: () => 0,
     });
     metrics.cniServed('ADD', 'OVS_UNAVAILABLE', 30);
     metrics.cniServed('DEL', null, 3);
@@ -131,6 +137,7 @@ describe('metrics', () => {
       attachments: () => [],
       deleteQueueLength: () => 0,
       cniInFlight: () => 0,
+      lostLogLines: () => 0,
     });
     metrics.backendOutage(400);
     metrics.queuedDelete('corrupt');

@@ -7,7 +7,6 @@
 namespace vu {
 namespace {
 
-constexpr uint16_t kDescIndirect = 4;
 // Written before the device answers: a device that answers nothing has refused.
 constexpr uint8_t kNoAnswer = 0xff;
 

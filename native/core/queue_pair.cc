@@ -40,6 +40,9 @@ void QueuePair::start(std::shared_ptr<Session> session, std::shared_ptr<PortShar
   txState_ = s.state(2 * index_ + 1);
   headLabel_ = kMemoryLabel + s.txHeadOffset(index_);
   tailLabel_ = kMemoryLabel + s.txTailOffset(index_);
+  tableLabel_ = kMemoryLabel + s.txTableOffset(index_);
+  tableBase_ = s.indirect() ? s.addresses().host(tableLabel_, uint64_t{DescTable::kBytes} * size) : nullptr;
+  txSlots_ = tableBase_ != nullptr ? 1 : 2;
   rxPlaces_[0] = s.rxBuffers(index_);
   rxPlaceCount_ = 1;
   headBase_ = s.addresses().host(headLabel_, uint64_t{kTxHeadBytes} * size);

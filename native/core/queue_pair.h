@@ -201,6 +201,7 @@ class QueuePair {
   uint32_t reap() noexcept;
   bool backendTakes(uint8_t flags, uint8_t gsoType) const noexcept;
   void submitFrame(uint16_t head, uint16_t tail, uint32_t bytes) noexcept;
+  void submitChain(uint16_t head, uint32_t headBytes, uint64_t slice, uint32_t sliceBytes, uint16_t tail) noexcept;
   bool readFailed() noexcept;
   bool makeTxRoom() noexcept;
   bool readable(ssize_t got, uint32_t capacity) noexcept;
@@ -230,6 +231,10 @@ class QueuePair {
   uint8_t* rxBuffer(uint16_t head) const noexcept { return rxPlace(head).host(head); }
   void describeRx(uint16_t head) noexcept;
   uint8_t* txHead(uint16_t head) const noexcept { return headBase_ + size_t{kTxHeadBytes} * head; }
+  DescTable txTable(uint16_t head) const noexcept {
+    const size_t offset = size_t{DescTable::kBytes} * head;
+    return {tableBase_ + offset, tableLabel_ + offset};
+  }
   uint8_t* txTail(uint16_t tail) const noexcept { return tailBase_ + size_t{kTxTailBytes} * tail; }
 
   PairState state_ = PairState::kHeld;
@@ -252,8 +257,13 @@ class QueuePair {
   QueueStateView txState_;
   uint8_t* headBase_ = nullptr;
   uint8_t* tailBase_ = nullptr;
+  // nullptr without INDIRECT_DESC.
+  uint8_t* tableBase_ = nullptr;
   uint64_t headLabel_ = 0;
   uint64_t tailLabel_ = 0;
+  uint64_t tableLabel_ = 0;
+  // Descriptors that a frame may need.
+  uint16_t txSlots_ = 2;
   uint64_t features_ = 0;
   StartOptions options_;
   PumpContext* pump_ = nullptr;

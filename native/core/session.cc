@@ -62,7 +62,9 @@ Session::Session(const SessionOptions& options) noexcept : options_(options) {
     place.rx = offset;
     place.txHeads = alignUp(place.rx + strideOf(options.rxBufferBytes) * options.queueSize, kPageBytes);
     place.txTails = place.txHeads + uint64_t{kTxHeadBytes} * options.queueSize;
-    offset = place.txTails + uint64_t{kTxTailBytes} * tailCount_;
+    place.txTables = place.txTails + uint64_t{kTxTailBytes} * tailCount_;
+    offset = place.txTables;
+    if (indirect()) offset = alignUp(offset + uint64_t{DescTable::kBytes} * options.queueSize, kPageBytes);
     pairs_.push_back(place);
   }
   memoryBytes_ = alignUp(offset, pageBytes());

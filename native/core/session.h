@@ -27,6 +27,7 @@ inline constexpr uint64_t kFeatureHostEcn = uint64_t{1} << 13;
 inline constexpr uint64_t kFeatureHostUfo = uint64_t{1} << 14;
 inline constexpr uint64_t kFeatureMrgRxbuf = uint64_t{1} << 15;
 inline constexpr uint64_t kFeatureCtrlVq = uint64_t{1} << 17;
+inline constexpr uint64_t kFeatureIndirect = uint64_t{1} << 28;
 inline constexpr uint64_t kFeatureEventIdx = uint64_t{1} << 29;
 inline constexpr uint64_t kFeatureVersion1 = uint64_t{1} << 32;
 inline constexpr uint64_t kFeatureRingPacked = uint64_t{1} << 34;
@@ -37,8 +38,10 @@ inline constexpr uint64_t kFeatureHostUso = uint64_t{1} << 56;
 inline constexpr uint64_t kMemoryLabel = 0x7f0000000000;
 
 // A transmitted frame is read into [head 2 KiB][tail 68 KiB]; the tail is consumed only by what the head cannot hold,
-// so small frames stay dense. Every descriptor has its head. A large frame takes two descriptors and one tail, so N/2
-// tails are as many as the ring can hold. For N = 1024: 4 MiB receive + 2 MiB heads + 34 MiB tails, touched lazily.
+// so small frames stay dense. Every descriptor has its head and, with INDIRECT_DESC, its table. A large frame takes one
+// tail and two descriptors, or one that names its table; N/2 tails are as many as a ring without tables can hold, and
+// 34 MiB in flight are more than any backend leaves there. For N = 1024: 4 MiB receive + 2 MiB heads + 34 MiB tails +
+// 32 KiB tables, touched lazily.
 inline constexpr uint32_t kTxHeadBytes = 2048;
 inline constexpr uint32_t kTxTailBytes = 68 * 1024;
 
@@ -101,6 +104,7 @@ class Session {
   bool mergeable() const noexcept { return (options_.features & kFeatureMrgRxbuf) != 0; }
   bool eventIdx() const noexcept { return (options_.features & kFeatureEventIdx) != 0; }
   bool inOrder() const noexcept { return (options_.features & kFeatureInOrder) != 0; }
+  bool indirect() const noexcept { return (options_.features & kFeatureIndirect) != 0; }
   bool packed() const noexcept { return (options_.features & kFeatureRingPacked) != 0; }
 
   int memoryFd() const noexcept { return regions_.front().fd->get(); }
@@ -143,6 +147,8 @@ class Session {
   uint64_t rxOffset(uint32_t pair) const noexcept { return pairs_[pair].rx; }
   uint64_t txHeadOffset(uint32_t pair) const noexcept { return pairs_[pair].txHeads; }
   uint64_t txTailOffset(uint32_t pair) const noexcept { return pairs_[pair].txTails; }
+  // DescTable::kBytes for every head; only with INDIRECT_DESC.
+  uint64_t txTableOffset(uint32_t pair) const noexcept { return pairs_[pair].txTables; }
 
   // Ownership by a port: true when it was free.
   bool acquire() noexcept { return !owned_.exchange(true, std::memory_order_acq_rel); }
@@ -160,6 +166,7 @@ class Session {
     uint64_t rx = 0;
     uint64_t txHeads = 0;
     uint64_t txTails = 0;
+    uint64_t txTables = 0;
   };
 
   explicit Session(const SessionOptions& options) noexcept;

@@ -72,7 +72,7 @@ uint32_t QueuePair::reap() noexcept {
   });
 }
 
-bool QueuePair::haveTxRoom() noexcept { return tx_.freeCount() >= 2 && txState_.queue->freeTailCount != 0; }
+bool QueuePair::haveTxRoom() noexcept { return tx_.freeCount() >= txSlots_ && txState_.queue->freeTailCount != 0; }
 
 // Room for one frame, reaping if need be. false: the ring is full or broken.
 bool QueuePair::makeTxRoom() noexcept {
@@ -161,22 +161,37 @@ bool QueuePair::readFailed() noexcept {
 // `head` is the next free descriptor and the frame lies in its buffer and, where it is longer, in `tail`, the next free
 // one.
 void QueuePair::submitFrame(uint16_t head, uint16_t tail, uint32_t bytes) noexcept {
-  const uint64_t headLabel = headLabel_ + uint64_t{kTxHeadBytes} * head;
-  tx_.with([=, this](auto& queue) noexcept {
-    queue.allocate();
-    if (bytes <= kTxHeadBytes) {
-      queue.describe(head, headLabel, bytes, 0, 0);
+  if (bytes <= kTxHeadBytes) {
+    tx_.with([=, this](auto& queue) noexcept {
+      queue.allocate();
+      queue.describe(head, headLabel_ + uint64_t{kTxHeadBytes} * head, bytes, 0, 0);
       queue.submit(head, 1, bytes, kNoTail);
-    } else {
-      const uint16_t second = queue.allocate();
-      takeTail();
-      queue.describe(head, headLabel, kTxHeadBytes, kDescNext, second);
-      queue.describe(second, tailLabel_ + uint64_t{kTxTailBytes} * tail, bytes - kTxHeadBytes, 0, 0);
-      queue.submit(head, 2, bytes, tail);
-    }
-  });
+    });
+  } else {
+    takeTail();
+    submitChain(head, kTxHeadBytes, tailLabel_ + uint64_t{kTxTailBytes} * tail, bytes - kTxHeadBytes, tail);
+  }
   counters_.txFrames.add(1);
   counters_.txBytes.add(bytes - headerBytes_);
+}
+
+// `head` is the next free descriptor; the chain is the start of its buffer and a slice (its label) of a tail.
+void QueuePair::submitChain(uint16_t head, uint32_t headBytes, uint64_t slice, uint32_t sliceBytes,
+                            uint16_t tail) noexcept {
+  tx_.with([=, this](auto& queue) noexcept {
+    queue.allocate();
+    const uint64_t headLabel = headLabel_ + uint64_t{kTxHeadBytes} * head;
+    uint16_t chain = 1;
+    if (tableBase_ != nullptr) {
+      queue.describeTable(head, txTable(head), {headLabel, headBytes}, {slice, sliceBytes});
+    } else {
+      const uint16_t second = queue.allocate();
+      queue.describe(head, headLabel, headBytes, kDescNext, second);
+      queue.describe(second, slice, sliceBytes, 0, 0);
+      chain = 2;
+    }
+    queue.submit(head, chain, headBytes + sliceBytes, tail);
+  });
 }
 
 void QueuePair::publishTx() noexcept {

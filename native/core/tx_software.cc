@@ -98,21 +98,18 @@ bool QueuePair::emitSegments() noexcept {
   const uint8_t* const frame = tailBase_ + frameOffset;
   const bool checksum = (features_ & kFeatureCsum) == 0;
   for (; work.next < work.plan.count; ++work.next) {
-    if (tx_.freeCount() < 2) {
+    if (tx_.freeCount() < txSlots_) {
       reap();
       if (state_ != PairState::kRunning) return false;
-      if (tx_.freeCount() < 2) {
+      if (tx_.freeCount() < txSlots_) {
         setBlocked(true);
         return false;
       }
     }
-    const uint16_t head = tx_.allocate();
-    const uint16_t second = tx_.allocate();
+    const uint16_t head = tx_.peekFree();
     const SegmentPart part = writeSegment(work.plan, work.next, frame, headerBytes_, checksum, txHead(head));
-    tx_.describe(head, headLabel_ + uint64_t{kTxHeadBytes} * head, part.slabBytes, kDescNext, second);
-    tx_.describe(second, tailLabel_ + frameOffset + part.sliceOffset, part.sliceBytes, 0, 0);
     ++txState_.tailRefs[work.tail];
-    tx_.submit(head, 2, part.slabBytes + part.sliceBytes, work.tail);
+    submitChain(head, part.slabBytes, tailLabel_ + frameOffset + part.sliceOffset, part.sliceBytes, work.tail);
     counters_.event(Event::kGsoSegments);
     if (tx_.unpublished() >= kPublishSegments) publishTx();
     if (state_ != PairState::kRunning) return false;

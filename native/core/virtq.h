@@ -53,6 +53,9 @@ class Virtq {
   void describe(uint16_t index, uint64_t label, uint32_t len, uint16_t flags, uint16_t next) noexcept {
     with([&](auto& queue) { queue.describe(index, label, len, flags, next); });
   }
+  void describeTable(uint16_t index, const DescTable& table, const DescPart& first, const DescPart& second) noexcept {
+    with([&](auto& queue) { queue.describeTable(index, table, first, second); });
+  }
   void submit(uint16_t head, uint16_t chain, uint32_t bytes, uint16_t tail) noexcept {
     with([&](auto& queue) { queue.submit(head, chain, bytes, tail); });
   }

@@ -22,6 +22,21 @@ struct UsedHead {
   uint32_t posted;
 };
 
+// A piece of shared memory that a descriptor names.
+struct DescPart {
+  uint64_t label;
+  uint32_t len;
+};
+
+// INDIRECT_DESC: memory for a table of two descriptors, which takes one slot of the ring (virtio 1.2, 2.7.5.3
+// and 2.8.7).
+struct DescTable {
+  static constexpr uint32_t kBytes = 2 * 16;
+
+  uint8_t* host;
+  uint64_t label;
+};
+
 struct VirtqFeatures {
   bool eventIdx = false;
   // The device uses buffers in the order in which they were made available, and may complete a batch with one used

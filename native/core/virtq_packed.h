@@ -41,6 +41,14 @@ class PackedVirtq : public VirtqBooks {
     ++chainSlots_;
     if ((flags & kDescNext) != 0) state_.next[index] = next;
   }
+  // The same for a chain of two parts that the device reads: `table` is the chain's until it is released. Its entries
+  // have neither id nor NEXT: they follow each other.
+  void describeTable(uint16_t index, const DescTable& table, const DescPart& first, const DescPart& second) noexcept {
+    auto* const entries = reinterpret_cast<PackedDesc*>(table.host);
+    storePlain(&entries[0], PackedDesc{first.label, first.len, 0, 0});
+    storePlain(&entries[1], PackedDesc{second.label, second.len, 0, 0});
+    describe(index, table.label, DescTable::kBytes, kDescIndirect, 0);
+  }
   void submit(uint16_t head, uint16_t chain, uint32_t bytes, uint16_t tail) noexcept {
     record(head, head, chain, bytes, tail);
     ++unpublished_;

@@ -35,6 +35,13 @@ class SplitVirtq : public VirtqBooks {
       storePlain(&ring_.desc[index], VringDesc{label, len, flags, next});
     }
   }
+  // The same for a chain of two parts that the device reads: `table` is the chain's until it is released.
+  void describeTable(uint16_t index, const DescTable& table, const DescPart& first, const DescPart& second) noexcept {
+    auto* const entries = reinterpret_cast<VringDesc*>(table.host);
+    storePlain(&entries[0], VringDesc{first.label, first.len, kDescNext, 1});
+    storePlain(&entries[1], VringDesc{second.label, second.len, 0, 0});
+    describe(index, table.label, DescTable::kBytes, kDescIndirect, 0);
+  }
   // Queues a described chain for publish(). Records it first: what is published is always known to the state.
   void submit(uint16_t head, uint16_t chain, uint32_t bytes, uint16_t tail) noexcept {
     const uint16_t wire = inOrder_ ? state_.queue->descriptorNext : head;

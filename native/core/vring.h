@@ -27,6 +27,7 @@ static_assert(sizeof(VringUsedElem) == 8);
 
 inline constexpr uint16_t kDescNext = 1;
 inline constexpr uint16_t kDescWrite = 2;
+inline constexpr uint16_t kDescIndirect = 4;
 inline constexpr uint16_t kAvailNoInterrupt = 1;
 inline constexpr uint16_t kUsedNoNotify = 1;
 

@@ -13,6 +13,13 @@ struct PackedDesc {
 };
 static_assert(sizeof(PackedDesc) == 16);
 
+inline void storePlain(PackedDesc* desc, const PackedDesc& value) noexcept {
+  storePlain(&desc->addr, value.addr);
+  storePlain(&desc->len, value.len);
+  storePlain(&desc->id, value.id);
+  storePlain(&desc->flags, value.flags);
+}
+
 // Event suppression: of the driver (what calls it wants) and of the device (what kicks it wants).
 struct PackedEvent {
   // Descriptor slot, bit 15: wrap counter.

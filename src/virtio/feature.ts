@@ -51,7 +51,7 @@ export const featureTable: readonly FeatureInfo[] = [
   info(24, 'NOTIFY_ON_EMPTY'),
   info(26, 'LOG_ALL'),
   info(27, 'ANY_LAYOUT'),
-  info(28, 'INDIRECT_DESC'),
+  info(28, 'INDIRECT_DESC', [], 'native/core: transmit chains of two parts'),
   info(29, 'EVENT_IDX', [], 'native/core: split and packed virtqueue'),
   info(30, 'PROTOCOL_FEATURES', [], 'vhost-user: transport bit, on the wire only'),
   info(32, 'VERSION_1', [], 'native/core: 12-byte header, little-endian rings'),

@@ -193,7 +193,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   options.features = kFeatureVersion1 | ((choice & 1) != 0 ? kFeatureMrgRxbuf : 0) |
                      ((choice & 2) != 0 ? kFeatureEventIdx : 0) | ((choice & 4) != 0 ? kFeatureCsum : 0) |
                      ((choice & 8) != 0 ? kFeatureHostTso4 : 0) | ((rings & 1) != 0 ? kFeatureRingPacked : 0) |
-                     ((rings & 2) != 0 ? kFeatureInOrder : 0);
+                     ((rings & 2) != 0 ? kFeatureInOrder : 0) | ((rings & 4) != 0 ? kFeatureIndirect : 0);
   StartOptions start;
   start.softwareGso = (choice & 16) != 0;
   start.softwareChecksum = (choice & 32) != 0;

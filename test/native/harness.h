@@ -28,15 +28,16 @@ struct RingCase {
   bool packed = false;
   bool mergeable = true;
   bool inOrder = false;
+  bool indirect = false;
 
   // `usual` without MRG_RXBUF where the case is without.
   uint64_t features(uint64_t usual = kUsualFeatures) const {
     return (mergeable ? usual : usual & ~kFeatureMrgRxbuf) | (packed ? kFeatureRingPacked : 0) |
-           (inOrder ? kFeatureInOrder : 0);
+           (inOrder ? kFeatureInOrder : 0) | (indirect ? kFeatureIndirect : 0);
   }
   std::string name() const {
     return std::string(packed ? "packed" : "split") + (mergeable ? "_mergeable" : "_single") +
-           (inOrder ? "_in_order" : "_any_order");
+           (inOrder ? "_in_order" : "_any_order") + (indirect ? "_indirect" : "");
   }
 };
 
@@ -45,7 +46,11 @@ inline std::vector<RingCase> ringCases(bool mergeableOnly = false) {
   for (const bool packed : {false, true}) {
     for (const bool mergeable : {true, false}) {
       if (!mergeable && mergeableOnly) continue;
-      for (const bool inOrder : {false, true}) cases.push_back({packed, mergeable, inOrder});
+      for (const bool inOrder : {false, true}) {
+        // Tables are a matter of transmission and MRG_RXBUF one of reception: not each with each.
+        cases.push_back({packed, mergeable, inOrder, !mergeable});
+        if (mergeable) cases.push_back({packed, mergeable, inOrder, true});
+      }
     }
   }
   return cases;
@@ -56,11 +61,8 @@ inline void PrintTo(const RingCase& ring, std::ostream* out) { *out << ring.name
 
 inline std::unique_ptr<RingDevice> deviceOf(const Session& session, uint32_t ring) {
   const uint32_t size = session.options().queueSize;
-  const DeviceSetup setup{session.addresses(),
-                          ring % 2 == 0,
-                          {session.eventIdx(), session.inOrder()},
-                          session.kickFd(ring),
-                          session.callFd(ring)};
+  const DeviceSetup setup{session.addresses(),  ring % 2 == 0,        {session.eventIdx(), session.inOrder()},
+                          session.kickFd(ring), session.callFd(ring), session.indirect()};
   if (session.packed()) {
     return std::make_unique<PackedDevice>(PackedRing::over(session.base(), session.layout(ring), size), setup);
   }

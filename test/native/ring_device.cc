@@ -6,7 +6,7 @@ namespace vu::test {
 
 void RingDevice::hold(const Chain& chain) {
   if (slots_[chain.head] != 0) complain("head " + std::to_string(chain.head) + " made available twice");
-  slots_[chain.head] = static_cast<uint16_t>(chain.segments.size());
+  slots_[chain.head] = chain.slots;
   bytes_[chain.head] = chain.bytes();
   heldSlots_ += slots_[chain.head];
   ++heldCount_;
@@ -21,6 +21,37 @@ void RingDevice::addSegment(Chain& chain, uint64_t label, uint32_t len, uint16_t
   uint8_t* host = setup_.memory.host(label, len);
   if (host == nullptr) complain("descriptor outside the shared memory");
   chain.segments.push_back({host, len});
+}
+
+void RingDevice::addTable(Chain& chain, uint64_t label, uint32_t len, uint16_t flags, bool chained) {
+  if (!setup_.indirect) complain("indirect table without INDIRECT_DESC");
+  if (flags != kDescIndirect) complain("descriptor of a table with other flags");
+  if (len == 0 || len % 16 != 0 || len / 16 > size_) complain("table of a wrong length");
+  uint8_t* const host = setup_.memory.host(label, len);
+  if (host == nullptr) {
+    complain("table outside the shared memory");
+    return;
+  }
+  if (!chained) {
+    for (uint32_t i = 0; i < len / 16; ++i) {
+      const PackedDesc& entry = reinterpret_cast<PackedDesc*>(host)[i];
+      const uint16_t entryFlags = loadPlain(&entry.flags);
+      if ((entryFlags & ~kDescWrite) != 0) complain("entry of a packed table with flags other than WRITE");
+      addSegment(chain, loadPlain(&entry.addr), loadPlain(&entry.len), entryFlags);
+    }
+    return;
+  }
+  uint32_t index = 0;
+  for (uint32_t seen = 0;; ++seen) {
+    const VringDesc entry = loadPlain(&reinterpret_cast<VringDesc*>(host)[index]);
+    addSegment(chain, entry.addr, entry.len, entry.flags);
+    if ((entry.flags & kDescNext) == 0) break;
+    index = entry.next;
+    if (index >= len / 16 || seen >= len / 16) {
+      complain("next beyond the table, or a loop");
+      break;
+    }
+  }
 }
 
 void RingDevice::push(uint16_t head, uint32_t len) {
@@ -66,16 +97,22 @@ bool SplitDevice::pop(Chain& chain) {
     return false;
   }
   chain.head = head;
+  chain.slots = 0;
   chain.segments.clear();
   uint16_t index = head;
   for (;;) {
     if (setup_.features.inOrder && index != nextDescriptor_) complain("descriptors are not used in ring order");
     nextDescriptor_ = static_cast<uint16_t>(index + 1U == size_ ? 0 : index + 1);
     const VringDesc desc = loadPlain(&ring_.desc[index]);
-    addSegment(chain, desc.addr, desc.len, desc.flags);
+    ++chain.slots;
+    if ((desc.flags & kDescIndirect) != 0) {
+      addTable(chain, desc.addr, desc.len, desc.flags, true);
+    } else {
+      addSegment(chain, desc.addr, desc.len, desc.flags);
+    }
     if ((desc.flags & kDescNext) == 0) break;
     index = desc.next;
-    if (index >= size_ || chain.segments.size() == size_) {
+    if (index >= size_ || chain.slots == size_) {
       complain("next beyond the ring, or a loop");
       break;
     }
@@ -141,17 +178,23 @@ uint16_t PackedDevice::available() {
 bool PackedDevice::pop(Chain& chain) {
   // A full lap that we hold looks like the next one only if the driver has gone too far.
   if (!availableAt(availPlace_)) return false;
+  chain.slots = 0;
   chain.segments.clear();
   for (;;) {
     if (!availableAt(availPlace_)) complain("descriptor of a chain is not available with it");
     const PackedDesc& desc = ring_.desc[slotAt(availPlace_)];
     const auto flags = static_cast<uint16_t>(loadPlain(&desc.flags) & ~(kPackedAvail | kPackedUsed));
-    addSegment(chain, loadPlain(&desc.addr), loadPlain(&desc.len), flags);
+    ++chain.slots;
+    if ((flags & kDescIndirect) != 0) {
+      addTable(chain, loadPlain(&desc.addr), loadPlain(&desc.len), flags, false);
+    } else {
+      addSegment(chain, loadPlain(&desc.addr), loadPlain(&desc.len), flags);
+    }
     // Only the id of the last descriptor counts (virtio 1.2, 2.8.6).
     chain.head = loadPlain(&desc.id);
     ++availPlace_;
     if ((flags & kDescNext) == 0) break;
-    if (chain.segments.size() == size_) {
+    if (chain.slots == size_) {
       complain("chain longer than the ring");
       break;
     }

@@ -23,6 +23,8 @@ struct Segment {
 struct Chain {
   // Split: index of the first descriptor. Packed: buffer id.
   uint16_t head = 0;
+  // Descriptors of the ring that it takes: one where they lie in a table.
+  uint16_t slots = 0;
   std::vector<Segment> segments;
   uint32_t bytes() const {
     uint32_t total = 0;
@@ -39,6 +41,8 @@ struct DeviceSetup {
   // Borrowed; -1 = none.
   int kickFd = -1;
   int callFd = -1;
+  // INDIRECT_DESC was negotiated.
+  bool indirect = false;
 };
 
 class RingDevice {
@@ -81,6 +85,8 @@ class RingDevice {
   // A chain of this many descriptors is ours from now on.
   void hold(const Chain& chain);
   void addSegment(Chain& chain, uint64_t label, uint32_t len, uint16_t flags);
+  // The same for a table of descriptors. `chained`: its entries name each other by NEXT, as in a split ring.
+  void addTable(Chain& chain, uint64_t label, uint32_t len, uint16_t flags, bool chained);
   // Writes a used element at `place` (counted from the start of the ring's life).
   virtual void write(uint64_t place, uint16_t head, uint32_t len) = 0;
   // May the driver be called for what was published since the last question?

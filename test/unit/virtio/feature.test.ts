@@ -29,7 +29,7 @@ describe('feature table', () => {
   });
 
   it('supports what this stage implements and nothing else', () => {
-    expect(featureBits(supportedFeatures)).toEqual([0, 1, 7, 8, 11, 12, 15, 22, 29, 32, 34, 35]);
+    expect(featureBits(supportedFeatures)).toEqual([0, 1, 7, 8, 11, 12, 15, 22, 28, 29, 32, 34, 35]);
   });
 });
 

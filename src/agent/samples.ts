@@ -32,6 +32,7 @@ export function sampleOf(view: AttachmentView, disconnects: number): AttachmentS
     carrier: view.carrier,
     connections: view.connections,
     disconnects,
+    statusNames: view.statusNames,
     ackedFeatures: view.ackedFeatures === null ? [] : featureNames(view.ackedFeatures),
     counters: view.counters,
   };

@@ -175,6 +175,7 @@ export class Reconnect {
     } else if (this.#connection?.endReason === null) {
       // Also while the device starts: a port that broke then would never run.
       publish('portBroken', { attachment: this.#parts.identity, kind: event.kind, reason: event.reason });
+      this.#parts.device.needReset();
       this.#connection.end(`${event.kind}: ${event.reason}`);
     }
   }

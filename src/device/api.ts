@@ -92,6 +92,8 @@ export interface VirtioUserDevice {
    * closes connection and memory. The pump must have quiesced. Never rejects; returns anomalies for the log.
    */
   shutDown(): Promise<readonly string[]>;
+  /** The port cannot go on with this session: the status has NEEDS_RESET until `shutDown`. */
+  needReset(): void;
 }
 
 export type CreateSession = (options: SessionOptions) => Session;

@@ -49,6 +49,8 @@ class Device implements VirtioUserDevice {
   readonly #path: DataPath;
   #state: DeviceState = { kind: 'idle' };
   #featuresAgreed = false;
+  /** Of the session. */
+  #needsReset = false;
   /** Of the first connection that reached DRIVER_OK; later ones are measured by it. */
   #remembered: Agreement | null = null;
   #mtu: number;
@@ -80,7 +82,7 @@ class Device implements VirtioUserDevice {
   }
 
   get status(): number {
-    return statusOf(this.#state, this.#featuresAgreed);
+    return statusOf(this.#state, this.#featuresAgreed, this.#needsReset);
   }
 
   get net(): NetState | null {
@@ -111,9 +113,13 @@ class Device implements VirtioUserDevice {
   probe(deadlineMs: number): Promise<boolean> {
     return this.#serialised(async () => {
       if (this.#state.kind !== 'ready' || this.#frontend === null) return false;
-      await this.#frontend.probe(deadlineMs);
+      await this.#look(this.#frontend, deadlineMs);
       return true;
     });
+  }
+
+  needReset(): void {
+    this.#needsReset = true;
   }
 
   shutDown(): Promise<readonly string[]> {
@@ -141,6 +147,7 @@ class Device implements VirtioUserDevice {
     this.#frontend = frontend;
     frontend.onConfigChange = () => this.#lookAgain(frontend);
     this.#featuresAgreed = false;
+    this.#needsReset = false;
     const handshake = new Handshake(frontend, (step) => {
       if (epoch !== this.#epoch) throw cancelled();
       this.#state = { kind: 'negotiating', step };
@@ -276,10 +283,19 @@ class Device implements VirtioUserDevice {
     this.#lookQueued = true;
     const look = this.#serialised(async () => {
       this.#lookQueued = false;
-      if (this.#state.kind === 'ready' && this.#frontend === frontend) await frontend.probe(lookDeadlineMs);
+      if (this.#state.kind === 'ready' && this.#frontend === frontend) await this.#look(frontend, lookDeadlineMs);
     });
     // The frontend has ended the connection, and said why.
     look.catch(() => undefined);
+  }
+
+  async #look(frontend: Frontend, deadlineMs: number): Promise<void> {
+    try {
+      await frontend.probe(deadlineMs);
+    } catch (thrown) {
+      if (thrown instanceof VirtioUserError && thrown.code === 'BACKEND_REFUSED') this.#needsReset = true;
+      throw thrown;
+    }
   }
 
   async #changeMtu(mtu: number): Promise<void> {
@@ -384,6 +400,7 @@ class Device implements VirtioUserDevice {
     }
     this.#frontend = null;
     this.#featuresAgreed = false;
+    this.#needsReset = false;
     this.#activePairs = 0;
     this.#net = null;
     this.#state = { kind: 'idle' };

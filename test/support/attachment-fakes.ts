@@ -16,6 +16,7 @@ import type { Clock } from '../../src/clock.ts';
 import type { DeviceOptions, ReadyDevice, VirtioUserDevice } from '../../src/device/api.ts';
 import type { Frontend, FrontendSource } from '../../src/device/frontend.ts';
 import { initialNetState, type NetState } from '../../src/device/net-state.ts';
+import { statusOf } from '../../src/device/state.ts';
 import { VirtioUserError } from '../../src/errors.ts';
 import type { Ipam, IpamCall, IpamResult } from '../../src/ipam/result.ts';
 import type {
@@ -407,7 +408,7 @@ export class FakeSource implements FrontendSource {
 
 export class FakeDevice implements VirtioUserDevice {
   state: VirtioUserDevice['state'] = { kind: 'idle' };
-  status = 0;
+  #needsReset = false;
   net: NetState | null = null;
   activePairs = 0;
   /** Of the connection. */
@@ -425,6 +426,14 @@ export class FakeDevice implements VirtioUserDevice {
     this.#options = options;
     this.#wantedPairs = options.wantedPairs;
     this.mtu = options.mtu;
+  }
+
+  get status(): number {
+    return statusOf(this.state, false, this.#needsReset);
+  }
+
+  needReset(): void {
+    this.#needsReset = true;
   }
 
   /** What `probe` does with the connection's frontend; default: it answers. */
@@ -491,6 +500,7 @@ export class FakeDevice implements VirtioUserDevice {
       degradedBy: backend.degradedBy ?? [],
     };
     this.state = { kind: 'ready', ready };
+    this.#needsReset = false;
     this.activePairs = ready.activePairs;
     this.net = initialNetState(this.#options.mac, 0n);
     this.commands = [];
@@ -506,6 +516,7 @@ export class FakeDevice implements VirtioUserDevice {
       session.closed = true;
     }
     this.state = { kind: 'idle' };
+    this.#needsReset = false;
     this.net = null;
     this.activePairs = 0;
     await turn();

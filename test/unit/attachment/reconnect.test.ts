@@ -58,6 +58,7 @@ describe('a backend that connects', () => {
     expect(node.port.offload).toBe(7);
     expect(node.port.history.slice(-2)).toEqual(['start', 'carrier on']);
     expect(view()).toMatchObject({ state: 'running', carrier: true, connections: 1, queuePairs: 1, backendPid: 4711 });
+    expect(view()?.statusNames).toEqual(['ACKNOWLEDGE', 'DRIVER', 'DRIVER_OK', 'FEATURES_OK']);
     expect(connected).toMatchObject([{ attachment: { containerId: 'container-1', pod: { name: 'pod' } } }]);
     expect(node.port.injected.map((frame) => Buffer.from(frame).readUInt16BE(12))).toEqual([0x0806, 0x86dd]);
     await node.clock.advance(500);
@@ -204,12 +205,15 @@ describe('the port', () => {
       const broken = record('portBroken');
       const frontend = await node.connect();
       for (const reason of ['used id 4711', 'told twice']) node.port.emit({ kind, reason });
+      expect(view()?.statusNames).toContain('NEEDS_RESET');
       await settle();
       await settle();
       expect(broken).toMatchObject([{ kind, reason: 'used id 4711' }]);
       expect([node.state, frontend.released]).toEqual(['held', true]);
+      expect(view()?.statusNames).toEqual([]);
       await node.connect();
       expect(node.state).toBe('running');
+      expect(view()?.statusNames).not.toContain('NEEDS_RESET');
     },
   );
 

@@ -165,6 +165,7 @@ describe('commands that ask the agent', () => {
     const { code, out } = await ask('attachments', 'show', 'vu000000000001');
     expect(code).toBe(0);
     expect(out).toMatch(/^state: +running$/m);
+    expect(out).toMatch(/^status: +ACKNOWLEDGE DRIVER DRIVER_OK FEATURES_OK$/m);
     expect(out).toMatch(/^acknowledged: +CSUM\n +VERSION_1$/m);
     expect(out).toMatch(/^events: +calls 9$/m);
     expect(out).toMatch(/^last outage: +340 ms$/m);

@@ -165,6 +165,39 @@ describe('bringUp', () => {
     expect([device.state.kind, frontend.closed > 0]).toEqual(['failed', true]);
   });
 
+  it('shows NEEDS_RESET from what breaks the session until it is shut down', async () => {
+    const { device } = world();
+    await device.bringUp(new FakeFrontend({ features: rich }));
+    device.needReset();
+    expect(device.status).toBe(0x4f);
+    await device.shutDown();
+    expect(device.status).toBe(0);
+    await device.bringUp(new FakeFrontend({ features: rich }));
+    expect(device.status).toBe(0x0f);
+  });
+
+  it.each([
+    ['TIMEOUT', 0x0f],
+    ['BACKEND_REFUSED', 0x4f],
+  ] as const)('[F24] a probe that ends with %s leaves the status at 0x%x', async (code, status) => {
+    const { device } = world();
+    const failure = new VirtioUserError(code, 'GET_STATUS');
+    await device.bringUp(new FakeFrontend({ features: rich, failAt: handshake.length, failure }));
+    expect((await failureOf(device.probe(1))).code).toBe(code);
+    expect(device.status).toBe(status);
+  });
+
+  it('[F24] a backend that says its configuration has changed, and asks to be reset, is shown', async () => {
+    const { device } = world();
+    const failure = new VirtioUserError('BACKEND_REFUSED', 'GET_STATUS');
+    const frontend = new FakeFrontend({ features: rich, failAt: handshake.length, failure });
+    await device.bringUp(frontend);
+    frontend.onConfigChange?.();
+    // Serialised after the look.
+    await device.probe(1);
+    expect(device.status).toBe(0x4f);
+  });
+
   it('[44] shows status 0x0F only while ready', async () => {
     const seen: (readonly [string, number])[] = [];
     const { device } = world();

@@ -87,6 +87,7 @@ export class LiveAttachment {
         device: this.#device,
         createSource: () => createSource(spec.backend),
         holdMs: options.holdMs,
+        configuredPairs: spec.device.queues,
         clock,
         log,
         onChange: () => {

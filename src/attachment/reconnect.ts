@@ -23,7 +23,7 @@ import { settledMs } from '../frontends/backoff.ts';
 import type { Port, PortEvent } from '../native/binding.ts';
 import { type AttachmentIdentity, publish } from '../telemetry/channels.ts';
 import type { Logger } from '../telemetry/log.ts';
-import { featureNames } from '../virtio/feature.ts';
+import { featureBit, featureName, featureNames } from '../virtio/feature.ts';
 
 export type LinkState = 'waiting' | 'negotiating' | 'running' | 'held' | 'parked' | 'degraded' | 'tap-gone' | 'closing';
 
@@ -33,6 +33,8 @@ export interface ReconnectParts {
   readonly device: VirtioUserDevice;
   readonly createSource: () => FrontendSource;
   readonly holdMs: number;
+  /** Pairs that the device shall have; a backend may have fewer. */
+  readonly configuredPairs: number;
   readonly clock: Clock;
   readonly log: Logger;
   readonly onChange: () => void;
@@ -291,8 +293,11 @@ export class Reconnect {
     this.#ready = ready;
     this.#runningSinceMs = clock.now();
     this.#setCarrier(true);
-    const lacks = degradedBy.length === 0 ? null : `software stands in for ${degradedBy.join(', ')}`;
-    this.#setState('running', lacks);
+    const missing = missingOf(ready, this.#parts.configuredPairs);
+    this.#setState(
+      'running',
+      missing.length === 0 ? null : `runs without what the backend lacks: ${missing.join(', ')}`,
+    );
     this.#parts.onRunning(true);
     for (const delay of announceAtMs) {
       if (delay === 0) this.announce();
@@ -302,7 +307,7 @@ export class Reconnect {
     this.#cancelRun.push(clock.after(last, () => this.#parts.onAnnounced()));
     const outageMs = this.#lostAtMs === null ? null : Math.round(clock.now() - this.#lostAtMs);
     this.#lostAtMs = null;
-    this.#tellMismatch(false, degradedBy);
+    this.#tellMismatch(false, missing);
     const fields = { acked: featureNames(features), pairs: ready.queuePairs, degradedBy };
     if (outageMs === null) {
       publish('backendConnected', { attachment, features });
@@ -474,4 +479,14 @@ export class Reconnect {
     this.#reason = reason;
     this.#parts.onChange();
   }
+}
+
+/**
+ * What a running device has to do without. Fewer pairs are told by their number, on the first connection too, which is
+ * measured by the configuration alone; the feature says of them only that there were more before.
+ */
+function missingOf({ degradedBy, queuePairs }: ReadyDevice, configuredPairs: number): readonly string[] {
+  if (queuePairs >= configuredPairs) return degradedBy;
+  const others = degradedBy.filter((name) => name !== featureName(featureBit.MQ));
+  return [...others, `${configuredPairs - queuePairs} of ${configuredPairs} queue pairs`];
 }

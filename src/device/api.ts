@@ -29,6 +29,8 @@ export interface ReadyDevice {
   readonly ackedFeatures: bigint;
   /** Served by the frontend itself: MAC, STATUS, and with `cq` the control queue and its commands. */
   readonly localFeatures: bigint;
+  /** Of the offered ones: not implemented here, taken away by an option, or of no use (MQ with one pair). */
+  readonly unsupportedFeatures: bigint;
   readonly protocolFeatures: readonly string[];
   readonly queuePairs: number;
   /** Pairs that carry traffic from the start; fewer than `queuePairs` where the driver has asked for fewer. */

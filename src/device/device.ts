@@ -165,6 +165,7 @@ class Device implements VirtioUserDevice {
         offeredFeatures: offered,
         ackedFeatures: agreed.ackedFeatures,
         localFeatures: agreed.localFeatures,
+        unsupportedFeatures: agreed.unsupportedFeatures,
         protocolFeatures: frontend.abilities.protocolFeatures,
         queuePairs: agreed.queuePairs,
         activePairs,

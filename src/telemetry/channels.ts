@@ -34,7 +34,7 @@ export interface ChannelPayloads {
     readonly outageMs: number;
     readonly features: bigint;
   };
-  /** `parked`: the attachment stands still until a backend offers `missing`; otherwise software stands in for it. */
+  /** `parked`: the attachment stands still until a backend offers `missing`; otherwise it runs on without it. */
   readonly featureMismatch: {
     readonly attachment: AttachmentIdentity;
     readonly parked: boolean;

@@ -343,7 +343,7 @@ export class FakeSession {
 
 /** What the backend behind a connection does in the handshake. */
 export type Backend =
-  | { readonly kind: 'willing'; readonly degradedBy?: readonly string[] }
+  | { readonly kind: 'willing'; readonly degradedBy?: readonly string[]; readonly queuePairs?: number }
   | { readonly kind: 'lacking'; readonly missing: readonly string[] }
   | { readonly kind: 'failing'; readonly error: Error }
   | { readonly kind: 'stalling' };
@@ -488,14 +488,16 @@ export class FakeDevice implements VirtioUserDevice {
       const details = { missing: backend.missing.join(', ') };
       throw new VirtioUserError('NOT_NEGOTIATED', `backend lacks ${details.missing}`, { details });
     }
+    const queuePairs = backend.queuePairs ?? this.#options.queues;
     const ready: ReadyDevice = {
       session: new FakeSession() as unknown as Session,
       offeredFeatures: 0x1_0000_0020n,
       ackedFeatures: 0x1_0000_0020n,
       protocolFeatures: ['MQ'],
       localFeatures: 0n,
-      queuePairs: this.#options.queues,
-      activePairs: this.#wantedPairs ?? this.#options.queues,
+      unsupportedFeatures: 0n,
+      queuePairs,
+      activePairs: Math.min(this.#wantedPairs ?? queuePairs, queuePairs),
       offloads: { tapMask: 7, softwareGso: false, softwareChecksum: false, softwareGro: false },
       degradedBy: backend.degradedBy ?? [],
     };

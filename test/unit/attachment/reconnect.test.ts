@@ -71,6 +71,28 @@ describe('a backend that connects', () => {
     expect(view()).toMatchObject({ state: 'running', reason: expect.stringContaining('HOST_TSO4') });
     expect(mismatch).toMatchObject([{ parked: false, missing: ['HOST_TSO4'] }]);
   });
+
+  it('[F28] with fewer queue pairs than configured runs on, and says so on the first connection too', async () => {
+    const key = { ...spec.key, containerId: 'container-2' };
+    const wide = node.spec(node.kernel.addNetns(), { key, device: { ...spec.device, queues: 4 } });
+    const viewed = () => node.manager.list().find(({ key: { containerId } }) => containerId === key.containerId);
+    const mismatch = record('featureMismatch');
+    await node.add(wide);
+    const first = await node.connect({ kind: 'willing', queuePairs: 2 });
+    expect(viewed()).toMatchObject({
+      state: 'running',
+      reason: expect.stringContaining('2 of 4 queue pairs'),
+      queuePairs: 2,
+      configuredPairs: 4,
+    });
+    expect(mismatch).toMatchObject([{ parked: false, missing: ['2 of 4 queue pairs'] }]);
+    await lose(first);
+    const second = await node.connect({ kind: 'willing', degradedBy: ['CSUM', 'MQ'], queuePairs: 1 });
+    expect(mismatch[1]).toMatchObject({ missing: ['CSUM', '3 of 4 queue pairs'] });
+    await lose(second);
+    await node.connect({ kind: 'willing', queuePairs: 4 });
+    expect([viewed()?.reason, mismatch.length]).toEqual([null, 2]);
+  });
 });
 
 describe('a backend that goes away', () => {

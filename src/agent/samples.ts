@@ -46,6 +46,7 @@ export function listenToChannels(metrics: Metrics, disconnects: DisconnectCounts
     subscribe('orphanRemoved', ({ kind }) => metrics.orphanRemoved(kind)),
     subscribe('stateCorrupt', () => metrics.incident('record-corrupt')),
     subscribe('portBroken', ({ kind }) => metrics.incident(kind)),
+    subscribe('vringBaseImplausible', () => metrics.incident('vring-base')),
     subscribe('featureMismatch', () => metrics.incident('feature-mismatch')),
     subscribe('attachmentDegraded', () => metrics.incident('handshake-failing')),
   ];

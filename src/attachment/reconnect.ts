@@ -16,7 +16,7 @@
  * beside it: a backend that stalls in the handshake does not keep the carrier on.
  */
 import type { Clock } from '../clock.ts';
-import type { ReadyDevice, VirtioUserDevice } from '../device/api.ts';
+import type { Anomaly, ReadyDevice, VirtioUserDevice } from '../device/api.ts';
 import type { Frontend, FrontendSource } from '../device/frontend.ts';
 import { messageOf, VirtioUserError } from '../errors.ts';
 import { settledMs } from '../frontends/backoff.ts';
@@ -243,7 +243,7 @@ export class Reconnect {
       }
       await this.#quiesce();
       const anomalies = await this.#shutDown(connection);
-      if (anomalies.length > 0) log.debug({ anomalies }, 'connection ended with anomalies');
+      this.#tellAnomalies(anomalies);
       if (failure !== null) this.#failed(failure);
     } catch (error) {
       log.error({ error }, 'connection could not be ended in order');
@@ -418,7 +418,7 @@ export class Reconnect {
     if (!this.#portStarted) void this.#parts.device.shutDown();
   }
 
-  async #shutDown(connection: Connection): Promise<readonly string[]> {
+  async #shutDown(connection: Connection): Promise<readonly Anomaly[]> {
     const { clock, device } = this.#parts;
     const cancelTimer = clock.after(orderlyStopMs, () => connection.frontend.close());
     try {
@@ -426,6 +426,16 @@ export class Reconnect {
     } finally {
       cancelTimer();
     }
+  }
+
+  /** A backend that died is told of as disconnected; one that lives and names an index that cannot be is an incident. */
+  #tellAnomalies(anomalies: readonly Anomaly[]): void {
+    const { identity: attachment, log } = this.#parts;
+    if (anomalies.length === 0) return;
+    const bases = anomalies.filter(({ kind }) => kind === 'vring-base').map(({ what }) => what);
+    if (bases.length > 0) publish('vringBaseImplausible', { attachment, reason: bases.join('; ') });
+    const level = bases.length > 0 ? 'warn' : 'debug';
+    log[level]({ anomalies: anomalies.map(({ what }) => what) }, 'connection ended with anomalies');
   }
 
   /**

@@ -54,6 +54,17 @@ export type DeviceState =
   | { readonly kind: 'parked'; readonly missing: readonly string[] }
   | { readonly kind: 'failed'; readonly error: Error };
 
+/**
+ * What was not as it should be when a device was shut down.
+ * - `vring-base`: the backend named an index of a ring that cannot be; nothing of it was used
+ * - `no-answer`: the backend was gone or silent, as one that died is
+ * - `memory-kept`: the session could not be freed
+ */
+export interface Anomaly {
+  readonly kind: 'vring-base' | 'no-answer' | 'memory-kept';
+  readonly what: string;
+}
+
 export interface VirtioUserDevice {
   readonly state: DeviceState;
   /** The virtio status byte as we hold it. */
@@ -91,9 +102,9 @@ export interface VirtioUserDevice {
   probe(deadlineMs: number): Promise<boolean>;
   /**
    * Ends the session in order on a living connection (rings disabled, GET_VRING_BASE), or locally on a dead one, then
-   * closes connection and memory. The pump must have quiesced. Never rejects; returns anomalies for the log.
+   * closes connection and memory. The pump must have quiesced. Never rejects; returns what was not as it should be.
    */
-  shutDown(): Promise<readonly string[]>;
+  shutDown(): Promise<readonly Anomaly[]>;
   /** The port cannot go on with this session: the status has NEEDS_RESET until `shutDown`. */
   needReset(): void;
 }

@@ -19,7 +19,7 @@ import type { Control } from '../virtio/control.ts';
 import { featureBit, featureMask, formatMask, hasFeature } from '../virtio/feature.ts';
 import { statusBit, statusDriverOk, statusFeaturesOk } from '../virtio/status.ts';
 import { freshBase, plausibleBase } from '../virtio/vring-base.ts';
-import type { CreateSession, DeviceOptions, DeviceState, ReadyDevice, VirtioUserDevice } from './api.ts';
+import type { Anomaly, CreateSession, DeviceOptions, DeviceState, ReadyDevice, VirtioUserDevice } from './api.ts';
 import { exchangeControl } from './control-path.ts';
 import type { Frontend, MemoryRegion } from './frontend.ts';
 import { type Agreement, negotiate, type Negotiation, rxBufferBytes } from './negotiate.ts';
@@ -122,7 +122,7 @@ class Device implements VirtioUserDevice {
     this.#needsReset = true;
   }
 
-  shutDown(): Promise<readonly string[]> {
+  shutDown(): Promise<readonly Anomaly[]> {
     this.#epoch += 1;
     // A handshake in flight ends now, not at its deadline.
     if (this.#state.kind === 'negotiating') this.#frontend?.close();
@@ -381,8 +381,8 @@ class Device implements VirtioUserDevice {
     return true;
   }
 
-  async #shutDown(): Promise<readonly string[]> {
-    const anomalies: string[] = [];
+  async #shutDown(): Promise<readonly Anomaly[]> {
+    const anomalies: Anomaly[] = [];
     const frontend = this.#frontend;
     if (this.#state.kind === 'ready' && frontend !== null) {
       const { ready } = this.#state;
@@ -390,13 +390,13 @@ class Device implements VirtioUserDevice {
       try {
         await this.#stop(frontend, ready, anomalies);
       } catch (thrown) {
-        anomalies.push(`stopped without the backend: ${messageOf(thrown)}`);
+        anomalies.push({ kind: 'no-answer', what: `stopped without the backend: ${messageOf(thrown)}` });
       }
       frontend.close();
       try {
         session.close();
       } catch (thrown) {
-        anomalies.push(`memory of the connection not freed: ${messageOf(thrown)}`);
+        anomalies.push({ kind: 'memory-kept', what: `memory of the connection not freed: ${messageOf(thrown)}` });
       }
     }
     this.#frontend = null;
@@ -409,7 +409,7 @@ class Device implements VirtioUserDevice {
   }
 
   /** Disables all rings, then takes each one back (GET_VRING_BASE stops it). */
-  async #stop(frontend: Frontend, ready: ReadyDevice, anomalies: string[]): Promise<void> {
+  async #stop(frontend: Frontend, ready: ReadyDevice, anomalies: Anomaly[]): Promise<void> {
     const { session } = ready;
     const packed = hasFeature(ready.ackedFeatures, featureBit.RING_PACKED);
     if (frontend.abilities.ringEnable) {
@@ -419,7 +419,7 @@ class Device implements VirtioUserDevice {
       const expected = session.expectedBase(ring);
       const size = session.rings[ring]?.size ?? 0;
       if (!plausibleBase(base, expected, { size, packed })) {
-        anomalies.push(`ring ${ring}: backend stopped at ${base}, expected ${expected}`);
+        anomalies.push({ kind: 'vring-base', what: `ring ${ring}: backend stopped at ${base}, expected ${expected}` });
       }
     }
   }

@@ -13,7 +13,7 @@ import { AttachmentManager } from '../../src/attachment/manager.ts';
 import type { AttachmentSpec } from '../../src/attachment/spec.ts';
 import { diskFiles, type StoreFiles } from '../../src/attachment/store.ts';
 import type { Clock } from '../../src/clock.ts';
-import type { DeviceOptions, ReadyDevice, VirtioUserDevice } from '../../src/device/api.ts';
+import type { Anomaly, DeviceOptions, ReadyDevice, VirtioUserDevice } from '../../src/device/api.ts';
 import type { Frontend, FrontendSource } from '../../src/device/frontend.ts';
 import { initialNetState, type NetState } from '../../src/device/net-state.ts';
 import { statusOf } from '../../src/device/state.ts';
@@ -438,6 +438,8 @@ export class FakeDevice implements VirtioUserDevice {
 
   /** What `probe` does with the connection's frontend; default: it answers. */
   onProbe: (() => void) | null = null;
+  /** What `shutDown` reports. */
+  anomalies: readonly Anomaly[] = [];
   probes = 0;
 
   async probe(): Promise<boolean> {
@@ -510,7 +512,7 @@ export class FakeDevice implements VirtioUserDevice {
   }
 
   /** With `stalls`, a living backend answers nothing until its connection is cut. */
-  async shutDown(): Promise<readonly string[]> {
+  async shutDown(): Promise<readonly Anomaly[]> {
     this.#giveUp();
     if (this.state.kind === 'ready') {
       const session = this.state.ready.session as unknown as FakeSession;
@@ -522,7 +524,7 @@ export class FakeDevice implements VirtioUserDevice {
     this.net = null;
     this.activePairs = 0;
     await turn();
-    return [];
+    return this.anomalies;
   }
 }
 

@@ -163,6 +163,23 @@ describe('a backend that goes away', () => {
     expect(told()).toEqual([...few, reconnected, disconnected]);
   });
 
+  it('[F30] and names an index of a ring that cannot be is an incident, and goes the way of any other', async () => {
+    const told = record('vringBaseImplausible');
+    const logged = () =>
+      node.log.lines.filter(({ message }) => message.includes('anomalies')).map(({ level }) => level);
+    const first = await node.connect();
+    node.device.anomalies = [{ kind: 'no-answer', what: 'stopped without the backend' }];
+    await lose(first);
+    expect([told, logged()]).toEqual([[], ['debug']]);
+    const second = await node.connect();
+    node.device.anomalies = [{ kind: 'vring-base', what: 'ring 1: backend stopped at 70000, expected 1000' }];
+    await lose(second);
+    expect(told).toMatchObject([{ reason: expect.stringContaining('ring 1: backend stopped at 70000') }]);
+    expect(logged()).toEqual(['debug', 'warn']);
+    await node.connect();
+    expect(node.state).toBe('running');
+  });
+
   it('the pumps have let go of its memory before that is freed', async () => {
     const frontend = await node.connect();
     await lose(frontend);

@@ -298,7 +298,9 @@ describe('shutDown', () => {
     const { device, ledger } = world();
     const frontend = new FakeFrontend({ features: rich, failAt: handshake.length + step });
     await device.bringUp(frontend);
-    expect(await device.shutDown()).toEqual([expect.stringContaining('stopped without the backend')]);
+    expect(await device.shutDown()).toMatchObject([
+      { kind: 'no-answer', what: expect.stringContaining('stopped without the backend') },
+    ]);
     expect([device.state.kind, ledger.open]).toEqual(['idle', 0]);
   });
 
@@ -313,7 +315,7 @@ describe('shutDown', () => {
     const { device, sessions } = world();
     sessions.expectedBase = expectedBase;
     await device.bringUp(new FakeFrontend({ features: rich, base }));
-    expect(await device.shutDown()).toHaveLength(count);
+    expect((await device.shutDown()).map(({ kind }) => kind)).toEqual(Array<string>(count).fill('vring-base'));
   });
 
   it('starts packed rings with both wrap counters 1', async () => {
@@ -339,7 +341,7 @@ describe('shutDown', () => {
       const { device, sessions } = world({ packedVq: true });
       sessions.expectedBase = expectedBase;
       await device.bringUp(new FakeFrontend({ features: rich | featureMask(34), base }));
-      expect(await device.shutDown()).toHaveLength(count);
+      expect((await device.shutDown()).map(({ kind }) => kind)).toEqual(Array<string>(count).fill('vring-base'));
     },
   );
 
@@ -347,7 +349,9 @@ describe('shutDown', () => {
     const { device, sessions } = world();
     await device.bringUp(new FakeFrontend({ features: rich }));
     sessions.failClose = new Error('a port owns the session');
-    expect(await device.shutDown()).toEqual(['memory of the connection not freed: a port owns the session']);
+    expect(await device.shutDown()).toEqual([
+      { kind: 'memory-kept', what: 'memory of the connection not freed: a port owns the session' },
+    ]);
   });
 
   it('[13] is harmless when idle, twice, and concurrently', async () => {

@@ -1,0 +1,35 @@
+/** What happens to attachments, as metrics count it. */
+import { afterEach, describe, expect, it } from '@jest/globals';
+import { DisconnectCounts, listenToChannels } from '../../../src/agent/samples.ts';
+import { publish } from '../../../src/telemetry/channels.ts';
+import { Metrics } from '../../../src/telemetry/metrics.ts';
+
+const attachment = { id: 'vu1', networkName: 'net', containerId: 'c', ifName: 'eth0', pod: null };
+const reason = 'for a test';
+
+let stop: () => void = () => undefined;
+afterEach(() => stop());
+
+describe('an incident', () => {
+  it.each<[kind: string, happen: () => void]>([
+    ['ring-corrupt', () => publish('portBroken', { attachment, kind: 'ring-corrupt', reason })],
+    ['kick-blocked', () => publish('portBroken', { attachment, kind: 'kick-blocked', reason })],
+    ['memory-lost', () => publish('portBroken', { attachment, kind: 'memory-lost', reason })],
+    ['vring-base', () => publish('vringBaseImplausible', { attachment, reason })],
+    ['feature-mismatch', () => publish('featureMismatch', { attachment, parked: false, missing: ['MQ'] })],
+    ['handshake-failing', () => publish('attachmentDegraded', { attachment, failures: 5, reason })],
+    ['record-corrupt', () => publish('stateCorrupt', { id: 'vu1', asidePath: '/x.bad', reason })],
+  ])('%s is counted under its kind, and under no other', async (kind, happen) => {
+    const metrics = new Metrics({
+      version: '0',
+      attachments: () => [],
+      deleteQueueLength: () => 0,
+      cniInFlight: () => 0,
+    });
+    stop = listenToChannels(metrics, new DisconnectCounts());
+    happen();
+    const { body } = await metrics.render();
+    const counted = [...body.matchAll(/^virtio_user_incidents_total\{kind="(.*)"\} ([1-9]\d*)$/gm)];
+    expect(counted.map(([, name, count]) => [name, count])).toEqual([[kind, '1']]);
+  });
+});

@@ -57,6 +57,16 @@ export const reopenMs = 5_000;
 /** After start: a switch that has just taken up a port may drop its first frames. */
 export const announceAtMs = [0, 100, 500] as const;
 
+/** Of the handshakes since the device ran last. */
+interface Failure {
+  readonly step: string;
+  /** In a row at this step. */
+  readonly count: number;
+  readonly error: VirtioUserError | null;
+}
+
+const noFailure: Failure = { step: '', count: 0, error: null };
+
 class Connection {
   readonly frontend: Frontend;
   readonly released: () => void;
@@ -94,7 +104,7 @@ export class Reconnect {
   #connections = 0;
   #portStarted = false;
   #portClosed: Promise<void> | null = null;
-  #failure = { step: '', count: 0 };
+  #failure: Failure = noFailure;
   #missing = '';
   #lostAtMs: number | null = null;
   #lastOutageMs: number | null = null;
@@ -132,6 +142,11 @@ export class Reconnect {
 
   get backendPid(): number | null {
     return this.#connection?.frontend.backendPid ?? null;
+  }
+
+  /** Why the last backend that came could not be used; null: none came, or it runs. */
+  get failure(): VirtioUserError | null {
+    return this.#failure.error;
   }
 
   /** For people: why it does not run, or what it lacks. */
@@ -289,7 +304,7 @@ export class Reconnect {
     const { degradedBy, ackedFeatures: features } = ready;
     this.#cancelHold?.();
     this.#cancelHold = null;
-    this.#failure = { step: '', count: 0 };
+    this.#failure = noFailure;
     this.#ready = ready;
     this.#runningSinceMs = clock.now();
     this.#setCarrier(true);
@@ -341,7 +356,8 @@ export class Reconnect {
       return;
     }
     const step = error.details['step'] ?? error.code;
-    this.#failure = { step: String(step), count: this.#failure.step === String(step) ? this.#failure.count + 1 : 1 };
+    const again = this.#failure.step === String(step);
+    this.#failure = { step: String(step), count: again ? this.#failure.count + 1 : 1, error };
     const { count } = this.#failure;
     const level = count === 1 || count % 100 === 0 ? 'warn' : 'debug';
     this.#parts.log[level]({ error, failures: count }, 'backend could not be used');

@@ -59,6 +59,18 @@ describe('attachments set-queues', () => {
     await ping(one, two.ipv4);
   });
 
+  it('switches between one pair and the 128 that can be asked for', async () => {
+    const many = await world.addPod(world.netconf({ device: { queues: 128, queueSize: 64 } }));
+    await world.waitForCarrier(many.netns, true);
+    expect(await report(many)).toMatchObject({ queuePairs: 128, activePairs: 128, configuredPairs: 128, reason: null });
+    await ping(many, two.ipv4);
+    for (const pairs of ['1', '128']) {
+      await world.agent.cli('attachments', 'set-queues', idOf(many), pairs);
+      await ping(many, two.ipv4);
+    }
+    await world.agent.runtime.del(many.netconf, many.call);
+  }, 60_000);
+
   /** `disaster` ends all connections; resolves when both pods have some to the switch of now. */
   async function reconnectedAfter(disaster: () => Promise<void>): Promise<void> {
     await disaster();

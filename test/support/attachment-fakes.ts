@@ -497,7 +497,7 @@ export class FakeDevice implements VirtioUserDevice {
       ackedFeatures: 0x1_0000_0020n,
       protocolFeatures: ['MQ'],
       localFeatures: 0n,
-      unsupportedFeatures: 0n,
+      unsupportedFeatures: 0x0400_0000n,
       queuePairs,
       activePairs: Math.min(this.#wantedPairs ?? queuePairs, queuePairs),
       offloads: { tapMask: 7, softwareGso: false, softwareChecksum: false, softwareGro: false },

@@ -1,8 +1,9 @@
 /** What happens to attachments, as metrics count it. */
 import { afterEach, describe, expect, it } from '@jest/globals';
-import { DisconnectCounts, listenToChannels } from '../../../src/agent/samples.ts';
+import { DisconnectCounts, listenToChannels, sampleOf } from '../../../src/agent/samples.ts';
 import { publish } from '../../../src/telemetry/channels.ts';
 import { Metrics } from '../../../src/telemetry/metrics.ts';
+import { attachmentView } from './views.ts';
 
 const attachment = { id: 'vu1', networkName: 'net', containerId: 'c', ifName: 'eth0', pod: null };
 const reason = 'for a test';
@@ -31,5 +32,24 @@ describe('an incident', () => {
     const { body } = await metrics.render();
     const counted = [...body.matchAll(/^virtio_user_incidents_total\{kind="(.*)"\} ([1-9]\d*)$/gm)];
     expect(counted.map(([, name, count]) => [name, count])).toEqual([[kind, '1']]);
+  });
+});
+
+describe('a sample of an attachment', () => {
+  it('has what its view has, features and status by name', () => {
+    const view = attachmentView({ ackedFeatures: (1n << 32n) | 1n });
+    expect(sampleOf(view, 3)).toEqual({
+      id: view.id,
+      namespace: 'default',
+      pod: 'one',
+      network: 'dpdk-net',
+      state: 'running',
+      carrier: true,
+      connections: 2,
+      disconnects: 3,
+      statusNames: ['ACKNOWLEDGE', 'DRIVER', 'DRIVER_OK', 'FEATURES_OK'],
+      ackedFeatures: ['CSUM', 'VERSION_1'],
+      counters: view.counters,
+    });
   });
 });

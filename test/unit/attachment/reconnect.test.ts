@@ -59,6 +59,12 @@ describe('a backend that connects', () => {
     expect(node.port.history.slice(-2)).toEqual(['start', 'carrier on']);
     expect(view()).toMatchObject({ state: 'running', carrier: true, connections: 1, queuePairs: 1, backendPid: 4711 });
     expect(view()?.statusNames).toEqual(['ACKNOWLEDGE', 'DRIVER', 'DRIVER_OK', 'FEATURES_OK']);
+    expect(view()).toMatchObject({
+      offeredFeatures: 0x1_0000_0020n,
+      ackedFeatures: 0x1_0000_0020n,
+      localFeatures: 0n,
+      unsupportedFeatures: 0x0400_0000n,
+    });
     expect(connected).toMatchObject([{ attachment: { containerId: 'container-1', pod: { name: 'pod' } } }]);
     expect(node.port.injected.map((frame) => Buffer.from(frame).readUInt16BE(12))).toEqual([0x0806, 0x86dd]);
     await node.clock.advance(500);

@@ -179,7 +179,7 @@ describe('bringUp', () => {
   it.each([
     ['TIMEOUT', 0x0f],
     ['BACKEND_REFUSED', 0x4f],
-  ] as const)('[F24] a probe that ends with %s leaves the status at 0x%x', async (code, status) => {
+  ] as const)('[F24] a probe that ends with %s leaves the status at %d', async (code, status) => {
     const { device } = world();
     const failure = new VirtioUserError(code, 'GET_STATUS');
     await device.bringUp(new FakeFrontend({ features: rich, failAt: handshake.length, failure }));

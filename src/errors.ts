@@ -60,7 +60,7 @@ const meaning = {
   OVS_UNAVAILABLE: { scope: 'request', recovery: 'retry-later' },
   /** The OVSDB answered with an error that a retry does not mend (no such bridge …). */
   OVS_REFUSED: { scope: 'request', recovery: 'reject' },
-  /** `backend.wait: required` and the backend did not come in time. */
+  /** A backend that ADD waits for did not come in time. */
   BACKEND_ABSENT: { scope: 'connection', recovery: 'retry-later' },
   /** The backend lacks a feature that cannot be stood in for. */
   NOT_NEGOTIATED: { scope: 'attachment', recovery: 'park' },

@@ -36,7 +36,7 @@ export function listenForNews({ nodeName, tell, touch }: NewsParts): () => void 
     }),
     subscribe('featureMismatch', ({ attachment, parked, missing }) => {
       touch();
-      const consequence = parked ? 'it waits for one that offers them' : 'software stands in for them';
+      const consequence = parked ? 'it waits for one that offers them' : 'the interface runs on without them';
       const note = `${label(attachment)}: the backend lacks ${missing.join(', ')}; ${consequence}`;
       tell({ subject: subject(attachment), reason: 'FeatureMismatch', note, type: parked ? 'Warning' : 'Normal' });
     }),

@@ -20,11 +20,12 @@ import { introspectionSocketName } from './http-client.ts';
 /** A view as JSON: bigints as text, features by name. */
 export type AttachmentReport = Omit<
   AttachmentView,
-  'offeredFeatures' | 'ackedFeatures' | 'localFeatures' | 'counters'
+  'offeredFeatures' | 'ackedFeatures' | 'localFeatures' | 'unsupportedFeatures' | 'counters'
 > & {
   readonly offeredFeatures: FeatureReport | null;
   readonly ackedFeatures: FeatureReport | null;
   readonly localFeatures: FeatureReport | null;
+  readonly unsupportedFeatures: FeatureReport | null;
   readonly counters: CounterReport | null;
 };
 
@@ -61,6 +62,7 @@ export function reportOf(view: AttachmentView, featureNames: IntrospectionParts[
     offeredFeatures: features(view.offeredFeatures),
     ackedFeatures: features(view.ackedFeatures),
     localFeatures: features(view.localFeatures),
+    unsupportedFeatures: features(view.unsupportedFeatures),
     counters:
       counters === null
         ? null

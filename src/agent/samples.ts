@@ -32,6 +32,7 @@ export function sampleOf(view: AttachmentView, disconnects: number): AttachmentS
     carrier: view.carrier,
     connections: view.connections,
     disconnects,
+    statusNames: view.statusNames,
     ackedFeatures: view.ackedFeatures === null ? [] : featureNames(view.ackedFeatures),
     counters: view.counters,
   };
@@ -46,6 +47,7 @@ export function listenToChannels(metrics: Metrics, disconnects: DisconnectCounts
     subscribe('orphanRemoved', ({ kind }) => metrics.orphanRemoved(kind)),
     subscribe('stateCorrupt', () => metrics.incident('record-corrupt')),
     subscribe('portBroken', ({ kind }) => metrics.incident(kind)),
+    subscribe('vringBaseImplausible', () => metrics.incident('vring-base')),
     subscribe('featureMismatch', () => metrics.incident('feature-mismatch')),
     subscribe('attachmentDegraded', () => metrics.incident('handshake-failing')),
   ];

@@ -56,7 +56,11 @@ export interface AttachmentView {
   readonly ackedFeatures: bigint | null;
   readonly protocolFeatures: readonly string[];
   readonly localFeatures: bigint | null;
+  /** Offered, and not implemented here, taken away by an option, or of no use. */
+  readonly unsupportedFeatures: bigint | null;
   readonly queuePairs: number;
+  /** `device.queues`; a backend may have fewer. */
+  readonly configuredPairs: number;
   /** Pairs that carry traffic now. */
   readonly activePairs: number;
   /** Pairs that `setQueuePairs` asked for, which a backend may have fewer of; null: all there are. */

@@ -87,6 +87,7 @@ export class LiveAttachment {
         device: this.#device,
         createSource: () => createSource(spec.backend),
         holdMs: options.holdMs,
+        configuredPairs: spec.device.queues,
         clock,
         log,
         onChange: () => {
@@ -125,7 +126,11 @@ export class LiveAttachment {
     this.#reconnect.announce();
   }
 
-  /** Resolves when the device runs. @throws BACKEND_ABSENT after the time; CANCELLED on abort */
+  /**
+   * Resolves when the device runs.
+   * @throws VirtioUserError after the time: BACKEND_ABSENT, or what was wrong with the backend that came; CANCELLED on
+   *   abort
+   */
   async waitUntilRunning(timeoutMs: number, signal: AbortSignal): Promise<void> {
     if (this.state === 'running') return;
     const { path, wait } = this.spec.backend;
@@ -140,13 +145,19 @@ export class LiveAttachment {
       const cancelTimer = this.#dependencies.clock.after(timeoutMs, () => {
         const why = this.#reconnect.reason ?? this.state;
         const what = `backend ${path} did not come up within ${timeoutMs} ms: ${why}`;
+        const { failure } = this.#reconnect;
+        const start =
+          wait === 'required'
+            ? 'Start the switch, or use backend.wait "optional".'
+            : 'Start the switch: the IPAM plugin asks over it for an address.';
+        const details = { ...failure?.details, path, state: this.state };
+        const remedy =
+          failure === null ? start : (failure.remedy ?? 'The logs of the switch and the agent have the reason.');
         finish(
-          new VirtioUserError('BACKEND_ABSENT', what, {
-            details: { path, state: this.state },
-            remedy:
-              wait === 'required'
-                ? 'Start the switch, or use backend.wait "optional".'
-                : 'Start the switch: the IPAM plugin asks over it for an address.',
+          new VirtioUserError(failure?.code ?? 'BACKEND_ABSENT', what, {
+            details,
+            remedy,
+            ...(failure === null ? {} : { cause: failure }),
           }),
         );
       });

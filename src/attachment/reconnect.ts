@@ -16,14 +16,14 @@
  * beside it: a backend that stalls in the handshake does not keep the carrier on.
  */
 import type { Clock } from '../clock.ts';
-import type { ReadyDevice, VirtioUserDevice } from '../device/api.ts';
+import type { Anomaly, ReadyDevice, VirtioUserDevice } from '../device/api.ts';
 import type { Frontend, FrontendSource } from '../device/frontend.ts';
 import { messageOf, VirtioUserError } from '../errors.ts';
 import { settledMs } from '../frontends/backoff.ts';
 import type { Port, PortEvent } from '../native/binding.ts';
 import { type AttachmentIdentity, publish } from '../telemetry/channels.ts';
 import type { Logger } from '../telemetry/log.ts';
-import { featureNames } from '../virtio/feature.ts';
+import { featureBit, featureName, featureNames } from '../virtio/feature.ts';
 
 export type LinkState = 'waiting' | 'negotiating' | 'running' | 'held' | 'parked' | 'degraded' | 'tap-gone' | 'closing';
 
@@ -33,6 +33,8 @@ export interface ReconnectParts {
   readonly device: VirtioUserDevice;
   readonly createSource: () => FrontendSource;
   readonly holdMs: number;
+  /** Pairs that the device shall have; a backend may have fewer. */
+  readonly configuredPairs: number;
   readonly clock: Clock;
   readonly log: Logger;
   readonly onChange: () => void;
@@ -54,6 +56,16 @@ export const probeDeadlineMs = 10_000;
 export const reopenMs = 5_000;
 /** After start: a switch that has just taken up a port may drop its first frames. */
 export const announceAtMs = [0, 100, 500] as const;
+
+/** Of the handshakes since the device ran last. */
+interface Failure {
+  readonly step: string;
+  /** In a row at this step. */
+  readonly count: number;
+  readonly error: VirtioUserError | null;
+}
+
+const noFailure: Failure = { step: '', count: 0, error: null };
 
 class Connection {
   readonly frontend: Frontend;
@@ -94,7 +106,7 @@ export class Reconnect {
   #negotiating = false;
   #portStarted = false;
   #portClosed: Promise<void> | null = null;
-  #failure = { step: '', count: 0 };
+  #failure: Failure = noFailure;
   #missing = '';
   #lostAtMs: number | null = null;
   #lastOutageMs: number | null = null;
@@ -132,6 +144,11 @@ export class Reconnect {
 
   get backendPid(): number | null {
     return this.#connection?.frontend.backendPid ?? null;
+  }
+
+  /** Why the last backend that came could not be used; null: none came, or it runs. */
+  get failure(): VirtioUserError | null {
+    return this.#failure.error;
   }
 
   /** For people: why it does not run, or what it lacks. */
@@ -177,6 +194,7 @@ export class Reconnect {
     } else if (this.#connection?.endReason === null) {
       // Also while the device starts: a port that broke then would never run.
       publish('portBroken', { attachment: this.#parts.identity, kind: event.kind, reason: event.reason });
+      this.#parts.device.needReset();
       this.#connection.end(`${event.kind}: ${event.reason}`);
     }
   }
@@ -242,7 +260,7 @@ export class Reconnect {
       }
       await this.#quiesce();
       const anomalies = await this.#shutDown(connection);
-      if (anomalies.length > 0) log.debug({ anomalies }, 'connection ended with anomalies');
+      this.#tellAnomalies(anomalies);
       if (failure !== null) this.#failed(failure);
     } catch (error) {
       log.error({ error }, 'connection could not be ended in order');
@@ -291,12 +309,15 @@ export class Reconnect {
     const { degradedBy, ackedFeatures: features } = ready;
     this.#cancelHold?.();
     this.#cancelHold = null;
-    this.#failure = { step: '', count: 0 };
+    this.#failure = noFailure;
     this.#ready = ready;
     this.#runningSinceMs = clock.now();
     this.#setCarrier(true);
-    const lacks = degradedBy.length === 0 ? null : `software stands in for ${degradedBy.join(', ')}`;
-    this.#setState('running', lacks);
+    const missing = missingOf(ready, this.#parts.configuredPairs);
+    this.#setState(
+      'running',
+      missing.length === 0 ? null : `runs without what the backend lacks: ${missing.join(', ')}`,
+    );
     this.#parts.onRunning(true);
     for (const delay of announceAtMs) {
       if (delay === 0) this.announce();
@@ -306,7 +327,7 @@ export class Reconnect {
     this.#cancelRun.push(clock.after(last, () => this.#parts.onAnnounced()));
     const outageMs = this.#lostAtMs === null ? null : Math.round(clock.now() - this.#lostAtMs);
     this.#lostAtMs = null;
-    this.#tellMismatch(false, degradedBy);
+    this.#tellMismatch(false, missing);
     const fields = { acked: featureNames(features), pairs: ready.queuePairs, degradedBy };
     if (outageMs === null) {
       publish('backendConnected', { attachment, features });
@@ -340,7 +361,8 @@ export class Reconnect {
       return;
     }
     const step = error.details['step'] ?? error.code;
-    this.#failure = { step: String(step), count: this.#failure.step === String(step) ? this.#failure.count + 1 : 1 };
+    const again = this.#failure.step === String(step);
+    this.#failure = { step: String(step), count: again ? this.#failure.count + 1 : 1, error };
     const { count } = this.#failure;
     const level = count === 1 || count % 100 === 0 ? 'warn' : 'debug';
     this.#parts.log[level]({ error, failures: count }, 'backend could not be used');
@@ -417,7 +439,7 @@ export class Reconnect {
     if (this.#negotiating) void this.#parts.device.shutDown();
   }
 
-  async #shutDown(connection: Connection): Promise<readonly string[]> {
+  async #shutDown(connection: Connection): Promise<readonly Anomaly[]> {
     const { clock, device } = this.#parts;
     const cancelTimer = clock.after(orderlyStopMs, () => connection.frontend.close());
     try {
@@ -425,6 +447,16 @@ export class Reconnect {
     } finally {
       cancelTimer();
     }
+  }
+
+  /** A backend that died is told of as disconnected; one that lives and names an index that cannot be is an incident. */
+  #tellAnomalies(anomalies: readonly Anomaly[]): void {
+    const { identity: attachment, log } = this.#parts;
+    if (anomalies.length === 0) return;
+    const bases = anomalies.filter(({ kind }) => kind === 'vring-base').map(({ what }) => what);
+    if (bases.length > 0) publish('vringBaseImplausible', { attachment, reason: bases.join('; ') });
+    const level = bases.length > 0 ? 'warn' : 'debug';
+    log[level]({ anomalies: anomalies.map(({ what }) => what) }, 'connection ended with anomalies');
   }
 
   /**
@@ -478,4 +510,14 @@ export class Reconnect {
     this.#reason = reason;
     this.#parts.onChange();
   }
+}
+
+/**
+ * What a running device has to do without. Fewer pairs are told by their number, on the first connection too, which is
+ * measured by the configuration alone; the feature says of them only that there were more before.
+ */
+function missingOf({ degradedBy, queuePairs }: ReadyDevice, configuredPairs: number): readonly string[] {
+  if (queuePairs >= configuredPairs) return degradedBy;
+  const others = degradedBy.filter((name) => name !== featureName(featureBit.MQ));
+  return [...others, `${configuredPairs - queuePairs} of ${configuredPairs} queue pairs`];
 }

@@ -75,9 +75,10 @@ function podOf({ pod }: AttachmentReport): string {
   return pod === null ? '' : `${pod.namespace}/${pod.name}`;
 }
 
-function pairsOf({ activePairs, queuePairs, wantedPairs }: AttachmentReport): string {
+function pairsOf({ activePairs, queuePairs, configuredPairs, wantedPairs }: AttachmentReport): string {
+  const configured = configuredPairs === queuePairs ? '' : `, ${configuredPairs} configured`;
   const wish = wantedPairs === null ? '' : `, ${wantedPairs} asked for`;
-  return `${activePairs} of ${queuePairs}${wish}`;
+  return `${activePairs} of ${queuePairs}${configured}${wish}`;
 }
 
 function receiveFilterOf({ control }: AttachmentReport): readonly string[] {
@@ -117,6 +118,7 @@ function fieldsOf(report: AttachmentReport): readonly (readonly [string, string 
     ['acknowledged', report.ackedFeatures?.names ?? []],
     ['protocol', report.protocolFeatures.join(' ')],
     ["frontend's own", report.localFeatures?.names ?? []],
+    ['unsupported', report.unsupportedFeatures?.names ?? []],
     ['receive filter', receiveFilterOf(report)],
     ['rx', counters === null ? '' : `${counters.rxFrames} frames, ${counters.rxBytes} bytes`],
     ['tx', counters === null ? '' : `${counters.txFrames} frames, ${counters.txBytes} bytes`],

@@ -71,10 +71,13 @@ const backend = strict({
   waitTimeoutMs: integer(0, longestWaitMs).default(5_000),
 });
 
+/** SET_VRING_KICK and _CALL name a ring in 8 bits, and a pair has two; DPDK's VHOST_MAX_QUEUE_PAIRS is the same. */
+const mostQueuePairs = 128;
+
 const severalQueuesNeedCq = 'accepted with several queues: true, since the control queue switches them';
 
 const device = strict({
-  queues: integer(1, 16).meta({ description: 'Queue pairs' }).default(1),
+  queues: integer(1, mostQueuePairs).meta({ description: 'Queue pairs' }).default(1),
   queueSize: z
     .literal([64, 128, 256, 512, 1024, 2048, 4096], { error: 'accepted: a power of two from 64 to 4096' })
     .meta({ description: 'Entries per ring' })

@@ -29,6 +29,8 @@ export interface ReadyDevice {
   readonly ackedFeatures: bigint;
   /** Served by the frontend itself: MAC, STATUS, and with `cq` the control queue and its commands. */
   readonly localFeatures: bigint;
+  /** Of the offered ones: not implemented here, taken away by an option, or of no use (MQ with one pair). */
+  readonly unsupportedFeatures: bigint;
   readonly protocolFeatures: readonly string[];
   readonly queuePairs: number;
   /** Pairs that carry traffic from the start; fewer than `queuePairs` where the driver has asked for fewer. */
@@ -51,6 +53,17 @@ export type DeviceState =
   | { readonly kind: 'ready'; readonly ready: ReadyDevice }
   | { readonly kind: 'parked'; readonly missing: readonly string[] }
   | { readonly kind: 'failed'; readonly error: Error };
+
+/**
+ * What was not as it should be when a device was shut down.
+ * - `vring-base`: the backend named an index of a ring that cannot be; nothing of it was used
+ * - `no-answer`: the backend was gone or silent, as one that died is
+ * - `memory-kept`: the session could not be freed
+ */
+export interface Anomaly {
+  readonly kind: 'vring-base' | 'no-answer' | 'memory-kept';
+  readonly what: string;
+}
 
 export interface VirtioUserDevice {
   readonly state: DeviceState;
@@ -89,9 +102,11 @@ export interface VirtioUserDevice {
   probe(deadlineMs: number): Promise<boolean>;
   /**
    * Ends the session in order on a living connection (rings disabled, GET_VRING_BASE), or locally on a dead one, then
-   * closes connection and memory. The pump must have quiesced. Never rejects; returns anomalies for the log.
+   * closes connection and memory. The pump must have quiesced. Never rejects; returns what was not as it should be.
    */
-  shutDown(): Promise<readonly string[]>;
+  shutDown(): Promise<readonly Anomaly[]>;
+  /** The port cannot go on with this session: the status has NEEDS_RESET until `shutDown`. */
+  needReset(): void;
 }
 
 export type CreateSession = (options: SessionOptions) => Session;

@@ -19,7 +19,7 @@ import type { Control } from '../virtio/control.ts';
 import { featureBit, featureMask, formatMask, hasFeature } from '../virtio/feature.ts';
 import { statusBit, statusDriverOk, statusFeaturesOk } from '../virtio/status.ts';
 import { freshBase, plausibleBase } from '../virtio/vring-base.ts';
-import type { CreateSession, DeviceOptions, DeviceState, ReadyDevice, VirtioUserDevice } from './api.ts';
+import type { Anomaly, CreateSession, DeviceOptions, DeviceState, ReadyDevice, VirtioUserDevice } from './api.ts';
 import { exchangeControl } from './control-path.ts';
 import type { Frontend, MemoryRegion } from './frontend.ts';
 import { type Agreement, negotiate, type Negotiation, rxBufferBytes } from './negotiate.ts';
@@ -49,6 +49,8 @@ class Device implements VirtioUserDevice {
   readonly #path: DataPath;
   #state: DeviceState = { kind: 'idle' };
   #featuresAgreed = false;
+  /** Of the session. */
+  #needsReset = false;
   /** Of the first connection that reached DRIVER_OK; later ones are measured by it. */
   #remembered: Agreement | null = null;
   #mtu: number;
@@ -80,7 +82,7 @@ class Device implements VirtioUserDevice {
   }
 
   get status(): number {
-    return statusOf(this.#state, this.#featuresAgreed);
+    return statusOf(this.#state, this.#featuresAgreed, this.#needsReset);
   }
 
   get net(): NetState | null {
@@ -111,12 +113,16 @@ class Device implements VirtioUserDevice {
   probe(deadlineMs: number): Promise<boolean> {
     return this.#serialised(async () => {
       if (this.#state.kind !== 'ready' || this.#frontend === null) return false;
-      await this.#frontend.probe(deadlineMs);
+      await this.#look(this.#frontend, deadlineMs);
       return true;
     });
   }
 
-  shutDown(): Promise<readonly string[]> {
+  needReset(): void {
+    this.#needsReset = true;
+  }
+
+  shutDown(): Promise<readonly Anomaly[]> {
     this.#epoch += 1;
     // A handshake in flight ends now, not at its deadline.
     if (this.#state.kind === 'negotiating') this.#frontend?.close();
@@ -141,6 +147,7 @@ class Device implements VirtioUserDevice {
     this.#frontend = frontend;
     frontend.onConfigChange = () => this.#lookAgain(frontend);
     this.#featuresAgreed = false;
+    this.#needsReset = false;
     const handshake = new Handshake(frontend, (step) => {
       if (epoch !== this.#epoch) throw cancelled();
       this.#state = { kind: 'negotiating', step };
@@ -158,6 +165,7 @@ class Device implements VirtioUserDevice {
         offeredFeatures: offered,
         ackedFeatures: agreed.ackedFeatures,
         localFeatures: agreed.localFeatures,
+        unsupportedFeatures: agreed.unsupportedFeatures,
         protocolFeatures: frontend.abilities.protocolFeatures,
         queuePairs: agreed.queuePairs,
         activePairs,
@@ -276,10 +284,19 @@ class Device implements VirtioUserDevice {
     this.#lookQueued = true;
     const look = this.#serialised(async () => {
       this.#lookQueued = false;
-      if (this.#state.kind === 'ready' && this.#frontend === frontend) await frontend.probe(lookDeadlineMs);
+      if (this.#state.kind === 'ready' && this.#frontend === frontend) await this.#look(frontend, lookDeadlineMs);
     });
     // The frontend has ended the connection, and said why.
     look.catch(() => undefined);
+  }
+
+  async #look(frontend: Frontend, deadlineMs: number): Promise<void> {
+    try {
+      await frontend.probe(deadlineMs);
+    } catch (thrown) {
+      if (thrown instanceof VirtioUserError && thrown.code === 'BACKEND_REFUSED') this.#needsReset = true;
+      throw thrown;
+    }
   }
 
   async #changeMtu(mtu: number): Promise<void> {
@@ -364,8 +381,8 @@ class Device implements VirtioUserDevice {
     return true;
   }
 
-  async #shutDown(): Promise<readonly string[]> {
-    const anomalies: string[] = [];
+  async #shutDown(): Promise<readonly Anomaly[]> {
+    const anomalies: Anomaly[] = [];
     const frontend = this.#frontend;
     if (this.#state.kind === 'ready' && frontend !== null) {
       const { ready } = this.#state;
@@ -373,17 +390,18 @@ class Device implements VirtioUserDevice {
       try {
         await this.#stop(frontend, ready, anomalies);
       } catch (thrown) {
-        anomalies.push(`stopped without the backend: ${messageOf(thrown)}`);
+        anomalies.push({ kind: 'no-answer', what: `stopped without the backend: ${messageOf(thrown)}` });
       }
       frontend.close();
       try {
         session.close();
       } catch (thrown) {
-        anomalies.push(`memory of the connection not freed: ${messageOf(thrown)}`);
+        anomalies.push({ kind: 'memory-kept', what: `memory of the connection not freed: ${messageOf(thrown)}` });
       }
     }
     this.#frontend = null;
     this.#featuresAgreed = false;
+    this.#needsReset = false;
     this.#activePairs = 0;
     this.#net = null;
     this.#state = { kind: 'idle' };
@@ -391,7 +409,7 @@ class Device implements VirtioUserDevice {
   }
 
   /** Disables all rings, then takes each one back (GET_VRING_BASE stops it). */
-  async #stop(frontend: Frontend, ready: ReadyDevice, anomalies: string[]): Promise<void> {
+  async #stop(frontend: Frontend, ready: ReadyDevice, anomalies: Anomaly[]): Promise<void> {
     const { session } = ready;
     const packed = hasFeature(ready.ackedFeatures, featureBit.RING_PACKED);
     if (frontend.abilities.ringEnable) {
@@ -401,7 +419,7 @@ class Device implements VirtioUserDevice {
       const expected = session.expectedBase(ring);
       const size = session.rings[ring]?.size ?? 0;
       if (!plausibleBase(base, expected, { size, packed })) {
-        anomalies.push(`ring ${ring}: backend stopped at ${base}, expected ${expected}`);
+        anomalies.push({ kind: 'vring-base', what: `ring ${ring}: backend stopped at ${base}, expected ${expected}` });
       }
     }
   }

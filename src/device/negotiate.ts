@@ -15,6 +15,7 @@ import {
   hasFeature,
   localFeatures,
   supportedFeatures,
+  transportFeatures,
 } from '../virtio/feature.ts';
 import { type OffloadPlan, planOffloads } from '../virtio/offload.ts';
 import type { DeviceOptions } from './api.ts';
@@ -37,6 +38,8 @@ export type Negotiation =
       readonly ackedFeatures: bigint;
       /** Served by the frontend itself, beside the acked ones. */
       readonly localFeatures: bigint;
+      /** Offered, and not implemented here, taken away by an option, or of no use (MQ with one pair). */
+      readonly unsupportedFeatures: bigint;
       readonly queuePairs: number;
       readonly rxBufferBytes: number;
       readonly offloads: OffloadPlan;
@@ -64,6 +67,7 @@ export function negotiate(offer: Offer, options: DeviceOptions, remembered: Agre
     kind: 'agreed',
     ackedFeatures: acked,
     localFeatures: localOf(options),
+    unsupportedFeatures: offer.features & ((~supportedFeatures & ~localFeatures & ~transportFeatures) | masked),
     queuePairs,
     rxBufferBytes: rxBufferBytes(acked, options.mtu),
     offloads: planOffloads(acked, options.softwareOffloads),

@@ -10,15 +10,18 @@
 import { statusBit, statusDriverOk, statusFeaturesOk } from '../virtio/status.ts';
 import type { DeviceState } from './api.ts';
 
-/** @param featuresAgreed SET_FEATURES was accepted on this connection */
-export function statusOf(state: DeviceState, featuresAgreed: boolean): number {
+/**
+ * @param featuresAgreed SET_FEATURES was accepted on this connection
+ * @param needsReset the session or its backend has broken since DRIVER_OK
+ */
+export function statusOf(state: DeviceState, featuresAgreed: boolean, needsReset: boolean): number {
   switch (state.kind) {
     case 'idle':
       return 0;
     case 'negotiating':
       return featuresAgreed ? statusFeaturesOk : statusBit.ACKNOWLEDGE | statusBit.DRIVER;
     case 'ready':
-      return statusDriverOk;
+      return needsReset ? statusDriverOk | statusBit.NEEDS_RESET : statusDriverOk;
     case 'parked':
     case 'failed':
       return statusBit.ACKNOWLEDGE | statusBit.DRIVER | statusBit.FAILED;

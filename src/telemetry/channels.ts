@@ -34,7 +34,7 @@ export interface ChannelPayloads {
     readonly outageMs: number;
     readonly features: bigint;
   };
-  /** `parked`: the attachment stands still until a backend offers `missing`; otherwise software stands in for it. */
+  /** `parked`: the attachment stands still until a backend offers `missing`; otherwise it runs on without it. */
   readonly featureMismatch: {
     readonly attachment: AttachmentIdentity;
     readonly parked: boolean;
@@ -52,6 +52,8 @@ export interface ChannelPayloads {
     readonly kind: 'ring-corrupt' | 'kick-blocked' | 'memory-lost';
     readonly reason: string;
   };
+  /** At its orderly end a backend named an index of a ring that cannot be; it was not used. */
+  readonly vringBaseImplausible: { readonly attachment: AttachmentIdentity; readonly reason: string };
   readonly orphanRemoved: { readonly kind: 'attachment' | 'ovs-port'; readonly id: string; readonly reason: string };
   /** A record that cannot be used was set aside as `asidePath`. */
   readonly stateCorrupt: { readonly id: string; readonly asidePath: string; readonly reason: string };

@@ -18,6 +18,8 @@ export interface AttachmentSample {
   readonly carrier: boolean;
   readonly connections: number;
   readonly disconnects: number;
+  /** Bits set in the status of its device. */
+  readonly statusNames: readonly string[];
   readonly ackedFeatures: readonly string[];
   readonly counters: {
     readonly txFrames: bigint;
@@ -44,18 +46,22 @@ const attachmentLabels = ['id', 'namespace', 'pod', 'network'] as const;
 /** States that are always reported, so that "none" is 0 and not a missing series. */
 const knownStates = ['waiting', 'negotiating', 'running', 'held', 'parked', 'tap-gone', 'absent'] as const;
 
+/** Bits of the virtio status, for the same reason. */
+const knownStatusBits = ['ACKNOWLEDGE', 'DRIVER', 'DRIVER_OK', 'FEATURES_OK', 'NEEDS_RESET', 'FAILED'] as const;
+
 const verbs = ['ADD', 'DEL', 'CHECK', 'GC', 'STATUS'] as const;
 /** A pod waits for them: all their codes are reported from the start. */
 const awaitedVerbs = ['ADD', 'DEL'] as const;
 
 /**
- * A ring that cannot be, a kick that blocks, memory that is gone, features that went missing, a handshake that fails again
- * and again, a record set aside.
+ * A ring that cannot be, a kick that blocks, memory that is gone, an index of a ring that cannot be at its orderly end,
+ * features or pairs that are missing, a handshake that fails again and again, a record set aside.
  */
 const incidentKinds = [
   'ring-corrupt',
   'kick-blocked',
   'memory-lost',
+  'vring-base',
   'feature-mismatch',
   'handshake-failing',
   'record-corrupt',
@@ -163,6 +169,13 @@ export class Metrics {
       const counts = new Map<string, number>(knownStates.map((state) => [state, 0]));
       for (const { state } of this.#samples) counts.set(state, (counts.get(state) ?? 0) + 1);
       for (const [state, count] of counts) set({ state }, count);
+    });
+    this.#fromSamples('device_status', 'Attachments by bit set in the status of their device', ['status'], (set) => {
+      const counts = new Map<string, number>(knownStatusBits.map((status) => [status, 0]));
+      for (const { statusNames } of this.#samples) {
+        for (const status of statusNames) counts.set(status, (counts.get(status) ?? 0) + 1);
+      }
+      for (const [status, count] of counts) set({ status }, count);
     });
     this.#fromSamples('negotiated_features', 'Attachments by acknowledged feature', ['feature'], (set) => {
       const counts = new Map<string, number>();

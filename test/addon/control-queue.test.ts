@@ -90,12 +90,12 @@ describe('a port', () => {
     vlans: [0, 4095],
   };
 
-  async function openPort() {
+  async function openPort(queues = 2) {
     const pod = await Netns.create(`vu-port-${process.pid}`, cleanup);
     const netns = native.openNetns(pod.path);
     const tap = await native.openTap(netns, {
       name: 'eth0',
-      queues: 2,
+      queues,
       headerBytes: 12,
       adoptIfindex: null,
       mac: '02:00:00:00:00:01',
@@ -118,6 +118,20 @@ describe('a port', () => {
     for (const wrong of [{ mac: 'x' }, { unicast: ['02'] }, { vlans: [4096] }, { promiscuous: 1 }]) {
       expect(() => void Reflect.apply(port.setRxFilter, port, [{ ...rules, ...wrong }])).toThrow(/expected/);
     }
+  });
+
+  it('switches between one pair and the most that can be asked for', async () => {
+    const most = 128;
+    const port = await openPort(most);
+    const session = native.createSession({ ...options, pairs: most, queueSize: 64 });
+    expect([session.rings.length, session.kicks.length]).toEqual([2 * most, 2 * most]);
+    await port.start(session, { softwareGso: false, softwareChecksum: false, softwareGro: false, activePairs: most });
+    await port.finishTransmit(1);
+    port.detachQueues(1);
+    await port.retire(1);
+    await port.enlist(most);
+    await port.quiesce();
+    session.close();
   });
 
   it('switches pairs only while it runs, and only as many as there are', async () => {

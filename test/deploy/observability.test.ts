@@ -41,6 +41,7 @@ async function served(): Promise<ReadonlyMap<string, ReadonlySet<string>>> {
         carrier: true,
         connections: 1,
         disconnects: 0,
+        statusNames: ['ACKNOWLEDGE', 'DRIVER', 'DRIVER_OK', 'FEATURES_OK'],
         ackedFeatures: ['VERSION_1'],
         counters: {
           txFrames: 1n,

@@ -1,4 +1,6 @@
 /** The control queue on a real switch: queue pairs switched under load, and a pod whose interface tells the device. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { AttachmentReport } from '../../src/agent/introspect.ts';
 import { run, until } from '../support/process.ts';
@@ -56,6 +58,18 @@ describe('attachments set-queues', () => {
     expect((await report(one)).activePairs).toBe(before);
     await ping(one, two.ipv4);
   });
+
+  it('switches between one pair and the 128 that can be asked for', async () => {
+    const many = await world.addPod(world.netconf({ device: { queues: 128, queueSize: 64 } }));
+    await world.waitForCarrier(many.netns, true);
+    expect(await report(many)).toMatchObject({ queuePairs: 128, activePairs: 128, configuredPairs: 128, reason: null });
+    await ping(many, two.ipv4);
+    for (const pairs of ['1', '128']) {
+      await world.agent.cli('attachments', 'set-queues', idOf(many), pairs);
+      await ping(many, two.ipv4);
+    }
+    await world.agent.runtime.del(many.netconf, many.call);
+  }, 60_000);
 
   /** `disaster` ends all connections; resolves when both pods have some to the switch of now. */
   async function reconnectedAfter(disaster: () => Promise<void>): Promise<void> {
@@ -122,6 +136,59 @@ describe("the pod's interface", () => {
     expect(await filtered()).toBe(during);
     await two.netns.run('ip', 'link', 'set', 'eth0', 'promisc', 'off');
     await until('not promiscuous', async () => !(await modes()).includes('promiscuous'));
+  }, 30_000);
+
+  /** Frames of a group reach every port; what `two` was not told to take ends in the agent. */
+  async function floodGroup(address: string): Promise<void> {
+    await one.netns.runAny('ping', ['-n', '-c', '20', '-i', '0.01', '-W', '1', '-I', 'eth0', address]);
+  }
+  async function receivedByPod(): Promise<number> {
+    const shown = await two.netns.run('cat', '/sys/class/net/eth0/statistics/rx_packets');
+    return Number(shown);
+  }
+
+  it('gets the frames of a group from the moment that a program joins it', async () => {
+    const [address, mac] = ['239.7.7.7', '01:00:5e:07:07:07'];
+    const before = await filtered();
+    await floodGroup(address);
+    await until('filtered frames', async () => (await filtered()) >= before + 20);
+
+    const script = `const socket = require('node:dgram').createSocket('udp4');
+      socket.on('message', (message) => console.log(message.toString()));
+      socket.bind(7207, () => socket.addMembership('${address}', '${two.ipv4}'));`;
+    const log = join(world.directory, 'member.log');
+    const member = two.netns.daemon('member', log, process.execPath, '-e', script);
+    world.cleanup.add('member', () => member.stop('SIGKILL'));
+    await until('the group', async () => (await report(two)).control?.multicast.includes(mac) === true);
+    const during = await filtered();
+    const send = `const socket = require('node:dgram').createSocket('udp4');
+      socket.bind(0, () => {
+        socket.setMulticastInterface('${one.ipv4}');
+        socket.send('for the group', 7207, '${address}', () => socket.close());
+      });`;
+    await one.netns.run(process.execPath, '-e', send);
+    await until('the message', () => readFileSync(log, 'utf8').includes('for the group'));
+    expect(await filtered()).toBe(during);
+
+    await member.stop('SIGKILL');
+    await until('without the group', async () => (await report(two)).control?.multicast.includes(mac) === false);
+    await floodGroup(address);
+    await until('filtered frames', async () => (await filtered()) >= during + 20);
+  }, 30_000);
+
+  it('gets the frames of every group while it is all-multicast', async () => {
+    const address = '239.7.7.8';
+    await two.netns.run('ip', 'link', 'set', 'eth0', 'allmulticast', 'on');
+    await until('all-multicast', async () => (await modes()).includes('allMulticast'));
+    const during = { filtered: await filtered(), received: await receivedByPod() };
+    await floodGroup(address);
+    await until('received frames', async () => (await receivedByPod()) >= during.received + 20);
+    expect(await filtered()).toBe(during.filtered);
+
+    await two.netns.run('ip', 'link', 'set', 'eth0', 'allmulticast', 'off');
+    await until('not all-multicast', async () => !(await modes()).includes('allMulticast'));
+    await floodGroup(address);
+    await until('filtered frames', async () => (await filtered()) >= during.filtered + 20);
   }, 30_000);
 
   it('with another MAC address is reached there at once', async () => {

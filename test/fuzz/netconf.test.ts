@@ -204,7 +204,7 @@ describe('the network configuration', () => {
           if (spec.deviceInfoPath !== null)
             expect(spec.deviceInfoPath).toMatch(/^(\/var)?\/run\/k8s\.cni\.cncf\.io\/devinfo\/cni\/[\w:@.-]+$/);
           expect(spec.addresses.filter((address) => !isCidr(address))).toEqual([]);
-          expect(spec.device.queues).toBeLessThanOrEqual(16);
+          expect(spec.device.queues).toBeLessThanOrEqual(128);
           expect(spec.device.mtu).toBeLessThanOrEqual(65_521);
           expect(Number.isInteger(Math.log2(spec.device.queueSize))).toBe(true);
         } catch (error) {

@@ -153,6 +153,36 @@ TEST(Session, F50_HugePagesAreTakenBeforeAnybodyTouchesThem) {
   }
 }
 
+// What the kernel was advised of the mapping at `address` (proc(5), VmFlags of smaps): " rd wr … hg ".
+std::string adviceOf(const uint8_t* address) {
+  std::ifstream smaps("/proc/self/smaps");
+  const auto wanted = reinterpret_cast<uintptr_t>(address);
+  bool found = false;
+  for (std::string line; std::getline(smaps, line);) {
+    uintptr_t begin = 0;
+    uintptr_t end = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2) found = begin <= wanted && wanted < end;
+    if (found && line.starts_with("VmFlags:")) return line.substr(std::strlen("VmFlags:")) + " ";
+  }
+  return "";
+}
+
+TEST(Session, TransparentHugePagesAreAdvisedForEveryRegionAndOnlyWhereAskedFor) {
+  if (!std::ifstream("/sys/kernel/mm/transparent_hugepage/enabled")) GTEST_SKIP() << "the kernel has none";
+  for (const auto& [memory, advised] : {std::pair{MemoryKind::kThp, true}, std::pair{MemoryKind::kMemfd, false}}) {
+    auto made = Session::create({1, 64, 2048, kUsualFeatures, memory});
+    ASSERT_TRUE(made.ok()) << made.fault().operation;
+    Session& session = *made.value();
+    ASSERT_TRUE(session.addReceiveBuffers(12288).ok());
+    ASSERT_EQ(session.regions().size(), 2U);
+    for (const SharedRegion& region : session.regions()) {
+      const std::string advice = adviceOf(region.mapping.data());
+      ASSERT_NE(advice, "");
+      EXPECT_EQ(advice.find(" hg ") != std::string::npos, advised) << advice;
+    }
+  }
+}
+
 TEST_P(RingStory, StartKicksEveryRingOnce) {
   BenchOptions options = usual();
   options.session.pairs = 2;

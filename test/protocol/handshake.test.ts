@@ -94,6 +94,16 @@ describe('handshake', () => {
     expect([backend.violations, backend.running]).toEqual([[], true]);
   });
 
+  it('[25] with the most pairs that can be asked for names every ring up to 255, and lets go of all', async () => {
+    const { device } = deviceWorld({ queues: 128, queueSize: 64 });
+    const { backend, frontend } = connectScripted({ ...rich, queuePairs: 128 });
+    expect((await device.bringUp(frontend)).queuePairs).toBe(128);
+    const kicks = backend.trace.filter((line) => line.startsWith('SET_VRING_KICK'));
+    expect([kicks.length, kicks.at(-1)]).toEqual([256, expect.stringMatching(/ 255\b/)]);
+    expect(await device.shutDown()).toEqual([]);
+    expect(backend.violations).toEqual([]);
+  });
+
   it.each([['0, which is none', 0n, 'PROTOCOL_VIOLATION']])(
     '[25] ends when GET_QUEUE_NUM answers %s',
     async (_what, pairs, code) => {

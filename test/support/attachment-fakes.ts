@@ -13,9 +13,10 @@ import { AttachmentManager } from '../../src/attachment/manager.ts';
 import type { AttachmentSpec } from '../../src/attachment/spec.ts';
 import { diskFiles, type StoreFiles } from '../../src/attachment/store.ts';
 import type { Clock } from '../../src/clock.ts';
-import type { DeviceOptions, ReadyDevice, VirtioUserDevice } from '../../src/device/api.ts';
+import type { Anomaly, DeviceOptions, ReadyDevice, VirtioUserDevice } from '../../src/device/api.ts';
 import type { Frontend, FrontendSource } from '../../src/device/frontend.ts';
 import { initialNetState, type NetState } from '../../src/device/net-state.ts';
+import { statusOf } from '../../src/device/state.ts';
 import { VirtioUserError } from '../../src/errors.ts';
 import type { Ipam, IpamCall, IpamResult } from '../../src/ipam/result.ts';
 import type {
@@ -342,7 +343,7 @@ export class FakeSession {
 
 /** What the backend behind a connection does in the handshake. */
 export type Backend =
-  | { readonly kind: 'willing'; readonly degradedBy?: readonly string[] }
+  | { readonly kind: 'willing'; readonly degradedBy?: readonly string[]; readonly queuePairs?: number }
   | { readonly kind: 'lacking'; readonly missing: readonly string[] }
   | { readonly kind: 'failing'; readonly error: Error }
   | { readonly kind: 'stalling' };
@@ -407,7 +408,7 @@ export class FakeSource implements FrontendSource {
 
 export class FakeDevice implements VirtioUserDevice {
   state: VirtioUserDevice['state'] = { kind: 'idle' };
-  status = 0;
+  #needsReset = false;
   net: NetState | null = null;
   activePairs = 0;
   /** Of the connection. */
@@ -427,8 +428,18 @@ export class FakeDevice implements VirtioUserDevice {
     this.mtu = options.mtu;
   }
 
+  get status(): number {
+    return statusOf(this.state, false, this.#needsReset);
+  }
+
+  needReset(): void {
+    this.#needsReset = true;
+  }
+
   /** What `probe` does with the connection's frontend; default: it answers. */
   onProbe: (() => void) | null = null;
+  /** What `shutDown` reports. */
+  anomalies: readonly Anomaly[] = [];
   probes = 0;
 
   async probe(): Promise<boolean> {
@@ -479,18 +490,21 @@ export class FakeDevice implements VirtioUserDevice {
       const details = { missing: backend.missing.join(', ') };
       throw new VirtioUserError('NOT_NEGOTIATED', `backend lacks ${details.missing}`, { details });
     }
+    const queuePairs = backend.queuePairs ?? this.#options.queues;
     const ready: ReadyDevice = {
       session: new FakeSession() as unknown as Session,
       offeredFeatures: 0x1_0000_0020n,
       ackedFeatures: 0x1_0000_0020n,
       protocolFeatures: ['MQ'],
       localFeatures: 0n,
-      queuePairs: this.#options.queues,
-      activePairs: this.#wantedPairs ?? this.#options.queues,
+      unsupportedFeatures: 0x0400_0000n,
+      queuePairs,
+      activePairs: Math.min(this.#wantedPairs ?? queuePairs, queuePairs),
       offloads: { tapMask: 7, softwareGso: false, softwareChecksum: false, softwareGro: false },
       degradedBy: backend.degradedBy ?? [],
     };
     this.state = { kind: 'ready', ready };
+    this.#needsReset = false;
     this.activePairs = ready.activePairs;
     this.net = initialNetState(this.#options.mac, 0n);
     this.commands = [];
@@ -498,7 +512,7 @@ export class FakeDevice implements VirtioUserDevice {
   }
 
   /** With `stalls`, a living backend answers nothing until its connection is cut. */
-  async shutDown(): Promise<readonly string[]> {
+  async shutDown(): Promise<readonly Anomaly[]> {
     this.#giveUp();
     if (this.state.kind === 'ready') {
       const session = this.state.ready.session as unknown as FakeSession;
@@ -506,10 +520,11 @@ export class FakeDevice implements VirtioUserDevice {
       session.closed = true;
     }
     this.state = { kind: 'idle' };
+    this.#needsReset = false;
     this.net = null;
     this.activePairs = 0;
     await turn();
-    return [];
+    return this.anomalies;
   }
 }
 

@@ -127,7 +127,7 @@ export class Pod {
       await this.port.quiesce();
       const anomalies = await device.shutDown();
       released();
-      return anomalies;
+      return anomalies.map(({ what }) => what);
     };
     try {
       const ready = await device.bringUp(frontend);

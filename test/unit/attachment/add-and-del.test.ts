@@ -356,6 +356,31 @@ describe('backend.wait: required', () => {
     await failure;
     expect(node.leftovers()).toEqual([]);
   });
+
+  it.each([
+    ['RESOURCE_HUGEPAGES', 'Reserve hugepages'],
+    ['NOT_NEGOTIATED', 'Upgrade the switch'],
+    ['TIMEOUT', null],
+  ] as const)(
+    '[F50] fails with %s where a backend came and that kept the device from running, and leaves nothing',
+    async (code, remedy) => {
+      const call = node.add(spec);
+      const failure = expect(call).rejects.toMatchObject({
+        code,
+        message: expect.stringMatching(/did not come up within 3000 ms: why it failed/),
+        remedy: remedy ?? expect.stringContaining('logs'),
+        details: { path: spec.backend.path, missing: 'a thing' },
+      });
+      await until(() => node.deviceInfoFiles().includes('net-container-1_eth0'));
+      await settle();
+      const details = { missing: 'a thing' };
+      const error = new VirtioUserError(code, 'why it failed', remedy === null ? { details } : { details, remedy });
+      await node.connect({ kind: 'failing', error });
+      await node.clock.advance(3000);
+      await failure;
+      expect(node.leftovers()).toEqual([]);
+    },
+  );
 });
 
 describe('DEL', () => {

@@ -211,6 +211,15 @@ describe('commands from one state of the interface to another', () => {
     expect(commandsFor(two, { ...two, multicast: two.multicast.toReversed() })).toEqual([]);
   });
 
+  it('close what is open no longer, after what opens', () => {
+    const all = { ...own(), allMulticast: true };
+    expect(commandsFor(all, own())).toEqual([{ kind: 'rx-mode', mode: 'allMulticast', on: false }]);
+    expect(commandsFor(all, { ...own(), multicast: [group] })).toEqual([
+      { kind: 'mac-table', unicast: [], multicast: [group] },
+      { kind: 'rx-mode', mode: 'allMulticast', on: false },
+    ]);
+  });
+
   it('turn tables that are too long into the modes that let them all in', () => {
     const many = Array.from({ length: macTableEntries }, (_, index) => {
       const hex = index.toString(16).padStart(4, '0');

@@ -71,6 +71,7 @@ class World {
     };
     this.reconnect = new Reconnect({
       identity: { id: 'vu000000000001', networkName: 'net', containerId: 'c', ifName: 'eth0', pod: null },
+      configuredPairs: 1,
       port: this.port,
       device,
       createSource: () => source,

@@ -58,6 +58,13 @@ describe('a backend that connects', () => {
     expect(node.port.offload).toBe(7);
     expect(node.port.history.slice(-2)).toEqual(['start', 'carrier on']);
     expect(view()).toMatchObject({ state: 'running', carrier: true, connections: 1, queuePairs: 1, backendPid: 4711 });
+    expect(view()?.statusNames).toEqual(['ACKNOWLEDGE', 'DRIVER', 'DRIVER_OK', 'FEATURES_OK']);
+    expect(view()).toMatchObject({
+      offeredFeatures: 0x1_0000_0020n,
+      ackedFeatures: 0x1_0000_0020n,
+      localFeatures: 0n,
+      unsupportedFeatures: 0x0400_0000n,
+    });
     expect(connected).toMatchObject([{ attachment: { containerId: 'container-1', pod: { name: 'pod' } } }]);
     expect(node.port.injected.map((frame) => Buffer.from(frame).readUInt16BE(12))).toEqual([0x0806, 0x86dd]);
     await node.clock.advance(500);
@@ -69,6 +76,28 @@ describe('a backend that connects', () => {
     await node.connect({ kind: 'willing', degradedBy: ['HOST_TSO4'] });
     expect(view()).toMatchObject({ state: 'running', reason: expect.stringContaining('HOST_TSO4') });
     expect(mismatch).toMatchObject([{ parked: false, missing: ['HOST_TSO4'] }]);
+  });
+
+  it('[F28] with fewer queue pairs than configured runs on, and says so on the first connection too', async () => {
+    const key = { ...spec.key, containerId: 'container-2' };
+    const wide = node.spec(node.kernel.addNetns(), { key, device: { ...spec.device, queues: 4 } });
+    const viewed = () => node.manager.list().find(({ key: { containerId } }) => containerId === key.containerId);
+    const mismatch = record('featureMismatch');
+    await node.add(wide);
+    const first = await node.connect({ kind: 'willing', queuePairs: 2 });
+    expect(viewed()).toMatchObject({
+      state: 'running',
+      reason: expect.stringContaining('2 of 4 queue pairs'),
+      queuePairs: 2,
+      configuredPairs: 4,
+    });
+    expect(mismatch).toMatchObject([{ parked: false, missing: ['2 of 4 queue pairs'] }]);
+    await lose(first);
+    const second = await node.connect({ kind: 'willing', degradedBy: ['CSUM', 'MQ'], queuePairs: 1 });
+    expect(mismatch[1]).toMatchObject({ missing: ['CSUM', '3 of 4 queue pairs'] });
+    await lose(second);
+    await node.connect({ kind: 'willing', queuePairs: 4 });
+    expect([viewed()?.reason, mismatch.length]).toEqual([null, 2]);
   });
 });
 
@@ -140,6 +169,23 @@ describe('a backend that goes away', () => {
     expect(told()).toEqual([...few, reconnected, disconnected]);
   });
 
+  it('[F30] and names an index of a ring that cannot be is an incident, and goes the way of any other', async () => {
+    const told = record('vringBaseImplausible');
+    const logged = () =>
+      node.log.lines.filter(({ message }) => message.includes('anomalies')).map(({ level }) => level);
+    const first = await node.connect();
+    node.device.anomalies = [{ kind: 'no-answer', what: 'stopped without the backend' }];
+    await lose(first);
+    expect([told, logged()]).toEqual([[], ['debug']]);
+    const second = await node.connect();
+    node.device.anomalies = [{ kind: 'vring-base', what: 'ring 1: backend stopped at 70000, expected 1000' }];
+    await lose(second);
+    expect(told).toMatchObject([{ reason: expect.stringContaining('ring 1: backend stopped at 70000') }]);
+    expect(logged()).toEqual(['debug', 'warn']);
+    await node.connect();
+    expect(node.state).toBe('running');
+  });
+
   it('the pumps have let go of its memory before that is freed', async () => {
     const frontend = await node.connect();
     await lose(frontend);
@@ -204,12 +250,15 @@ describe('the port', () => {
       const broken = record('portBroken');
       const frontend = await node.connect();
       for (const reason of ['used id 4711', 'told twice']) node.port.emit({ kind, reason });
+      expect(view()?.statusNames).toContain('NEEDS_RESET');
       await settle();
       await settle();
       expect(broken).toMatchObject([{ kind, reason: 'used id 4711' }]);
       expect([node.state, frontend.released]).toEqual(['held', true]);
+      expect(view()?.statusNames).toEqual([]);
       await node.connect();
       expect(node.state).toBe('running');
+      expect(view()?.statusNames).not.toContain('NEEDS_RESET');
     },
   );
 

@@ -165,6 +165,7 @@ describe('commands that ask the agent', () => {
     const { code, out } = await ask('attachments', 'show', 'vu000000000001');
     expect(code).toBe(0);
     expect(out).toMatch(/^state: +running$/m);
+    expect(out).toMatch(/^status: +ACKNOWLEDGE DRIVER DRIVER_OK FEATURES_OK$/m);
     expect(out).toMatch(/^acknowledged: +CSUM\n +VERSION_1$/m);
     expect(out).toMatch(/^events: +calls 9$/m);
     expect(out).toMatch(/^last outage: +340 ms$/m);
@@ -173,6 +174,33 @@ describe('commands that ask the agent', () => {
       ackedFeatures: { mask: '0x100000001', names: ['CSUM', 'VERSION_1'] },
       counters: { txFrames: '18446744073709551615' },
     });
+  });
+
+  it('attachments show tells the four masks apart, each by name', async () => {
+    await agentWith(
+      attachmentView({
+        offeredFeatures: (1n << 32n) | (1n << 24n) | 1n,
+        ackedFeatures: 1n << 32n,
+        localFeatures: 1n << 5n,
+        unsupportedFeatures: 1n << 24n,
+      }),
+    );
+    const { out } = await ask('attachments', 'show', 'vu000000000001');
+    expect(out).toMatch(/^offered: +CSUM\n +NOTIFY_ON_EMPTY\n +VERSION_1$/m);
+    expect(out).toMatch(/^acknowledged: +VERSION_1$/m);
+    expect(out).toMatch(/^frontend's own: +MAC$/m);
+    expect(out).toMatch(/^unsupported: +NOTIFY_ON_EMPTY$/m);
+  });
+
+  it.each([
+    [{}, '1 of 1'],
+    [{ activePairs: 2, queuePairs: 2, configuredPairs: 4 }, '2 of 2, 4 configured'],
+    [{ activePairs: 2, queuePairs: 2, configuredPairs: 4, wantedPairs: 3 }, '2 of 2, 4 configured, 3 asked for'],
+    [{ activePairs: 3, queuePairs: 4, configuredPairs: 4, wantedPairs: 3 }, '3 of 4, 3 asked for'],
+  ])('[F28] attachments show tells pairs in use, there, configured and asked for: %j', async (pairs, told) => {
+    await agentWith(attachmentView(pairs));
+    const { out } = await ask('attachments', 'show', 'vu000000000001');
+    expect(/^queue pairs: +(.*)$/m.exec(out)?.[1]).toBe(told);
   });
 
   it('an attachment that is not there has an exit code of its own', async () => {

@@ -42,9 +42,9 @@ const powers = [64, 128, 256, 512, 1024, 2048, 4096];
 const numbers: readonly NumberOption[] = [
   {
     key: 'queues',
-    accepted: 'an integer from 1 to 16',
-    good: (value) => Number.isInteger(value) && value >= 1 && value <= 16,
-    edges: [0, 1, 16, 17],
+    accepted: 'an integer from 1 to 128',
+    good: (value) => Number.isInteger(value) && value >= 1 && value <= 128,
+    edges: [0, 1, 16, 128, 129],
   },
   {
     key: 'queueSize',
@@ -131,8 +131,8 @@ describe('what is no value', () => {
   });
 
   it('[2] of a key that is given twice the last counts, and is judged', () => {
-    expect(parse('{"queues":99,"queues":2}').queues).toBe(2);
-    expect(refusal('{"queues":2,"queues":99}')).toContain('device.queues: 99; accepted');
+    expect(parse('{"queues":999,"queues":2}').queues).toBe(2);
+    expect(refusal('{"queues":2,"queues":999}')).toContain('device.queues: 999; accepted');
   });
 });
 
@@ -162,7 +162,7 @@ describe('the control queue', () => {
   });
 
   it('[6] cannot be turned off with several queues', () => {
-    for (let queues = 2; queues <= 16; queues += 1) {
+    for (let queues = 2; queues <= 128; queues += 1) {
       expect(refusal(JSON.stringify({ queues, cq: false }))).toContain(
         'device.cq: false; accepted with several queues',
       );

@@ -11,7 +11,8 @@ const published = JSON.parse(JSON.stringify(netconfJsonSchema())) as Json;
 /** Every value under every key of ours, right ones and wrong ones. */
 const values: readonly unknown[] = [
   ...[
-    -1, 0, 1, 1.5, 2, 16, 17, 63, 64, 65, 68, 100, 1024, 4094, 4095, 4096, 8192, 60_000, 60_001, 65_521, 65_522, 1e300,
+    -1, 0, 1, 1.5, 2, 16, 17, 63, 64, 65, 68, 100, 128, 129, 1024, 4094, 4095, 4096, 8192, 60_000, 60_001, 65_521,
+    65_522, 1e300,
   ],
   ...[true, false, null, [], {}, ''],
   ...['vhost-user', 'vhost-kernel', 'vhost-vdpa', 'netdev', 'optional', 'required', 'memfd', 'hugetlb', 'thp', 'x'],

@@ -139,7 +139,7 @@ describe('ADD', () => {
 
   it.each([
     [1, { cniVersion: '9.9.9' }],
-    [2, { device: { queues: 99 } }],
+    [2, { device: { queues: 999 } }],
     [7, { name: '' }],
     [7, { ipam: { type: 'a/b' } }],
     [7, { prevResult: { ips: [{ address: '10.1.1.2/24', interface: 0 }] } }],
@@ -182,7 +182,7 @@ describe('DEL', () => {
     ['garbage in prevResult', { prevResult: 'x' }],
     ['strangers in prevResult', { prevResult: { interfaces: [{ name: 'a' }], ips: [{ interface: 9 }] } }],
     ['null in prevResult', { prevResult: null }],
-    ['keys of ours that are wrong', { device: { queues: 99 }, backend: 5, ovs: null, pod: [] }],
+    ['keys of ours that are wrong', { device: { queues: 999 }, backend: 5, ovs: null, pod: [] }],
     ['an unknown version', { cniVersion: '9.9.9' }],
     ['no version', { cniVersion: undefined }],
     ['an IPAM that is none', { ipam: { type: '../x' } }],

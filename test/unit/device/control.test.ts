@@ -68,6 +68,23 @@ describe('a control command', () => {
     expect(device.net?.mac).toBe('02:00:00:00:00:05');
   });
 
+  it.each([
+    [
+      { kind: 'mac-table', unicast: ['02:00:00:00:00:09'], multicast: ['33:33:00:00:00:01'] },
+      { unicast: ['02:00:00:00:00:09'], multicast: ['33:33:00:00:00:01'] },
+    ],
+    [{ kind: 'vlan', id: 5, pass: true }, { vlans: [5] }],
+    [{ kind: 'rx-mode', mode: 'allMulticast', on: true }, { allMulticast: true }],
+    [{ kind: 'rx-mode', mode: 'noBroadcast', on: true }, { noBroadcast: true }],
+  ] as const)('%j changes this of the filter of the port, and nothing else', async (command, changed) => {
+    const { device, path } = await running();
+    await device.control({ kind: 'rx-mode', mode: 'promiscuous', on: false });
+    const before = path.filters.at(-1);
+    await device.control(command);
+    expect(path.filters).toHaveLength(2);
+    expect(path.filters.at(-1)).toEqual({ ...before, ...changed });
+  });
+
   it('is refused without an effect when the port cannot follow', async () => {
     const { device, path } = await running();
     path.failing = 'setRxFilter';

@@ -165,6 +165,39 @@ describe('bringUp', () => {
     expect([device.state.kind, frontend.closed > 0]).toEqual(['failed', true]);
   });
 
+  it('shows NEEDS_RESET from what breaks the session until it is shut down', async () => {
+    const { device } = world();
+    await device.bringUp(new FakeFrontend({ features: rich }));
+    device.needReset();
+    expect(device.status).toBe(0x4f);
+    await device.shutDown();
+    expect(device.status).toBe(0);
+    await device.bringUp(new FakeFrontend({ features: rich }));
+    expect(device.status).toBe(0x0f);
+  });
+
+  it.each([
+    ['TIMEOUT', 0x0f],
+    ['BACKEND_REFUSED', 0x4f],
+  ] as const)('[F24] a probe that ends with %s leaves the status at %d', async (code, status) => {
+    const { device } = world();
+    const failure = new VirtioUserError(code, 'GET_STATUS');
+    await device.bringUp(new FakeFrontend({ features: rich, failAt: handshake.length, failure }));
+    expect((await failureOf(device.probe(1))).code).toBe(code);
+    expect(device.status).toBe(status);
+  });
+
+  it('[F24] a backend that says its configuration has changed, and asks to be reset, is shown', async () => {
+    const { device } = world();
+    const failure = new VirtioUserError('BACKEND_REFUSED', 'GET_STATUS');
+    const frontend = new FakeFrontend({ features: rich, failAt: handshake.length, failure });
+    await device.bringUp(frontend);
+    frontend.onConfigChange?.();
+    // Serialised after the look.
+    await device.probe(1);
+    expect(device.status).toBe(0x4f);
+  });
+
   it('[44] shows status 0x0F only while ready', async () => {
     const seen: (readonly [string, number])[] = [];
     const { device } = world();
@@ -265,7 +298,9 @@ describe('shutDown', () => {
     const { device, ledger } = world();
     const frontend = new FakeFrontend({ features: rich, failAt: handshake.length + step });
     await device.bringUp(frontend);
-    expect(await device.shutDown()).toEqual([expect.stringContaining('stopped without the backend')]);
+    expect(await device.shutDown()).toMatchObject([
+      { kind: 'no-answer', what: expect.stringContaining('stopped without the backend') },
+    ]);
     expect([device.state.kind, ledger.open]).toEqual(['idle', 0]);
   });
 
@@ -280,7 +315,7 @@ describe('shutDown', () => {
     const { device, sessions } = world();
     sessions.expectedBase = expectedBase;
     await device.bringUp(new FakeFrontend({ features: rich, base }));
-    expect(await device.shutDown()).toHaveLength(count);
+    expect((await device.shutDown()).map(({ kind }) => kind)).toEqual(Array<string>(count).fill('vring-base'));
   });
 
   it('starts packed rings with both wrap counters 1', async () => {
@@ -306,7 +341,7 @@ describe('shutDown', () => {
       const { device, sessions } = world({ packedVq: true });
       sessions.expectedBase = expectedBase;
       await device.bringUp(new FakeFrontend({ features: rich | featureMask(34), base }));
-      expect(await device.shutDown()).toHaveLength(count);
+      expect((await device.shutDown()).map(({ kind }) => kind)).toEqual(Array<string>(count).fill('vring-base'));
     },
   );
 
@@ -314,7 +349,9 @@ describe('shutDown', () => {
     const { device, sessions } = world();
     await device.bringUp(new FakeFrontend({ features: rich }));
     sessions.failClose = new Error('a port owns the session');
-    expect(await device.shutDown()).toEqual(['memory of the connection not freed: a port owns the session']);
+    expect(await device.shutDown()).toEqual([
+      { kind: 'memory-kept', what: 'memory of the connection not freed: a port owns the session' },
+    ]);
   });
 
   it('[13] is harmless when idle, twice, and concurrently', async () => {

@@ -66,6 +66,33 @@ describe('negotiate', () => {
     }
   });
 
+  it('keeps apart what is offered, acknowledged, its own, and unsupported', () => {
+    const random = seededRandom(14);
+    for (let round = 0; round < 1000; round += 1) {
+      const features = random64(random) | featureMask(32);
+      const options = randomOptions(random);
+      const { ackedFeatures, localFeatures, unsupportedFeatures } = agree({ features, maxQueuePairs: 8 }, options);
+      expect([unsupportedFeatures & ~features, unsupportedFeatures & (ackedFeatures | localFeatures)]).toEqual([
+        0n,
+        0n,
+      ]);
+      // The rest lacks what it depends on, is the frontend's, or the transport's.
+      const rest = features & ~ackedFeatures & ~unsupportedFeatures;
+      expect(rest & ~featureMask(5, 7, 8, 11, 12, 16, 17, 18, 19, 20, 21, 23, 30)).toBe(0n);
+    }
+  });
+
+  it.each([
+    ['no room implements', {}, 24],
+    ['mrgRxbuf: false takes away', { mrgRxbuf: false }, 15],
+    ['packedVq: false takes away', { packedVq: false }, 34],
+    ['one pair has no use for', {}, 22],
+    ['cq: false takes away', { cq: false }, 18],
+  ])('names what %s as unsupported', (_what, options, bit) => {
+    const offer = { features: rich | featureMask(bit), maxQueuePairs: 8 };
+    expect(hasFeature(agree(offer, deviceOptions(options)).unsupportedFeatures, bit)).toBe(true);
+  });
+
   it('[22] keeps dependencies within the set and what the frontend supplies (the software control queue)', () => {
     const random = seededRandom(22);
     for (let round = 0; round < 1000; round += 1) {
@@ -163,6 +190,7 @@ describe('negotiate on a later connection', () => {
   it('[76] [F26] ignores growth: never more than the first connection had', () => {
     const poor = agree({ features: featureMask(0, 32), maxQueuePairs: 1 }, options);
     const grown = agree({ features: rich, maxQueuePairs: 128 }, options, poor);
-    expect(grown).toEqual(poor);
+    // MQ, which one pair has no use for, is offered now.
+    expect(grown).toEqual({ ...poor, unsupportedFeatures: featureMask(22) });
   });
 });

@@ -53,6 +53,30 @@ describe('state of the device as its control queue has set it', () => {
     expect(after({ kind: 'vlan', id: 6, pass: false }).vlans).toEqual([]);
   });
 
+  it('is what the receive filter says, field by field', () => {
+    const state = after(
+      { kind: 'rx-mode', mode: 'promiscuous', on: false },
+      { kind: 'rx-mode', mode: 'allMulticast', on: true },
+      { kind: 'rx-mode', mode: 'noBroadcast', on: true },
+      { kind: 'mac', mac: '02:00:00:00:00:08' },
+      { kind: 'mac-table', unicast: ['02:00:00:00:00:09'], multicast: [group] },
+      { kind: 'vlan', id: 5, pass: true },
+      { kind: 'vlan', id: 4094, pass: true },
+    );
+    expect(rxFilterOf(state)).toEqual({
+      promiscuous: false,
+      allMulticast: true,
+      allUnicast: false,
+      noMulticast: false,
+      noUnicast: false,
+      noBroadcast: true,
+      mac: '02:00:00:00:00:08',
+      unicast: ['02:00:00:00:00:09'],
+      multicast: [group],
+      vlans: [5, 4094],
+    });
+  });
+
   it.each<[string, StateControl]>([
     ['a group as the own address', { kind: 'mac', mac: group }],
     ['a group among unicast addresses', { kind: 'mac-table', unicast: [group], multicast: [] }],

@@ -1,5 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import { type AttachmentSample, Metrics } from '../../../src/telemetry/metrics.ts';
+import { statusBit } from '../../../src/virtio/status.ts';
 
 function sample(changes: Partial<AttachmentSample> = {}): AttachmentSample {
   return {
@@ -11,6 +12,7 @@ function sample(changes: Partial<AttachmentSample> = {}): AttachmentSample {
     carrier: true,
     connections: 3,
     disconnects: 2,
+    statusNames: ['ACKNOWLEDGE', 'DRIVER', 'DRIVER_OK', 'FEATURES_OK'],
     ackedFeatures: ['VERSION_1'],
     counters: {
       txFrames: 5n,
@@ -61,6 +63,25 @@ describe('metrics', () => {
       ]),
     );
     expect(lines.join('\n')).not.toContain('event="spins"');
+  });
+
+  it('count attachments by bit of their status, with zeros for bits that none has', async () => {
+    const metrics = new Metrics({
+      version: '0',
+      attachments: () => [
+        sample(),
+        sample({ id: 'vu000000000002', statusNames: ['ACKNOWLEDGE', 'DRIVER', 'FAILED'] }),
+        sample({ id: 'vu000000000003', statusNames: [] }),
+      ],
+      deleteQueueLength: () => 0,
+      cniInFlight: () => 0,
+      lostLogLines: () => 0,
+    });
+    const counts = { ACKNOWLEDGE: 2, DRIVER: 2, DRIVER_OK: 1, FEATURES_OK: 1, NEEDS_RESET: 0, FAILED: 1 };
+    expect(Object.keys(counts)).toEqual(Object.keys(statusBit));
+    expect((await scrape(metrics)).filter((line) => line.startsWith('virtio_user_device_status'))).toEqual(
+      Object.entries(counts).map(([status, count]) => `virtio_user_device_status{status="${status}"} ${count}`),
+    );
   });
 
   it('a removed attachment takes its series along, and counters follow the source', async () => {

@@ -162,6 +162,25 @@ describe('over a real socket', () => {
     expect(performance.now() - since).toBeLessThan(1000);
   });
 
+  it('[79] tells every backend the same labels of its new memory', async () => {
+    const { next } = openSource(true);
+    const device = newDevice();
+    const backends: ScriptedBackend[] = [];
+    for (const offer of [dpdkOffer, vppOffer, dpdkOffer]) {
+      const backend = backendConnects(offer);
+      backends.push(backend);
+      const { frontend, released } = await next();
+      await device.bringUp(frontend);
+      expect(backend.violations).toEqual([]);
+      backend.die();
+      await device.shutDown();
+      released();
+    }
+    const [first, ...later] = backends.map(({ memoryTables }) => memoryTables);
+    expect(first).toEqual([[{ ...first?.[0]?.[0], userAddress: first?.[0]?.[0]?.guestAddress, offsetBytes: 0n }]]);
+    expect(later).toEqual([first, first]);
+  });
+
   it('[69] client mode finds a backend that comes back on the same path', async () => {
     const first = backendListens(dpdkOffer);
     const { next } = openSource(false);

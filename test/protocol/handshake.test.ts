@@ -195,6 +195,7 @@ describe('a backend that comes back', () => {
     expect(after.degradedBy).toEqual(degradedBy);
     // Growth is ignored, labels are the same.
     expect(after.ackedFeatures & ~before.ackedFeatures).toBe(0n);
-    expect(after.session.rings).toEqual(before.session.rings);
+    expect(second.backend.memoryTables).toEqual(first.backend.memoryTables);
+    expect(first.backend.memoryTables).toHaveLength(1);
   });
 });

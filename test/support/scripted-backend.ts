@@ -5,7 +5,7 @@
 import type { FdSocket, NativeFd, SocketHandlers } from '../../src/native/binding.ts';
 import { encodeMessage, needReplyFlag, replyFlags } from '../../src/vhost-user/header.ts';
 import { MessageOrder } from './message-order.ts';
-import { describeMessage, MessageReader, type WireMessage } from './wire.ts';
+import { decodeMemoryTable, describeMessage, MessageReader, type WireMessage, type WireRegion } from './wire.ts';
 
 /** What to do instead of answering. Bytes are sent as they are. */
 export type Misbehaviour =
@@ -42,6 +42,8 @@ export class ScriptedBackend {
   readonly trace: string[] = [];
   /** Rules broken by the frontend; empty for a correct one. */
   readonly violations: string[] = [];
+  /** Each SET_MEM_TABLE that kept the order, as decoded from the wire. */
+  readonly memoryTables: (readonly WireRegion[])[] = [];
   /** Messages that did not come as one piece. */
   fragmented = 0;
   readonly order: MessageOrder;
@@ -124,6 +126,7 @@ export class ScriptedBackend {
       this.die();
       return;
     }
+    if (message.name === 'SET_MEM_TABLE') this.memoryTables.push(decodeMemoryTable(message.payload));
     const count = (this.#counts.get(message.name) ?? 0) + 1;
     this.#counts.set(message.name, count);
     const misbehaviour = this.#options.misbehave?.(message, count) ?? null;

@@ -149,6 +149,7 @@ export class ScriptedBackend {
         this.die();
         return;
       case 'nack':
+        this.order.refuse(message);
         if ((message.flags & needReplyFlag) === 0) this.die();
         else this.#send(encodeMessage(message.request, replyFlags, u64(1n)));
         return;

@@ -2,6 +2,7 @@
  * A vhost-user backend for what real ones do not show: it enforces the order of messages and misbehaves only when told.
  * It serves one connection over any socket of the native interface, in memory or real.
  */
+import { errnoOf } from '../../src/errors.ts';
 import type { FdSocket, NativeFd, SocketHandlers } from '../../src/native/binding.ts';
 import { encodeMessage, needReplyFlag, replyFlags } from '../../src/vhost-user/header.ts';
 import { MessageOrder } from './message-order.ts';
@@ -166,7 +167,12 @@ export class ScriptedBackend {
   }
 
   #send(bytes: Buffer, fds: readonly NativeFd[] = []): void {
-    this.#socket?.send(bytes, fds);
+    try {
+      this.#socket?.send(bytes, fds);
+    } catch (thrown) {
+      // A frontend that has left in the meantime; its end of file is on the way.
+      if (errnoOf(thrown) !== 'EPIPE') throw thrown;
+    }
   }
 
   #replyTo({ name, flags, payload, fds }: WireMessage): Buffer | null {

@@ -150,6 +150,8 @@ export class MessageOrder {
         this.#protocol = payload.readBigUInt64LE(0);
         // Descriptors and host notifiers come on a back channel, and only this frontend knows that it takes none.
         if (bit(this.#protocol, 10) || bit(this.#protocol, 11)) return `${name} that allows descriptors`;
+        // It has no use for the configuration space either: all of it is its own.
+        if (bit(this.#protocol, 9)) return `${name} with access to the configuration`;
         return (this.#protocol & ~this.#options.protocolFeatures) === 0n ? null : `${name} beyond the offer`;
       }
       case 'SET_FEATURES':

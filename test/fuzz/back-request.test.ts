@@ -143,7 +143,7 @@ describe(`decoder of the backend's requests (seed ${fuzzSeed})`, () => {
     );
     process.stderr.write(`back requests: ${runs} runs, ${corpus.length} inputs kept\n`);
     for (const count of Object.values(seen)) expect(count).toBeGreaterThan(0);
-    expect(corpus.length).toBeGreaterThan(5);
+    expect(corpus.length).toBeGreaterThan(2);
   });
 });
 

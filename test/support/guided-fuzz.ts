@@ -35,9 +35,10 @@ export interface FuzzReport<Input> {
   readonly corpus: readonly Input[];
 }
 
-const burstInputs = 256;
-/** Of a burst, looked at one by one in any case: one may have got to a known place another number of times. */
-const samples = 8;
+/** A burst that brings nothing new makes the next twice as long. */
+const burstInputs = { least: 256, most: 4096 } as const;
+/** One in so many is looked at in any case: it may have got to a known place another number of times. */
+const sampled = 64;
 const mostMutations = 3;
 
 /** @throws what `run` throws, as the cause of an error that names the run */
@@ -87,12 +88,15 @@ export function fuzz<Input>(target: FuzzTarget<Input>, limits: FuzzLimits): Fuzz
 
   take(target.covers);
   const end = performance.now() + limits.budgetMs;
+  let length: number = burstInputs.least;
   while (performance.now() < end && runs < (limits.maximumRuns ?? Infinity)) {
-    const burst = Array.from({ length: burstInputs }, next);
+    const burst = Array.from({ length }, next);
     for (const input of burst) run(input);
     if (limits.guided === false) continue;
-    if (seen.lacks(take(target.covers))) halve(burst);
-    for (const input of burst.slice(0, samples)) consider(input);
+    const fresh = seen.lacks(take(target.covers));
+    if (fresh) halve(burst);
+    length = fresh ? burstInputs.least : Math.min(2 * length, burstInputs.most);
+    for (const input of burst.slice(0, burst.length / sampled)) consider(input);
   }
   return { runs, corpus };
 }

@@ -1,6 +1,6 @@
 /** The handshake over real sockets, with real memory and eventfds, against the scripted backend in both modes. */
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
@@ -37,6 +37,17 @@ const socketPath = () => ({ baseDirectory: directory, relativePath: 'vhost.sock'
 /** Sockets, memory and eventfds of this process: what a connection and its session are made of. */
 function openDescriptors(): number {
   return readdirSync('/proc/self/fd').length;
+}
+
+/** What else a session could leave behind: its mappings, and threads of ours. */
+function held(): { readonly descriptors: number; readonly mappings: number; readonly threads: number } {
+  const mapped = readFileSync('/proc/self/maps', 'utf8').split('\n');
+  const threads = readdirSync('/proc/self/task').map((task) => readFileSync(`/proc/self/task/${task}/comm`, 'utf8'));
+  return {
+    descriptors: openDescriptors(),
+    mappings: mapped.filter((line) => /memfd:vu-/.test(line)).length,
+    threads: threads.filter((name) => name.startsWith('vu-')).length,
+  };
 }
 
 function newDevice(queues = 1): VirtioUserDevice {
@@ -124,7 +135,7 @@ describe.each([
 });
 
 describe('over a real socket', () => {
-  it('[9] [36] a handshake that fails at any message leaves the descriptors as they were', async () => {
+  it('[9] [36] a handshake that fails at any message leaves descriptors, mappings and threads as they were', async () => {
     const { next } = openSource(true);
     const device = newDevice();
     // The first connection starts the reactor, whose descriptors stay.
@@ -133,18 +144,27 @@ describe('over a real socket', () => {
     await failureOf(device.bringUp(first.frontend));
     await warm.ended;
     first.released();
-    const before = openDescriptors();
+    const before = held();
+    expect(before).toMatchObject({ mappings: 0, threads: 1 });
+    const mapped: number[] = [];
     for (const name of ['GET_FEATURES', 'SET_VRING_CALL', 'SET_FEATURES', 'SET_MEM_TABLE', 'SET_VRING_KICK']) {
       const backend = backendConnects({
         ...dpdkOffer,
-        misbehave: (message) => (message.name === name ? { kind: 'close' } : null),
+        misbehave: (message) => {
+          if (message.name !== name) return null;
+          mapped.push(held().mappings);
+          return { kind: 'close' };
+        },
       });
       const { frontend, released } = await next();
       expect((await failureOf(device.bringUp(frontend))).code).toBe('DISCONNECTED');
       await backend.ended;
       released();
-      await until('descriptors are back', () => openDescriptors() === before);
+      await until('descriptors are back', () => openDescriptors() === before.descriptors);
+      expect(held()).toEqual(before);
     }
+    // Those that come after the session was made.
+    expect(mapped.filter((count) => count > 0)).toHaveLength(4);
   });
 
   it('[F8] sees a backend die while it waits, long before the deadline', async () => {
@@ -160,6 +180,25 @@ describe('over a real socket', () => {
     backend.die();
     expect(await outcome).toMatchObject({ code: 'DISCONNECTED', details: { request: 'SET_MEM_TABLE' } });
     expect(performance.now() - since).toBeLessThan(1000);
+  });
+
+  it('[79] tells every backend the same labels of its new memory', async () => {
+    const { next } = openSource(true);
+    const device = newDevice();
+    const backends: ScriptedBackend[] = [];
+    for (const offer of [dpdkOffer, vppOffer, dpdkOffer]) {
+      const backend = backendConnects(offer);
+      backends.push(backend);
+      const { frontend, released } = await next();
+      await device.bringUp(frontend);
+      expect(backend.violations).toEqual([]);
+      backend.die();
+      await device.shutDown();
+      released();
+    }
+    const [first, ...later] = backends.map(({ memoryTables }) => memoryTables);
+    expect(first).toEqual([[{ ...first?.[0]?.[0], userAddress: first?.[0]?.[0]?.guestAddress, offsetBytes: 0n }]]);
+    expect(later).toEqual([first, first]);
   });
 
   it('[69] client mode finds a backend that comes back on the same path', async () => {

@@ -15,8 +15,6 @@ import { readGoogle, readJest, type RunTest } from './results.ts';
 interface Statement {
   readonly id: string;
   readonly text: string;
-  /** Patterns (`*`) of GoogleTest names that show it and do not begin with its number. */
-  readonly native?: readonly string[];
   /** Why no test shows it. */
   readonly notCovered?: string;
 }
@@ -60,25 +58,10 @@ function readResults(directory: string): RunTest[] {
   ];
 }
 
-function showing(statement: Statement, tests: readonly RunTest[]): RunTest[] {
-  const patterns = (statement.native ?? []).map(
-    (pattern) => new RegExp(`^${pattern.replaceAll('.', '\\.').replaceAll('*', '.*')}$`),
-  );
-  for (const [index, pattern] of patterns.entries()) {
-    if (!tests.some(({ where, test }) => where === 'native' && pattern.test(test))) {
-      throw new Error(`statement ${statement.id}: no test is called ${statement.native?.[index]}`);
-    }
-  }
-  return tests.filter(
-    ({ ids, where, test }) =>
-      ids.includes(statement.id) || (where === 'native' && patterns.some((pattern) => pattern.test(test))),
-  );
-}
-
 function report(statements: readonly Statement[], tests: readonly RunTest[]): boolean {
   const count = { pass: 0, fail: 0, open: 0, unexplained: 0 };
   for (const statement of statements) {
-    const shown = showing(statement, tests);
+    const shown = tests.filter(({ ids }) => ids.includes(statement.id));
     const failed = shown.filter(({ passed }) => !passed);
     const verdict =
       failed.length > 0

@@ -1,19 +1,26 @@
 /**
  * Fuzz of what a vhost-user backend can send us unasked, on the back channel: random bytes and mutations of good
- * requests, cut anywhere, with descriptors. Time-boxed: VIRTIO_USER_FUZZ_MS, default 2000; VIRTIO_USER_FUZZ_SEED repeats
- * a run.
+ * requests, cut anywhere, with descriptors; the decoder is fuzzed as its coverage leads. Time-boxed: VIRTIO_USER_FUZZ_MS,
+ * default 2000; VIRTIO_USER_FUZZ_SEED repeats a run.
  */
 import { describe, expect, it } from '@jest/globals';
 import { VirtioUserError } from '../../src/errors.ts';
 import { BackRequestDecoder, backRequests } from '../../src/vhost-user/back-request.ts';
 import { BackPeer, backMessage, configChange } from '../support/back-peer.ts';
-import { cutShort, type Mutation, noise, unchanged, withFlippedBits, withWord } from '../support/byte-mutations.ts';
+import {
+  cutShort,
+  type Mutation,
+  noise,
+  spliced,
+  unchanged,
+  withByte,
+  withFlippedBits,
+  withWord,
+} from '../support/byte-mutations.ts';
 import { connectScripted, deviceWorld, settle } from '../support/connection.ts';
+import { fuzz, fuzzBudgetMs, fuzzSeed } from '../support/guided-fuzz.ts';
 import { pick, type Random, randomBelow, randomBytes, seededRandom } from '../support/random.ts';
 import { dpdkOffer } from '../support/scripted-backend.ts';
-
-const budgetMs = Number(process.env['VIRTIO_USER_FUZZ_MS'] ?? 2000);
-const seed = Number(process.env['VIRTIO_USER_FUZZ_SEED'] ?? Date.now() % 0x100000000);
 
 const known = Object.values(backRequests);
 const words = [0, 1, 2, 4, 5, 8, 9, 0xd, 0x11, 24, 255, 256, 257, 0x7fffffff, 0x80000000, 0xfffffff4, 0xffffffff];
@@ -44,6 +51,12 @@ function stream(random: Random): Buffer {
     return random() < 0.8 ? good : pick(random, mutations)(random, good);
   });
   return Buffer.concat(parts);
+}
+
+/** `cut` seeds how it is cut, and where descriptors come along. */
+interface Stream {
+  readonly bytes: Buffer;
+  readonly cut: number;
 }
 
 interface Piece {
@@ -104,30 +117,40 @@ function decode(cut: readonly Piece[]): Verdict[] {
   return result;
 }
 
-describe(`decoder of the backend's requests (seed ${seed})`, () => {
+describe(`decoder of the backend's requests (seed ${fuzzSeed})`, () => {
   it('[42] judges every request alike, whatever comes and however it is cut', () => {
-    const random = seededRandom(seed);
-    const until = performance.now() + budgetMs;
     const seen = { served: 0, refused: 0, violation: 0 };
-    while (performance.now() < until) {
-      for (let round = 0; round < 100; round += 1) {
-        const cut = pieces(random, stream(random));
-        const expected = verdicts(cut);
-        const context = cut.map(({ bytes, descriptors }) => `${bytes.toString('hex')}+${descriptors}`).join(' ');
-        expect([context, decode(cut)]).toEqual([context, expected]);
-        for (const verdict of expected) {
-          seen[verdict === 'violation' ? 'violation' : verdict.includes('served') ? 'served' : 'refused'] += 1;
-        }
-      }
-    }
+    const { runs, corpus } = fuzz<Stream>(
+      {
+        covers: /\/src\/vhost-user\/(back-request|header)\.ts$/,
+        generate: (random) => ({ bytes: stream(random), cut: randomBelow(random, 0x10000) }),
+        mutate: (random, { bytes, cut }, other) => {
+          if (random() < 0.3) return { bytes, cut: randomBelow(random, 0x10000) };
+          if (random() < 0.3) return { bytes: spliced(random, bytes, other.bytes), cut };
+          return { bytes: pick(random, [...mutations, withByte])(random, bytes), cut };
+        },
+        run: ({ bytes, cut: seed }) => {
+          const cut = pieces(seededRandom(seed), bytes);
+          const expected = verdicts(cut);
+          const context = cut.map((piece) => `${piece.bytes.toString('hex')}+${piece.descriptors}`).join(' ');
+          expect([context, decode(cut)]).toEqual([context, expected]);
+          for (const verdict of expected) {
+            seen[verdict === 'violation' ? 'violation' : verdict.includes('served') ? 'served' : 'refused'] += 1;
+          }
+        },
+      },
+      { seed: fuzzSeed, budgetMs: fuzzBudgetMs },
+    );
+    process.stderr.write(`back requests: ${runs} runs, ${corpus.length} inputs kept\n`);
     for (const count of Object.values(seen)) expect(count).toBeGreaterThan(0);
+    expect(corpus.length).toBeGreaterThan(2);
   });
 });
 
-describe(`back channel (seed ${seed})`, () => {
+describe(`back channel (seed ${fuzzSeed})`, () => {
   it('[42] answers what asks for it, closes every descriptor, and never costs the device', async () => {
-    const random = seededRandom(seed ^ 0xbac);
-    const until = performance.now() + budgetMs;
+    const random = seededRandom(fuzzSeed ^ 0xbac);
+    const until = performance.now() + fuzzBudgetMs;
     while (performance.now() < until) {
       const { device, ledger } = deviceWorld();
       const { frontend, backend, timers } = connectScripted(dpdkOffer, ledger);

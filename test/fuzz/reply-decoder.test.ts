@@ -1,6 +1,7 @@
 /**
  * Fuzz of everything a vhost-user backend can make us read: random bytes and structure-aware mutations of good replies,
- * cut anywhere, with descriptors. Time-boxed: VIRTIO_USER_FUZZ_MS, default 2000; VIRTIO_USER_FUZZ_SEED repeats a run.
+ * cut anywhere, with descriptors; the decoder is fuzzed as its coverage leads. Time-boxed: VIRTIO_USER_FUZZ_MS, default
+ * 2000; VIRTIO_USER_FUZZ_SEED repeats a run.
  */
 import { describe, expect, it } from '@jest/globals';
 import { VirtioUserError } from '../../src/errors.ts';
@@ -11,18 +12,18 @@ import {
   cutShort,
   type Mutation,
   noise,
+  spliced,
   unchanged,
+  withByte,
   withFlippedBits,
   withSurplus,
   withWord,
 } from '../support/byte-mutations.ts';
 import { connectScripted, settle } from '../support/connection.ts';
+import { fuzz, fuzzBudgetMs, fuzzSeed } from '../support/guided-fuzz.ts';
 import { FdLedger } from '../support/memory-socket.ts';
 import { pick, type Random, randomBelow, randomBytes, seededRandom } from '../support/random.ts';
 import { dpdkOffer } from '../support/scripted-backend.ts';
-
-const budgetMs = Number(process.env['VIRTIO_USER_FUZZ_MS'] ?? 2000);
-const seed = Number(process.env['VIRTIO_USER_FUZZ_SEED'] ?? Date.now() % 0x100000000);
 
 const asks = Object.values(requests)
   .map((spec: RequestSpec) => ({ number: spec.number, size: spec.replyBytes ?? 8 }))
@@ -33,6 +34,7 @@ const mutations: readonly Mutation[] = [
   unchanged,
   withWord(words, 3),
   withFlippedBits(1),
+  withByte,
   cutShort,
   withSurplus,
   (_random, bytes) => Buffer.concat([bytes, bytes]),
@@ -48,6 +50,14 @@ function pieces(random: Random, bytes: Buffer): Buffer[] {
     at += length;
   }
   return cut;
+}
+
+/** A stream as the answer to a request; `cut` seeds how it is cut. */
+interface Reply {
+  readonly number: number;
+  readonly size: number;
+  readonly stream: Buffer;
+  readonly cut: number;
 }
 
 /** What must come of a stream that answers one request, judged on the whole of it. */
@@ -71,32 +81,43 @@ function decode(chunks: readonly Buffer[], request: number, size: number): Buffe
   return payload ?? 'incomplete';
 }
 
-describe(`reply decoder (seed ${seed})`, () => {
+describe(`reply decoder (seed ${fuzzSeed})`, () => {
   it('[33] gives exactly the good replies, whatever comes and however it is cut', () => {
-    const random = seededRandom(seed);
-    const until = performance.now() + budgetMs;
     const seen = { payload: 0, incomplete: 0, violation: 0 };
-    while (performance.now() < until) {
-      for (let round = 0; round < 200; round += 1) {
-        const { number, size } = pick(random, asks);
-        const good = encodeMessage(number, replyFlags, randomBytes(random, size));
-        const stream = pick(random, mutations)(random, good);
-        const expected = verdict(stream, number, size);
-        const result = decode(pieces(random, stream), number, size);
-        seen[expected] += 1;
-        const context = `${stream.toString('hex')} as reply to ${number}`;
-        if (expected === 'payload') expect([context, result]).toEqual([context, stream.subarray(12)]);
-        else expect([context, result]).toEqual([context, expected]);
-      }
-    }
+    const { runs, corpus } = fuzz<Reply>(
+      {
+        covers: /\/src\/vhost-user\/(decoder|header|request)\.ts$/,
+        generate: (random) => {
+          const { number, size } = pick(random, asks);
+          const good = encodeMessage(number, replyFlags, randomBytes(random, size));
+          return { number, size, stream: pick(random, mutations)(random, good), cut: randomBelow(random, 0x10000) };
+        },
+        mutate: (random, reply, { stream }) => {
+          if (random() < 0.3) return { ...reply, cut: randomBelow(random, 0x10000) };
+          if (random() < 0.2) return { ...reply, stream: spliced(random, reply.stream, stream) };
+          return { ...reply, stream: pick(random, mutations)(random, reply.stream) };
+        },
+        run: ({ number, size, stream, cut }) => {
+          const expected = verdict(stream, number, size);
+          const result = decode(pieces(seededRandom(cut), stream), number, size);
+          seen[expected] += 1;
+          const context = `${stream.toString('hex')} as reply to ${number}, cut ${cut}`;
+          if (expected === 'payload') expect([context, result]).toEqual([context, stream.subarray(12)]);
+          else expect([context, result]).toEqual([context, expected]);
+        },
+      },
+      { seed: fuzzSeed, budgetMs: fuzzBudgetMs },
+    );
+    process.stderr.write(`reply decoder: ${runs} runs, ${corpus.length} inputs kept\n`);
     for (const count of Object.values(seen)) expect(count).toBeGreaterThan(0);
+    expect(corpus.length).toBeGreaterThan(2);
   });
 });
 
-describe(`channel (seed ${seed})`, () => {
+describe(`channel (seed ${fuzzSeed})`, () => {
   it('[36] ends with a typed error or an answer, and closes every descriptor', async () => {
-    const random = seededRandom(seed ^ 0x5eed);
-    const until = performance.now() + budgetMs / 2;
+    const random = seededRandom(fuzzSeed ^ 0x5eed);
+    const until = performance.now() + fuzzBudgetMs / 2;
     const ledger = new FdLedger();
     while (performance.now() < until) {
       const fds = random() < 0.3 ? Array.from({ length: 1 + randomBelow(random, 8) }, () => ledger.make()) : [];

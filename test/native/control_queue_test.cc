@@ -149,7 +149,7 @@ TEST_P(EveryControlQueue, TakesHeaderAndDataCutAtAnyByte) {
 }
 
 // Wrong, but with a place for the ack: refused there, and the queue goes on.
-TEST_P(EveryControlQueue, SF61_AnswersWrongChainsThatHaveAnAckWithAnErrorAndServesNothing) {
+TEST_P(EveryControlQueue, F61_AnswersWrongChainsThatHaveAnAckWithAnErrorAndServesNothing) {
   const bool packed = GetParam().packed;
   const auto next = kDescNext;
   const auto write = kDescWrite;
@@ -189,7 +189,7 @@ TEST_P(EveryControlQueue, SF61_AnswersWrongChainsThatHaveAnAckWithAnErrorAndServ
 }
 
 // No place to say it: the control queue ends, and nothing else.
-TEST_P(EveryControlQueue, SF61_EndsAtChainsThatNameNoPlaceForAnAck) {
+TEST_P(EveryControlQueue, F61_EndsAtChainsThatNameNoPlaceForAnAck) {
   const bool packed = GetParam().packed;
   const auto next = kDescNext;
   const std::vector<std::pair<const char*, std::function<void(ControlWorld&)>>> wrong = {
@@ -240,7 +240,7 @@ TEST_P(EveryControlQueue, SF61_EndsAtChainsThatNameNoPlaceForAnAck) {
   }
 }
 
-TEST(SplitControlQueue, SF61_EndsAtAnIndexOrADescriptorThatCannotBe) {
+TEST(SplitControlQueue, F61_EndsAtAnIndexOrADescriptorThatCannotBe) {
   for (const uint16_t jump : {uint16_t{kControlQueueSize + 1}, uint16_t{0xffff}}) {
     ControlWorld world({});
     *world.split.availIdx = jump;

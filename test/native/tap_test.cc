@@ -238,6 +238,61 @@ TEST_F(RealTap, CarrierFollowsTheCommandAndIllegalOffloadsAreRefused) {
   EXPECT_EQ(refused.fault().errnum, EINVAL);
 }
 
+// A datagram of flow number `flow`, from the pod or to it.
+Bytes datagram(uint8_t flow, bool toPod, uint8_t seed) {
+  Bytes framed = plainFrame(200, seed);
+  const uint8_t from = toPod ? 2 : 1;
+  const uint8_t to = toPod ? 1 : 2;
+  const Bytes headers = {0x08, 0x00, 0x45, 0,  0, 200, 0,  0,    0x40, 0,    64, 17, 0,   0, 10,
+                         0,    0,    from, 10, 0, 0,   to, flow, from, flow, to, 0,  180, 0, 0};
+  std::copy(headers.begin(), headers.end(), framed.begin() + 24);
+  return framed;
+}
+
+// Packets of one flow must not overtake each other, and a peer's pump finds its flow on the pair where it sends it.
+TEST_F(RealTap, FlowStaysOnOnePairAndFollowsTheBackendToAnother) {
+  auto bench = make(2);
+  bench->start();
+  const auto leavesOn = [&](const Bytes& framed) {
+    int pair = -1;
+    eventually([&] {
+      for (uint32_t i = 0; i < 2 && pair < 0; ++i) {
+        Chain chain;
+        while (bench->tx(i).pop(chain)) {
+          if (gather(chain) == framed) pair = static_cast<int>(i);
+          bench->tx(i).push(chain.head, 0);
+          bench->tx(i).publish();
+        }
+      }
+      return pair >= 0;
+    });
+    return pair;
+  };
+  const auto send = [&](uint8_t flow, uint8_t seed) {
+    const Bytes framed = datagram(flow, false, seed);
+    EXPECT_TRUE(tap->send(Bytes(framed.begin() + 12, framed.end())));
+    return leavesOn(framed);
+  };
+  uint32_t flowsOf[2] = {};
+  uint64_t delivered = 0;
+  for (uint8_t flow = 0; flow < 32; ++flow) {
+    const int first = send(flow, 0);
+    ASSERT_GE(first, 0) << "flow " << int{flow};
+    ++flowsOf[first];
+    for (uint8_t seed = 1; seed < 4; ++seed) EXPECT_EQ(send(flow, seed), first) << "flow " << int{flow};
+    // Wherever the kernel had put it: the answer to what came on a pair leaves on that pair.
+    for (const uint32_t pair : {1U, 0U, 1U}) {
+      bench->deliver(datagram(flow, true, 9), 1, pair);
+      ++delivered;
+      ASSERT_TRUE(eventually([&] { return bench->port->counters().rxFrames == delivered; }));
+      EXPECT_EQ(send(flow, 4), static_cast<int>(pair)) << "flow " << int{flow};
+      EXPECT_EQ(send(flow, 5), static_cast<int>(pair)) << "flow " << int{flow};
+    }
+  }
+  EXPECT_GT(flowsOf[0], 0U);
+  EXPECT_GT(flowsOf[1], 0U);
+}
+
 TEST_F(RealTap, FlowsUseOnlyTheQueuesOfActivePairs) {
   auto bench = make(2);
   bench->options_.start.activePairs = 1;
@@ -246,10 +301,7 @@ TEST_F(RealTap, FlowsUseOnlyTheQueuesOfActivePairs) {
   ASSERT_TRUE(started.wait());
   // Many flows: with the second queue attached half of them would wait there for ever.
   for (uint8_t i = 0; i < 32; ++i) {
-    Bytes framed = plainFrame(200, i);
-    const Bytes udp = {0x08, 0x00, 0x45, 0,  0, 200, 0, 0, 0x40, 0, 64, 17, 0,   0, 10,
-                       0,    0,    1,    10, 0, 0,   2, i, 1,    i, 2,  0,  180, 0, 0};
-    std::copy(udp.begin(), udp.end(), framed.begin() + 24);
+    const Bytes framed = datagram(i, false, i);
     ASSERT_TRUE(tap->send(Bytes(framed.begin() + 12, framed.end())));
     ASSERT_TRUE(eventually([&] {
       Chain chain;

@@ -29,6 +29,7 @@ import type {
   PortCounters,
   PortEvent,
   PortOptions,
+  Pump,
   Session,
 } from '../../src/native/binding.ts';
 import type { OvsPort, OvsPorts, OvsPortSpec } from '../../src/ovs/ports.ts';
@@ -662,6 +663,8 @@ export class FakeNode {
   readonly keptPods = new Map<string, string>();
   sources: FakeSource[] = [];
   ports: FakePort[] = [];
+  /** Of the agent; filled before the first attachment. */
+  readonly pumps: Pump[] = [];
   devices: FakeDevice[] = [];
   /** Thrown by `open` of the next source. */
   socketRefusal: Error | null = null;
@@ -807,7 +810,7 @@ export class FakeNode {
   #newManager(): AttachmentManager {
     const dependencies: AttachmentDependencies = {
       binding: this.#binding(),
-      pumps: [],
+      pumps: this.pumps,
       deviceInfo: new DeviceInfoDirectory(this.deviceInfoDir, this.#deviceInfoDisk()),
       ipam: this.ipam,
       ovs: this.ovs,

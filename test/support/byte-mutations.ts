@@ -9,7 +9,8 @@ export const unchanged: Mutation = (_random, bytes) => bytes;
 export function withWord(words: readonly number[], places: number): Mutation {
   return (random, bytes) => {
     const mutated = Buffer.from(bytes);
-    mutated.writeUInt32LE(pick(random, words), 4 * randomBelow(random, places));
+    const at = 4 * randomBelow(random, places);
+    if (at + 4 <= mutated.length) mutated.writeUInt32LE(pick(random, words), at);
     return mutated;
   };
 }
@@ -20,7 +21,7 @@ export function withFlippedBits(most: number): Mutation {
     const mutated = Buffer.from(bytes);
     for (let left = 1 + randomBelow(random, most); left > 0; left -= 1) {
       const at = randomBelow(random, mutated.length);
-      mutated[at] = (mutated[at] ?? 0) ^ (1 << randomBelow(random, 8));
+      if (at < mutated.length) mutated[at] = (mutated[at] ?? 0) ^ (1 << randomBelow(random, 8));
     }
     return mutated;
   };
@@ -33,4 +34,19 @@ export const withSurplus: Mutation = (random, bytes) =>
 
 export function noise(belowBytes: number): Mutation {
   return (random) => randomBytes(random, randomBelow(random, belowBytes));
+}
+
+/** Another value for one byte. */
+export const withByte: Mutation = (random, bytes) => {
+  const mutated = Buffer.from(bytes);
+  if (mutated.length > 0) mutated[randomBelow(random, mutated.length)] = randomBelow(random, 256);
+  return mutated;
+};
+
+/** The head of one and the tail of another. */
+export function spliced(random: Random, head: Buffer, tail: Buffer): Buffer {
+  return Buffer.concat([
+    head.subarray(0, randomBelow(random, head.length + 1)),
+    tail.subarray(randomBelow(random, tail.length + 1)),
+  ]);
 }

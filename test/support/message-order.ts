@@ -14,7 +14,9 @@ export interface OrderOptions {
   readonly probed?: boolean;
 }
 
+/** What the backend has of a ring. */
 interface RingProgress {
+  call: boolean;
   num: boolean;
   base: boolean;
   addr: boolean;
@@ -59,6 +61,8 @@ const rules: Readonly<Record<string, MessageRule>> = {
   GET_STATUS: rule(0, 0, false, 16),
 };
 
+const freshRing = { call: false, num: false, base: false, addr: false, kick: false, enabled: false } as const;
+
 const bit = (mask: bigint, number: number): boolean => ((mask >> BigInt(number)) & 1n) === 1n;
 
 export class MessageOrder {
@@ -73,6 +77,8 @@ export class MessageOrder {
   #memory = false;
   #driverOk = false;
   #backChannel = false;
+  /** Takes the last SET_VRING_ENABLE back. */
+  #undoEnable = (): void => {};
 
   constructor(options: OrderOptions) {
     this.#options = options;
@@ -88,10 +94,23 @@ export class MessageOrder {
 
   /** Everything that a backend needs before it moves a frame. */
   get running(): boolean {
-    // Without bit 30 rings are enabled from the start.
-    const enabledAnyway = !bit(this.#features ?? 0n, 30);
-    const rings = this.#rings.length > 0 && this.#rings.every((ring) => ring.kick && (ring.enabled || enabledAnyway));
+    const rings = this.#rings.length > 0 && this.#rings.every((ring) => this.#moves(ring));
     return rings && (this.#driverOk || !bit(this.ackedProtocol, 16));
+  }
+
+  /** Rings that a backend works on now, by index. */
+  get movingRings(): number[] {
+    return [...this.#rings.keys()].filter((index) => this.#moves(this.#rings[index] ?? freshRing));
+  }
+
+  /** Without bit 30 rings are enabled from the start. */
+  #moves(ring: Readonly<RingProgress>): boolean {
+    return ring.kick && (ring.enabled || !bit(this.#features ?? 0n, 30));
+  }
+
+  /** The message taken last was refused: a ring stays as it was. */
+  refuse({ name }: WireMessage): void {
+    if (name === 'SET_VRING_ENABLE') this.#undoEnable();
   }
 
   /** @returns the rule that this message breaks, or null */
@@ -131,6 +150,8 @@ export class MessageOrder {
         this.#protocol = payload.readBigUInt64LE(0);
         // Descriptors and host notifiers come on a back channel, and only this frontend knows that it takes none.
         if (bit(this.#protocol, 10) || bit(this.#protocol, 11)) return `${name} that allows descriptors`;
+        // It has no use for the configuration space either: all of it is its own.
+        if (bit(this.#protocol, 9)) return `${name} with access to the configuration`;
         return (this.#protocol & ~this.#options.protocolFeatures) === 0n ? null : `${name} beyond the offer`;
       }
       case 'SET_FEATURES':
@@ -170,6 +191,9 @@ export class MessageOrder {
     if (this.#features === null) return 'SET_MEM_TABLE before SET_FEATURES';
     if (bit(this.ackedProtocol, 16) && !this.#statusRead) return 'SET_MEM_TABLE before FEATURES_OK was read back';
     const regions = payload.readUInt32LE(0);
+    const moving = this.movingRings;
+    // What a backend reads and writes may go away under it.
+    if (moving.length > 0) return `SET_MEM_TABLE while ring ${moving.join(', ')} moves`;
     if (regions < 1 || regions > 8) return `${regions} regions`;
     if (payload.length !== 8 + 32 * regions || fds.length !== regions) return `${regions} regions, ${fds.length} files`;
     if (payload.readUInt32LE(4) !== 0) return 'padding of SET_MEM_TABLE is not zero';
@@ -194,10 +218,7 @@ export class MessageOrder {
     if (name === 'SET_VRING_CALL') {
       if (payload.readBigUInt64LE(0) !== BigInt(index)) return `${name} says that no descriptor follows`;
       if (index >= 2 * this.#options.queuePairs) return `${name} of ring ${index}, beyond the queues of the backend`;
-      if (index !== this.#rings.length) return `${name} of ring ${index} out of order`;
-      if (this.#features !== null) return `${name} after SET_FEATURES`;
-      this.#rings.push({ num: false, base: false, addr: false, kick: false, enabled: false });
-      return null;
+      return this.#setCall(index);
     }
     const ring = this.#rings[index];
     if (ring === undefined) return `${name} of ring ${index} before its SET_VRING_CALL`;
@@ -205,6 +226,7 @@ export class MessageOrder {
     switch (name) {
       case 'SET_VRING_NUM':
         ring.num = true;
+        if (!ring.call) return `${name} of ring ${index} before SET_VRING_CALL was sent again`;
         return ring.kick ? `${name} of a started ring` : null;
       case 'SET_VRING_BASE':
         ring.base = true;
@@ -219,16 +241,39 @@ export class MessageOrder {
         return ring.addr ? null : `${name} of ring ${index} before its address`;
       case 'SET_VRING_ENABLE':
         if (!bit(this.#features, 30)) return `${name} without bit 30`;
-        ring.enabled = payload.readUInt32LE(4) === 1;
+        this.#enable(ring, payload.readUInt32LE(4) === 1);
         if (payload.readUInt32LE(4) > 1) return `${name} with ${payload.readUInt32LE(4)}`;
         return ring.kick ? null : `${name} of ring ${index} before its kick`;
       case 'GET_VRING_BASE':
         if (payload.readUInt32LE(4) !== 0) return `${name} with an index that is not zero`;
         if (ring.enabled) return `${name} of ring ${index} while it is enabled`;
-        ring.kick = false;
+        // Eventfds, size and addresses are forgotten with it: whoever starts the ring again says all of it again.
+        Object.assign(ring, freshRing);
         return null;
       default:
         return `unknown ${name}`;
     }
+  }
+
+  /** The first ones make the queues, in order; later ones belong to rings that were taken back. */
+  #setCall(index: number): string | null {
+    const known = this.#rings[index];
+    if (known !== undefined) {
+      if (known.call) return `SET_VRING_CALL of ring ${index} twice`;
+      known.call = true;
+      return null;
+    }
+    if (index !== this.#rings.length) return `SET_VRING_CALL of ring ${index} out of order`;
+    if (this.#features !== null) return 'SET_VRING_CALL after SET_FEATURES';
+    this.#rings.push({ ...freshRing, call: true });
+    return null;
+  }
+
+  #enable(ring: RingProgress, enabled: boolean): void {
+    const before = ring.enabled;
+    this.#undoEnable = () => {
+      ring.enabled = before;
+    };
+    ring.enabled = enabled;
   }
 }

@@ -2,10 +2,11 @@
  * A vhost-user backend for what real ones do not show: it enforces the order of messages and misbehaves only when told.
  * It serves one connection over any socket of the native interface, in memory or real.
  */
+import { errnoOf } from '../../src/errors.ts';
 import type { FdSocket, NativeFd, SocketHandlers } from '../../src/native/binding.ts';
 import { encodeMessage, needReplyFlag, replyFlags } from '../../src/vhost-user/header.ts';
 import { MessageOrder } from './message-order.ts';
-import { describeMessage, MessageReader, type WireMessage } from './wire.ts';
+import { decodeMemoryTable, describeMessage, MessageReader, type WireMessage, type WireRegion } from './wire.ts';
 
 /** What to do instead of answering. Bytes are sent as they are. */
 export type Misbehaviour =
@@ -42,6 +43,8 @@ export class ScriptedBackend {
   readonly trace: string[] = [];
   /** Rules broken by the frontend; empty for a correct one. */
   readonly violations: string[] = [];
+  /** Each SET_MEM_TABLE that kept the order, as decoded from the wire. */
+  readonly memoryTables: (readonly WireRegion[])[] = [];
   /** Messages that did not come as one piece. */
   fragmented = 0;
   readonly order: MessageOrder;
@@ -124,6 +127,7 @@ export class ScriptedBackend {
       this.die();
       return;
     }
+    if (message.name === 'SET_MEM_TABLE') this.memoryTables.push(decodeMemoryTable(message.payload));
     const count = (this.#counts.get(message.name) ?? 0) + 1;
     this.#counts.set(message.name, count);
     const misbehaviour = this.#options.misbehave?.(message, count) ?? null;
@@ -146,6 +150,7 @@ export class ScriptedBackend {
         this.die();
         return;
       case 'nack':
+        this.order.refuse(message);
         if ((message.flags & needReplyFlag) === 0) this.die();
         else this.#send(encodeMessage(message.request, replyFlags, u64(1n)));
         return;
@@ -162,7 +167,12 @@ export class ScriptedBackend {
   }
 
   #send(bytes: Buffer, fds: readonly NativeFd[] = []): void {
-    this.#socket?.send(bytes, fds);
+    try {
+      this.#socket?.send(bytes, fds);
+    } catch (thrown) {
+      // A frontend that has left in the meantime; its end of file is on the way.
+      if (errnoOf(thrown) !== 'EPIPE') throw thrown;
+    }
   }
 
   #replyTo({ name, flags, payload, fds }: WireMessage): Buffer | null {

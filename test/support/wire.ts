@@ -52,6 +52,22 @@ function descriptorsOf(name: string, payload: Buffer): number {
   }
 }
 
+/** One region of SET_MEM_TABLE, as it stands on the wire. */
+export interface WireRegion {
+  readonly guestAddress: bigint;
+  readonly sizeBytes: bigint;
+  readonly userAddress: bigint;
+  readonly offsetBytes: bigint;
+}
+
+/** @param payload of 8 + 32 bytes per region */
+export function decodeMemoryTable(payload: Buffer): WireRegion[] {
+  return Array.from({ length: (payload.length - 8) / 32 }, (_, index) => {
+    const word = (at: number): bigint => payload.readBigUInt64LE(8 + 32 * index + 8 * at);
+    return { guestAddress: word(0), sizeBytes: word(1), userAddress: word(2), offsetBytes: word(3) };
+  });
+}
+
 /** `SET_VRING_NUM! 0 1024`: name, `!` where an answer is asked for, then what the payload says. */
 export function describeMessage({ name, flags, payload }: WireMessage): string {
   const mark = (flags & needReplyFlag) !== 0 ? '!' : '';

@@ -54,6 +54,19 @@ describe('ADD', () => {
     ]);
   });
 
+  it('gives its pairs to the pump threads in turn, from one of its own: interfaces of one pair are spread too', async () => {
+    const pumps = [0, 1, 2].map(() => ({ close: () => undefined }));
+    node.pumps.push(...pumps);
+    for (let container = 0; container < 30; container += 1) {
+      const key = { networkName: 'net', containerId: `container-${container}`, ifName: 'eth0' };
+      await node.add(node.spec(node.kernel.addNetns(), { key }));
+    }
+    const orders = node.ports.map(({ options }) => options.pumps.map((pump) => pumps.findIndex((one) => one === pump)));
+    expect(new Set(orders.map((order) => order.join(' ')))).toEqual(new Set(['0 1 2', '1 2 0', '2 0 1']));
+    const firsts = [0, 1, 2].map((pump) => orders.filter(([first]) => first === pump).length);
+    expect(Math.min(...firsts)).toBeGreaterThanOrEqual(5);
+  });
+
   it('needs no OVS where the netconf names no bridge', async () => {
     node.ovs.away = true;
     await node.add({ ...spec, ovs: null });

@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 
 #include <algorithm>
+#include <fstream>
 #include <thread>
 
 #include "checksum.h"
@@ -126,8 +127,17 @@ class PodSockets : public ::testing::Test {
     ASSERT_TRUE(bench->port->setCarrier(true).ok());
     // The kernel drops what is sent before it has noticed the carrier; setting flags waits for what it does then.
     ASSERT_TRUE(eventually([&] { return (flags(SIOCGIFFLAGS) & IFF_RUNNING) != 0; }));
+    // The kernel makes the route to an IPv6 address some time after the address.
+    inside([&] { ASSERT_TRUE(eventually(hasLocalRoute)); });
     // Without neighbour discovery every frame has the interface's own address on both ends.
     flags(SIOCSIFFLAGS, IFF_UP | IFF_NOARP);
+  }
+  static bool hasLocalRoute() {
+    std::ifstream routes("/proc/thread-self/net/ipv6_route");
+    for (std::string line; std::getline(routes, line);) {
+      if (line.starts_with("fd090000000000000000000000000001 80 ")) return true;
+    }
+    return false;
   }
   short flags(unsigned long request, short wanted = 0) {
     ifreq link{};

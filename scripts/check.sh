@@ -17,5 +17,7 @@ step types tsc -p .
 step lint eslint .
 step 'format of TypeScript' prettier --check --log-level=warn .
 step 'format of C and C++' clang-format-14 --dry-run -Werror $(native_files)
+step 'lint of the executable' make -s -C cni check
+step 'lint of the native core' bash scripts/tidy.sh
 step 'direction of dependency' bash scripts/test.sh unit test/unit/layering.test.ts
 exit "$failed"

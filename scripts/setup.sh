@@ -14,7 +14,7 @@ packages=(
   openvswitch-switch-dpdk openvswitch-common dpdk-dev containernetworking-plugins dnsmasq-base # the switch, testpmd, IPAM plugins, a DHCP server
   librte-mempool-ring23 librte-net-vhost23 librte-net-virtio23 librte-net-tap23 librte-bus-vdev23 # DPDK loads these by name
   g++ make cmake ninja-build musl-tools libgtest-dev                          # the addon, the executable, native tests
-  clang libclang-rt-14-dev clang-format                                       # sanitizers, fuzzing, format check
+  clang libclang-rt-14-dev clang-format clang-tidy-14                         # sanitizers, fuzzing, format check, lint
   iproute2 iputils-ping iperf3 sockperf ethtool tcpdump strace procps python3 # what the tests drive and observe with
 )
 

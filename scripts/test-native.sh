@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Native core under test: plain, with the rings on a model of weak memory order, AddressSanitizer + UBSan,
-# ThreadSanitizer, then each fuzz target for a bounded time.
+# ThreadSanitizer, then each fuzz target for a bounded time. The CNI executable, too: its tests on a build with
+# AddressSanitizer + UBSan, and its scanner fuzzed.
 # FUZZ_SECONDS (default 20) per target; "scripts/test-native.sh plain" runs the plain build only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -33,6 +34,10 @@ build asan g++ -DVU_SANITIZE=address,undefined
 run build/asan/native_tests
 run build/asan/wakeup_test
 
+say 'the executable: address, undefined'
+make -s -C cni sanitized
+VIRTIO_USER_EXECUTABLE="$PWD/build/cni/virtio-user-sanitized" bash scripts/test.sh executable
+
 say thread
 build tsan clang++ -DVU_SANITIZE=thread
 run build/tsan/native_tests
@@ -50,3 +55,10 @@ for target in build/fuzz/*_fuzz; do
   fi
   grep -E 'number_of_executed_units|average_exec_per_sec' "build/fuzz/$name.log"
 done
+
+say "json_scan_fuzz of the executable, $fuzz_seconds s"
+make -s -C cni fuzz-run SECONDS="$fuzz_seconds" >build/fuzz/json_scan_fuzz.log 2>&1 || {
+  tail -n 60 build/fuzz/json_scan_fuzz.log >&2
+  exit 1
+}
+grep -E 'number_of_executed_units|average_exec_per_sec' build/fuzz/json_scan_fuzz.log

@@ -21,7 +21,7 @@ jest_tier() { # tier, arguments…
   local tier=$1
   shift
   local workers=(--runInBand) # the addon, namespaces and the switch are shared by the whole process
-  case $tier in unit | protocol) workers=(--maxWorkers=2) ;; esac
+  case $tier in unit | protocol | executable) workers=(--maxWorkers=2) ;; esac
   [[ "$*" == *test/* ]] || set -- --testPathPatterns="^$PWD/test/$tier/" "$@"
   rm -f "build/test/$tier.json"
   timeout --kill-after=10 "$limit_seconds" node --disable-warning=ExperimentalWarning --experimental-vm-modules \

@@ -75,7 +75,7 @@ void Port::steer(uint32_t activePairs) noexcept {
   }
 }
 
-Result<void> Port::start(std::shared_ptr<Session> session, const StartOptions& options, Done done) noexcept {
+Result<void> Port::start(const std::shared_ptr<Session>& session, const StartOptions& options, Done done) noexcept {
   if (state_ == PortState::kClosed) return Fault{ESHUTDOWN, "start of a closed port"};
   if (state_ == PortState::kRunning) return Fault{EBUSY, "start of a running port"};
   if (!session || !session->mapped() || options.activePairs < 1 || options.activePairs > pairs_.size() ||

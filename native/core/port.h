@@ -37,7 +37,7 @@ class Port {
   Result<void> setCarrier(bool up) noexcept;
 
   // Errors: EBUSY (running, or the session is another port's), ESHUTDOWN (closed), EINVAL (pairs that are not there).
-  Result<void> start(std::shared_ptr<Session> session, const StartOptions& options, Done done) noexcept;
+  Result<void> start(const std::shared_ptr<Session>& session, const StartOptions& options, Done done) noexcept;
   // Session and port are apart when `done` is called. Never fails; a held port is quiesced already.
   void quiesce(Done done) noexcept;
   // Changes how many pairs carry traffic while running, in steps between which the caller disables or enables rings

@@ -53,13 +53,14 @@ ssize_t sendOnce(int socket, const uint8_t* bytes, size_t length, const std::vec
 
 std::vector<int> numbers(const std::vector<UniqueFd>& fds) noexcept {
   std::vector<int> result;
+  result.reserve(fds.size());
   for (const UniqueFd& fd : fds) result.push_back(fd.get());
   return result;
 }
 
 }  // namespace
 
-Result<std::shared_ptr<StreamSocket>> StreamSocket::open(std::shared_ptr<Reactor> reactor, UniqueFd fd,
+Result<std::shared_ptr<StreamSocket>> StreamSocket::open(const std::shared_ptr<Reactor>& reactor, UniqueFd fd,
                                                          Handlers handlers) noexcept {
   const int raw = fd.get();
   std::shared_ptr<StreamSocket> socket(new StreamSocket(reactor, std::move(fd), std::move(handlers)));
@@ -250,7 +251,7 @@ Result<SocketPair> socketPair() noexcept {
   return SocketPair{UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
-Result<std::shared_ptr<ListenSocket>> ListenSocket::open(std::shared_ptr<Reactor> reactor, BoundSocket bound,
+Result<std::shared_ptr<ListenSocket>> ListenSocket::open(const std::shared_ptr<Reactor>& reactor, BoundSocket bound,
                                                          Handlers handlers) noexcept {
   std::shared_ptr<ListenSocket> socket(new ListenSocket(reactor, std::move(bound), std::move(handlers)));
   socket->reserve_ = UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC));

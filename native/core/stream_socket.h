@@ -38,7 +38,7 @@ class StreamSocket : public Watcher, public std::enable_shared_from_this<StreamS
   // How long close() lets the peer take what is queued.
   static constexpr std::chrono::milliseconds kCloseGrace{1000};
 
-  static Result<std::shared_ptr<StreamSocket>> open(std::shared_ptr<Reactor> reactor, UniqueFd fd,
+  static Result<std::shared_ptr<StreamSocket>> open(const std::shared_ptr<Reactor>& reactor, UniqueFd fd,
                                                     Handlers handlers) noexcept;
   ~StreamSocket() override;
 
@@ -107,7 +107,7 @@ class ListenSocket : public Watcher {
     std::function<void(Fault)> onFault;
   };
 
-  static Result<std::shared_ptr<ListenSocket>> open(std::shared_ptr<Reactor> reactor, BoundSocket bound,
+  static Result<std::shared_ptr<ListenSocket>> open(const std::shared_ptr<Reactor>& reactor, BoundSocket bound,
                                                     Handlers handlers) noexcept;
   ~ListenSocket() override { close(); }
   // Accepts again after onConnection.

@@ -27,7 +27,7 @@ class Thread {
     const int error = pthread_create(&thread.id_, nullptr, &Thread::run, boxed.get());
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
     if (error != 0) return Fault{error, "pthread_create"};
-    boxed.release();  // the thread's now
+    (void)boxed.release();  // the thread's now
     thread.joinable_ = true;
     pthread_setname_np(thread.id_, name);
     return thread;

@@ -5,6 +5,8 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import type { NativeFd, OpenedTap, PodRoute, TapSpec } from '../../src/native/binding.ts';
 import { loadNative } from '../../src/native/load.ts';
+import { closeDependencies, featureMask } from '../../src/virtio/feature.ts';
+import { planOffloads } from '../../src/virtio/offload.ts';
 import { Cleanup } from '../support/cleanup.ts';
 import { faultOf, openDescriptors } from '../support/native-sockets.ts';
 import { Netns } from '../support/netns.ts';
@@ -108,7 +110,7 @@ const hostLinks = async (): Promise<readonly string[]> =>
     .filter((line) => / (eth0|lo|tap|tun)/.test(line));
 
 describe('a TAP', () => {
-  it.each([1, 4])('with %i queues has what was asked for, in the pod and not on the host [65]', async (queues) => {
+  it.each([1, 4])('[65] with %i queues has what was asked for, in the pod and not on the host', async (queues) => {
     const before = await hostLinks();
     const tap = await openTap({ queues });
     expect(tap.queues).toHaveLength(queues);
@@ -146,7 +148,7 @@ describe('a TAP', () => {
     expect(await native.inspectPodLink(netns, 'eth0')).toMatchObject({ up: true, carrier: false });
   });
 
-  it('outlives its queues and is taken up again with its index, its MAC and another number of queues [59] [66]', async () => {
+  it('[66] outlives its queues and is taken up again with its index, its MAC and another number of queues', async () => {
     const tap = await openTap({ queues: 2 });
     closeQueues(tap);
     const again = await openTap({
@@ -168,7 +170,7 @@ describe('a TAP', () => {
     ]);
   });
 
-  it('with one queue outlives it, and so does one that an older version made multi-queue [66]', async () => {
+  it('[66] with one queue outlives it, and so does one that an older version made multi-queue', async () => {
     const tap = await openTap();
     closeQueues(tap);
     expect(await openTap({ adoptIfindex: tap.ifindex })).toMatchObject({ ifindex: tap.ifindex });
@@ -237,6 +239,25 @@ describe('a TAP', () => {
     // The sender of a removal is let go by the kernel some time after the link is gone.
     await until('the descriptors of the last removal', () => openDescriptors() === before);
     expect((await ipLinks()).map(({ ifname }) => ifname)).toEqual(['lo']);
+  });
+
+  it('[60] takes every mask of offloads that is computed from what can be negotiated, and no other', async () => {
+    const bits = [0, 1, 7, 8, 11, 12];
+    const masks = new Set<number>();
+    for (let choice = 0; choice < 1 << bits.length; choice += 1) {
+      const set = closeDependencies(featureMask(...bits.filter((_bit, index) => ((choice >> index) & 1) === 1)));
+      for (const software of [true, false]) masks.add(planOffloads(set, software).tapMask);
+    }
+    expect([...masks].toSorted()).toEqual([0, 1, 3, 5, 7]);
+    const pump = native.createPump({ name: 'offloads', spinUs: 0 });
+    cleanup.add('pump', () => pump.close());
+    const { queues } = await openTap();
+    const port = native.createPort({ taps: queues, pumps: [pump], onEvent: () => undefined });
+    cleanup.add('port', () => port.close());
+    for (const mask of masks) port.setOffload(mask);
+    for (const segmentationAlone of [2, 4, 6]) {
+      expect(faultOf(() => port.setOffload(segmentationAlone))).toMatchObject({ code: 'EINVAL' });
+    }
   });
 
   it('is gone from the namespace when its removal is reported', async () => {

@@ -1,13 +1,14 @@
 /** What bad input gets: a typed error, nothing created, nothing lost; a bystander's ping at 10 ms loses nothing. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Ping } from '../support/ping.ts';
-import { run } from '../support/process.ts';
-import { rudeBackend, rudenesses } from '../support/rude-backend.ts';
+import { run, runAny } from '../support/process.ts';
+import { deadSocket, rudeBackend, RudeCaller, rudenesses } from '../support/rude-backend.ts';
 import { rudePluginNames, writeRudePlugins } from '../support/rude-plugin.ts';
+import type { Netns } from '../support/netns.ts';
 import { type CniOutcome, executablePath, type Netconf, newContainerId } from '../support/runtime.ts';
 import { snapshotDifference, takeSnapshot } from '../support/snapshot.ts';
 import { bridge, type Pod, World } from '../support/world.ts';
@@ -15,15 +16,25 @@ import { bridge, type Pod, World } from '../support/world.ts';
 let world: World;
 let bystanders: readonly [Pod, Pod];
 let outside: string;
+/** A file system of its own, so that it can be full. */
+const stateDir = mkdtempSync('/run/vu-bad-state-');
 
 beforeAll(async () => {
-  world = await World.create({ tag: 'bad' });
+  await run('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', stateDir]);
+  world = await World.create({ tag: 'bad', agent: { stateDir } });
   outside = join(world.directory, 'outside');
   mkdirSync(outside);
   bystanders = [await world.addPod(), await world.addPod()];
   await Promise.all(bystanders.map((pod) => world.waitForCarrier(pod.netns, true)));
 }, 60_000);
-afterAll(() => world.close(), 60_000);
+afterAll(async () => {
+  try {
+    await world.close();
+  } finally {
+    await run('umount', [stateDir]);
+    rmSync(stateDir, { recursive: true });
+  }
+}, 60_000);
 
 /** Runs `work` while the bystanders ping; asserts that nobody but the caller noticed. */
 async function unnoticed<T>(work: () => Promise<T>): Promise<T> {
@@ -96,7 +107,7 @@ describe('a netconf', () => {
     expectError(outcome, 2, ...texts);
   });
 
-  it('with a socket path of 108 bytes is refused', async () => {
+  it('with a socket path of 108 bytes is refused with code 104', async () => {
     const path = join(world.agent.runDir, 'vhost', 'x'.repeat(120));
     expectError(await unnoticed(() => addFails(world.netconf({ backend: { path } }))), 104, '108');
   });
@@ -120,10 +131,9 @@ describe('a netconf', () => {
     });
   });
 
-  it('naming a bridge that is not there is refused, naming it', async () => {
+  it('naming a bridge that is not there is refused with code 108, naming it', async () => {
     const outcome = await unnoticed(() => addFails(world.netconf({ ovs: { bridge: 'br-nowhere' } })));
-    expect(outcome.ok).toBe(false);
-    if (!outcome.ok) expect(outcome.error.msg).toContain('br-nowhere');
+    expectError(outcome, 108, 'br-nowhere');
   });
 });
 
@@ -165,81 +175,135 @@ describe('the call itself', () => {
 
 describe('an IPAM plugin', () => {
   it.each(rudePluginNames)(
-    '%s: ADD fails and leaves nothing',
+    '%s: ADD fails with code 110 and leaves nothing',
     async (type) => {
       const path = `${writeRudePlugins(join(world.directory, 'rude'))}:/usr/lib/cni`;
       const outcome = await unnoticed(() => addFails(world.netconf({ ipam: { type } }), { CNI_PATH: path }));
-      expect(outcome.ok).toBe(false);
-      if (!outcome.ok) expect(outcome.error.msg).toContain(type);
+      expectError(outcome, 110, type);
     },
     90_000,
   );
 
-  it('that does not exist is named', async () => {
+  it('that does not exist gets code 110, naming it and where it was looked for', async () => {
     const outcome = await unnoticed(() => addFails(world.netconf({ ipam: { type: 'no-such-ipam' } })));
-    expect(outcome.ok).toBe(false);
-    if (!outcome.ok) expect(outcome.error.msg).toContain('no-such-ipam');
+    expectError(outcome, 110, 'no-such-ipam', '/usr/lib/cni', 'install the plugin');
   });
 });
 
+/** The netconf of a pod without OVS, whose backend has to come within `waitTimeoutMs`. */
+function ofBackend(backend: Readonly<Record<string, unknown>>): Netconf {
+  const { ovs: _ovs, ...netconf } = world.netconf({ backend: { wait: 'required', waitTimeoutMs: 1500, ...backend } });
+  return netconf;
+}
+const socketCalled = (name: string): string => join(world.agent.runDir, 'vhost', `${name.replaceAll(' ', '-')}.sock`);
+
 describe('a backend in client mode', () => {
   it.each(rudenesses)('that %s: a required ADD fails with 11 and leaves nothing', async (rudeness) => {
-    const name = `rude-${rudeness.replaceAll(' ', '-')}.sock`;
-    const path = join(world.agent.runDir, 'vhost', name);
+    const path = socketCalled(rudeness);
     await rudeBackend(path, rudeness, world.cleanup);
-    const backend = { path, server: false, wait: 'required', waitTimeoutMs: 1500 };
-    const { ovs: _ovs, ...netconf } = world.netconf({ backend });
-    const outcome = await unnoticed(() => addFails(netconf as Netconf));
+    expectError(await unnoticed(() => addFails(ofBackend({ path, server: false }))), 11, path);
+  });
+
+  it('that left its socket behind: a required ADD fails with 11 and leaves nothing', async () => {
+    const path = socketCalled('dead');
+    await deadSocket(path);
+    expectError(await unnoticed(() => addFails(ofBackend({ path, server: false }))), 11, path, 'ECONNREFUSED');
+  });
+
+  // Who owns the directory can mend it while the agent waits: no error of the netconf.
+  it('behind a symbolic link is not followed to: a required ADD fails with 11, and time alone does not mend it', async () => {
+    const path = socketCalled('link');
+    await rudeBackend(join(outside, 'real.sock'), 'never answers', world.cleanup);
+    symlinkSync(join(outside, 'real.sock'), path);
+    const outcome = await unnoticed(() => addFails(ofBackend({ path, server: false })));
+    expectError(outcome, 11, path, 'ELOOP', 'does not mend by itself');
+  });
+});
+
+describe('a backend that connects to us', () => {
+  it.each(rudenesses)('and %s: a required ADD fails with 11 and leaves nothing', async (rudeness) => {
+    const path = socketCalled(`calls and ${rudeness}`);
+    const caller = new RudeCaller(path, rudeness, world.cleanup);
+    const outcome = await unnoticed(() => addFails(ofBackend({ path })));
+    expect(await caller.hangUp()).toBeGreaterThan(0);
     expectError(outcome, 11, path);
   });
 
-  it('reached through a symbolic link is refused', async () => {
-    const path = join(world.agent.runDir, 'vhost', 'link.sock');
-    await rudeBackend(join(outside, 'real.sock'), 'never answers', world.cleanup);
-    symlinkSync(join(outside, 'real.sock'), path);
-    const backend = { path, server: false, wait: 'required', waitTimeoutMs: 1000 };
-    const { ovs: _ovs, ...netconf } = world.netconf({ backend });
-    const outcome = await unnoticed(() => addFails(netconf as Netconf));
-    expect(outcome.ok).toBe(false);
-    if (!outcome.ok) expect(outcome.error.msg).toContain('link.sock');
+  it('and floods: an optional ADD succeeds without carrier, and DEL leaves nothing', async () => {
+    const path = socketCalled('calls an optional one');
+    const caller = new RudeCaller(path, 'floods', world.cleanup);
+    const netns = await world.netns();
+    const call = { containerId: newContainerId(), netnsPath: netns.path };
+    const netconf = ofBackend({ path, wait: 'optional' });
+    await unnoticed(async () => {
+      await world.agent.runtime.add(netconf, call);
+      expect(await world.carrier(netns)).toBe(false);
+      await world.agent.runtime.del(netconf, call);
+    });
+    expect(await caller.hangUp()).toBeGreaterThan(0);
+    await netns.delete();
   });
 
-  it('whose socket somebody else already serves is not taken over in server mode', async () => {
-    const path = join(world.agent.runDir, 'vhost', 'taken.sock');
+  it('would have to come through a symbolic link: refused with code 104, nothing made behind it', async () => {
+    const directory = join(world.agent.runDir, 'vhost', 'elsewhere');
+    symlinkSync(outside, directory);
+    const before = readdirSync(outside);
+    const path = join(directory, 'ours.sock');
+    expectError(await unnoticed(() => addFails(ofBackend({ path, wait: 'optional' }))), 104, path);
+    expect(readdirSync(outside)).toEqual(before);
+  });
+
+  it('finds its socket served by somebody else: it is not taken over, code 106', async () => {
+    const path = socketCalled('taken');
     await rudeBackend(path, 'never answers', world.cleanup);
-    const { ovs: _ovs, ...netconf } = world.netconf({ backend: { path } });
-    const outcome = await unnoticed(() => addFails(netconf as Netconf));
-    expect(outcome.ok).toBe(false);
-    if (!outcome.ok) expect(outcome.error.msg).toContain('taken.sock');
+    expectError(await unnoticed(() => addFails(ofBackend({ path, wait: 'optional' }))), 106, path);
+  });
+});
+
+describe('an interface name in use', () => {
+  const state = (netns: Netns): Promise<string> => netns.run('ip', '-d', '-j', 'addr', 'show', 'eth0');
+
+  it.each([
+    ['by an attachment of another container', newContainerId()],
+    ['by the same attachment', null],
+  ])('%s is refused with code 106, and its owner keeps it', async (_title, containerId) => {
+    const { call, netns } = bystanders[0];
+    const before = await state(netns);
+    const again = { ...call, containerId: containerId ?? call.containerId };
+    const outcome = await unnoticed(() => world.agent.runtime.call('ADD', world.netconf(), again));
+    expectError(outcome, 106, 'eth0');
+    expect(await state(netns)).toBe(before);
+  });
+
+  it('by another plugin is refused with code 106, and its owner keeps it', async () => {
+    const netns = await world.netns();
+    await netns.run('ip', 'link', 'add', 'eth0', 'type', 'veth', 'peer', 'name', 'theirs');
+    const before = await state(netns);
+    const call = { containerId: newContainerId(), netnsPath: netns.path };
+    const outcome = await unnoticed(() => world.agent.runtime.call('ADD', world.netconf(), call));
+    expectError(outcome, 106, 'eth0');
+    expect(await state(netns)).toBe(before);
+    await netns.delete();
   });
 });
 
 describe('a full disk', () => {
   it('fails ADD with code 5 and costs nobody else anything', async () => {
-    const stateDir = join(world.directory, 'small-state');
-    mkdirSync(stateDir);
-    await run('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', stateDir]);
-    let small: World | null = null;
-    try {
-      small = await World.create({ tag: 'full', ovs: null, agent: { stateDir } });
-      const first = await small.addPod();
-      await run('sh', ['-c', `head -c 1000000 /dev/zero > ${join(stateDir, 'filler')} || true`]);
-      const netns = await small.netns();
-      const outcome = await small.agent.runtime.call('ADD', small.netconf(), {
-        containerId: newContainerId(),
-        netnsPath: netns.path,
-      });
-      expectError(outcome, 5);
-      expect(await small.links(netns)).toEqual([]);
-      expect(await small.links(first.netns)).toEqual(['eth0']);
-      expect(small.leases()).toHaveLength(2);
-      expect(small.vhostSockets()).toHaveLength(1);
-      await run('rm', [join(stateDir, 'filler')]);
-    } finally {
-      await small?.close();
-      await run('umount', [stateDir]);
-    }
-  }, 60_000);
+    const filler = join(stateDir, 'filler');
+    const outcome = await unnoticed(async () => {
+      const filled = await runAny('dd', ['if=/dev/zero', `of=${filler}`, 'bs=4096']);
+      expect(filled.stderr).toContain('No space left on device');
+      try {
+        return await addFails(world.netconf());
+      } finally {
+        rmSync(filler);
+      }
+    });
+    expectError(outcome, 5, stateDir);
+    const pod = await world.addPod();
+    await world.agent.runtime.del(pod.netconf, pod.call);
+    await pod.netns.delete();
+  });
 });
 
 describe('a DEL after an ADD that could never work', () => {

@@ -48,8 +48,7 @@ struct TapInNamespace {
       control.reset(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
       netlink.reset(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
       // Its own frames, no router solicitations.
-      UniqueFd sysctl(
-          ::open("/proc/thread-self/net/../../../sys/net/ipv6/conf/pod0/disable_ipv6", O_WRONLY | O_CLOEXEC));
+      UniqueFd sysctl(::open("/proc/sys/net/ipv6/conf/pod0/disable_ipv6", O_WRONLY | O_CLOEXEC));
       if (sysctl) (void)!::write(sysctl.get(), "1", 1);
       setUp(true);
       ifindex = static_cast<int>(::if_nametoindex("pod0"));
@@ -168,7 +167,7 @@ TEST_F(RealTap, TenByteHeaderOfALegacyBackendPasses) {
   EXPECT_EQ(got, framed);
 }
 
-TEST_F(RealTap, HeaderThatTheKernelRefusesIsDroppedAndTheQueueGoesOn) {
+TEST_F(RealTap, S64_HeaderThatTheKernelRefusesIsDroppedAndTheQueueGoesOn) {
   auto bench = make(1);
   bench->start();
   Bytes bad = plainFrame(100, 1);
@@ -204,7 +203,7 @@ TEST_F(RealTap, MergedSegmentsAreTakenByTheKernel) {
   EXPECT_EQ(totals.event(Event::kGroFrames), 2U);
 }
 
-TEST_F(RealTap, InterfaceThatIsDownDropsAndRecovers) {
+TEST_F(RealTap, S68_InterfaceThatIsDownDropsAndRecovers) {
   auto bench = make(1);
   bench->start();
   tap->setUp(false);

@@ -1,4 +1,4 @@
-/** `ping` at a fixed interval as a bystander: how many were answered and lost, and the longest gap between answers. */
+/** `ping` at a fixed interval as a bystander: how many were answered and lost, and the longest silence. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Cleanup } from './cleanup.ts';
@@ -7,10 +7,14 @@ import { type Daemon, until } from './process.ts';
 
 export interface PingResult {
   readonly received: number;
-  /** Requests without an answer, apart from those still on their way at the end. */
+  /** Of the requests sent until {@link Ping.stop} was called. */
   readonly lost: number;
+  /** Between two answers, or from the last one to the end. */
   readonly longestGapMs: number;
 }
+
+/** Longer than any answer takes here: what has not come by then is lost. */
+const patienceMs = 3_000;
 
 export class Ping {
   readonly #daemon: Daemon;
@@ -28,23 +32,59 @@ export class Ping {
 
   /** Resolves with the first answer. */
   async answered(): Promise<void> {
-    const said = (): string => readFileSync(this.#daemon.logPath, 'utf8');
-    await until('a ping is answered', () => /bytes.*icmp_seq=/.test(said()));
+    await until('a ping is answered', () => answersIn(this.#said()).length > 0);
   }
 
-  /** SIGINT makes ping print its summary. */
+  /**
+   * Asks ping how many requests it has sent, waits until those had their chance, and ends it: a loss at the very end
+   * counts, a request that is still on its way does not.
+   */
   async stop(): Promise<PingResult> {
+    if (this.#daemon.alive) {
+      this.#daemon.signal('SIGQUIT');
+      const sent = await until('ping says how many it sent', () => (this.#daemon.alive ? sentBy(this.#said()) : 0));
+      const isSettled = (): boolean => answersIn(this.#said()).some(({ sequence }) => sequence >= sent);
+      // In vain: then the result says what was lost.
+      await until('their answers', isSettled, patienceMs).catch(() => undefined);
+    }
+    const endMs = Date.now();
     await this.#daemon.stop('SIGINT');
-    const text = readFileSync(this.#daemon.logPath, 'utf8');
-    const answered = Array.from(text.matchAll(/^\[\d+\.\d+\] \d+ bytes.*icmp_seq=(\d+)/gm), (match) =>
-      Number(match[1]),
-    );
-    const last = Math.max(0, ...answered);
-    const times = Array.from(text.matchAll(/^\[(\d+\.\d+)\] \d+ bytes/gm), (match) => Number(match[1]) * 1000);
-    let longestGapMs = 0;
-    times.forEach((time, index) => {
-      if (index > 0) longestGapMs = Math.max(longestGapMs, time - (times[index - 1] ?? time));
-    });
-    return { received: answered.length, lost: last - new Set(answered).size, longestGapMs };
+    return readPing(this.#said(), endMs);
   }
+
+  #said(): string {
+    return readFileSync(this.#daemon.logPath, 'utf8');
+  }
+}
+
+interface Answer {
+  readonly sequence: number;
+  readonly timeMs: number;
+}
+
+function answersIn(text: string): Answer[] {
+  return Array.from(text.matchAll(/^\[(\d+\.\d+)\] \d+ bytes.*icmp_seq=(\d+)/gm), ([, time, sequence]) => ({
+    sequence: Number(sequence),
+    timeMs: Number(time) * 1000,
+  }));
+}
+
+/** How many requests ping says that it sent: at SIGQUIT where there was one, else at its end. */
+function sentBy(text: string): number | null {
+  const said = /^(\d+)\/\d+ packets,/m.exec(text) ?? /^(\d+) packets transmitted/m.exec(text);
+  return said === null ? null : Number(said[1]);
+}
+
+/**
+ * @param text what `ping -D` printed
+ * @param endMs when it was ended, of the same clock
+ */
+export function readPing(text: string, endMs: number): PingResult {
+  const sent = sentBy(text);
+  if (sent === null) throw new Error(`ping never said how many it sent:\n${text.slice(-500)}`);
+  const answers = answersIn(text);
+  const answered = new Set(answers.map(({ sequence }) => sequence).filter((sequence) => sequence <= sent));
+  const times = [...answers.map(({ timeMs }) => timeMs), endMs];
+  const gaps = times.slice(1).map((time, index) => time - (times[index] ?? time));
+  return { received: answers.length, lost: sent - answered.size, longestGapMs: Math.max(0, ...gaps) };
 }

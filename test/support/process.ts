@@ -95,6 +95,11 @@ export class Daemon {
     return readFileSync(this.logPath, 'utf8').trimEnd().split('\n').slice(-lines).join('\n');
   }
 
+  /** For a signal that does not end it. */
+  signal(signal: NodeJS.Signals): void {
+    this.#child.kill(signal);
+  }
+
   /** Sends the signal and waits for the end; SIGKILL after `graceMs`. */
   async stop(signal: NodeJS.Signals = 'SIGTERM', graceMs = 10_000): Promise<void> {
     if (!this.alive) return;

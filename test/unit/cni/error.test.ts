@@ -1,6 +1,8 @@
 import { describe, expect, it } from '@jest/globals';
 import { cniError, errorBody } from '../../../src/cni/error.ts';
+import { supportedVersions } from '../../../src/cni/netconf-schema.ts';
 import { type ErrorCode, errorCodes, VirtioUserError } from '../../../src/errors.ts';
+import { golden } from '../../support/golden.ts';
 
 /** Published: operators and tools depend on them. Changing one is a breaking change. */
 const published: Readonly<Record<ErrorCode, number>> = {
@@ -39,6 +41,24 @@ const published: Readonly<Record<ErrorCode, number>> = {
   AGENT_NOT_READY: 11,
   BUG: 111,
 };
+
+describe.each(supportedVersions)('an error in version %s', (version) => {
+  const inUse = new VirtioUserError('CONFLICT_INTERFACE', "interface eth0 exists already in the pod's namespace", {
+    details: { errno: 'EEXIST' },
+    remedy: 'The runtime must DEL before it ADDs again.',
+  });
+  const noPlugin = new VirtioUserError('IPAM_FAILED', 'IPAM plugin host-local is in none of /opt/cni/bin: not found');
+  it.each([
+    ['ADD', inUse],
+    ['CHECK', new VirtioUserError('CHECK_MISMATCH', 'eth0: address 10.77.0.2/24 is not there')],
+    ['DEL', noPlugin],
+    ['GC', noPlugin],
+    ['STATUS', noPlugin],
+  ])('%s is what the golden file says', (verb, error) => {
+    const body: unknown = JSON.parse(errorBody(error, verb, version));
+    expect(body).toEqual(golden(`errors/${verb.toLowerCase()}-${version}`, body));
+  });
+});
 
 describe('an error as a runtime sees it', () => {
   it.each(errorCodes)('%s has its published number, its text and its stable code', (code) => {

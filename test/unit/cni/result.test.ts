@@ -1,11 +1,9 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { dirname } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from '@jest/globals';
 import type { AttachmentResult } from '../../../src/attachment/spec.ts';
 import { supportedVersions } from '../../../src/cni/netconf-schema.ts';
 import { parsePrevResult, type PrevResult } from '../../../src/cni/prev-result.ts';
 import { renderResult } from '../../../src/cni/result.ts';
+import { golden } from '../../support/golden.ts';
 
 const noRouteExtras = { mtu: null, advmss: null, priority: null, table: null, scope: null };
 
@@ -54,23 +52,13 @@ const before: PrevResult = {
   dns: { nameservers: ['10.1.1.53'], domain: null, search: ['first.local'], options: [] },
 };
 
-/** VIRTIO_USER_GOLDEN=write makes the files anew; read the difference before committing it. */
-function golden(name: string, rendered: unknown): unknown {
-  const path = fileURLToPath(new URL(`../../golden/results/${name}.json`, import.meta.url));
-  if (process.env['VIRTIO_USER_GOLDEN'] === 'write') {
-    mkdirSync(dirname(path), { recursive: true });
-    writeFileSync(path, `${JSON.stringify(rendered, null, 2)}\n`);
-  }
-  return JSON.parse(readFileSync(path, 'utf8'));
-}
-
 describe.each(supportedVersions)('a result of version %s', (version) => {
   it('with everything is what the golden file says', () => {
-    expect(renderResult(full, version)).toEqual(golden(`full-${version}`, renderResult(full, version)));
+    expect(renderResult(full, version)).toEqual(golden(`results/full-${version}`, renderResult(full, version)));
   });
 
   it('without addresses is what the golden file says', () => {
-    expect(renderResult(bare, version)).toEqual(golden(`bare-${version}`, renderResult(bare, version)));
+    expect(renderResult(bare, version)).toEqual(golden(`results/bare-${version}`, renderResult(bare, version)));
   });
 
   it.each([
@@ -78,7 +66,7 @@ describe.each(supportedVersions)('a result of version %s', (version) => {
     ['chained-bare', bare],
   ])('after other plugins (%s) is what the golden file says', (name, result) => {
     const rendered = renderResult(result, version, before);
-    expect(rendered).toEqual(golden(`${name}-${version}`, rendered));
+    expect(rendered).toEqual(golden(`results/${name}-${version}`, rendered));
   });
 
   it('after other plugins begins with all that theirs has, and can be handed on in turn', () => {

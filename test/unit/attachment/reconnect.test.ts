@@ -245,7 +245,7 @@ describe('a backend that cannot be used', () => {
 
 describe('the port', () => {
   it.each(['ring-corrupt', 'kick-blocked', 'memory-lost'] as const)(
-    'that reports %s goes the way of a lost backend, with new memory for the next',
+    '[F31] that reports %s goes the way of a lost backend, with new memory for the next',
     async (kind) => {
       const broken = record('portBroken');
       const frontend = await node.connect();

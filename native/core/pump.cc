@@ -18,6 +18,11 @@ constexpr uint32_t kFruitlessRounds = 64;
 constexpr uint64_t kSpinBudgetNs = 300'000'000;
 // Spinning this long lets others have the core between two looks.
 constexpr uint64_t kYieldAfterNs = 3'000;
+// A yield that took longer went to somebody who computes, not to a pod that answers. Then nobody yields for a while,
+// and for twice as long when it happens again within the longest while.
+constexpr uint64_t kLongYieldNs = 1'000'000;
+constexpr uint64_t kCrowdedLeastNs = 10'000'000;
+constexpr uint64_t kCrowdedMostNs = kSecondNs / 2;
 // A call may never come (F40): how often a pump looks by itself, asleep or busy.
 constexpr uint64_t kLookNs = kSecondNs;
 constexpr uint64_t kLookBlockedNs = 100'000'000;
@@ -120,7 +125,7 @@ void Pump::run() noexcept {
     if (maySpin(now)) {
       // The pod that was just given a frame may be waiting for this very core: without this p99 of a ping-pong on two
       // cores was three times as long. At once would cost p50.
-      if (now - idleSinceNs_ > kYieldAfterNs) ::sched_yield();
+      if (now - idleSinceNs_ > kYieldAfterNs) yield(now);
       continue;
     }
     endSpin(now);
@@ -234,8 +239,20 @@ void Pump::poll(int timeoutMs) noexcept {
   if (control) runCommands();
 }
 
+// Whoever yields gives the rest of its time slice away (Linux 6.18 all of it): beside somebody who computes that is
+// milliseconds, where a sleeper that is woken goes first. So on a crowded core the pump sleeps at once.
+void Pump::yield(uint64_t nowNs) noexcept {
+  ::sched_yield();
+  const uint64_t backNs = monotonicNs();
+  if (backNs - nowNs < kLongYieldNs) return;
+  crowdedForNs_ =
+      backNs - crowdedUntilNs_ < kCrowdedMostNs ? std::min(2 * crowdedForNs_, kCrowdedMostNs) : kCrowdedLeastNs;
+  crowdedUntilNs_ = backNs + crowdedForNs_;
+}
+
 bool Pump::maySpin(uint64_t nowNs) noexcept {
-  if (spinNs_ == 0 || idleSinceNs_ == 0 || nowNs - idleSinceNs_ >= spinNs_) return false;
+  const uint64_t limitNs = nowNs < crowdedUntilNs_ ? std::min(spinNs_, kYieldAfterNs) : spinNs_;
+  if (limitNs == 0 || idleSinceNs_ == 0 || nowNs - idleSinceNs_ >= limitNs) return false;
   if (nowNs - budgetWindowNs_ >= kSecondNs) {
     budgetWindowNs_ = nowNs;
     budgetSpentNs_ = 0;

@@ -51,6 +51,7 @@ class Pump {
   void look(uint64_t nowNs) noexcept;
   void scheduleLook(uint64_t nowNs) noexcept;
   uint64_t lookIntervalNs() const noexcept;
+  void yield(uint64_t nowNs) noexcept;
   bool maySpin(uint64_t nowNs) noexcept;
   void endSpin(uint64_t nowNs) noexcept;
   void runCommands() noexcept;
@@ -71,6 +72,9 @@ class Pump {
   std::vector<QueuePair*> runList_;
   uint32_t pairRounds_ = 0;
   bool worked_ = false;
+  // Until then the core has no time to spin in.
+  uint64_t crowdedUntilNs_ = 0;
+  uint64_t crowdedForNs_ = 0;
   uint64_t idleSinceNs_ = 0;
   uint64_t settledNs_ = 0;
   uint64_t nextLookNs_ = 0;

@@ -1,7 +1,8 @@
-// What a pump could miss: a frame that comes between its last look at the TAP and its sleep, and one that no call tells
-// of while another pod keeps it busy.
+// What a pump could miss: a frame that comes between its last look at the TAP and its sleep, one that no call tells of
+// while another pod keeps it busy, and all of them while somebody else has its core.
 //
-// A binary of its own: the linker puts __wrap_… in the place of read and readv. Runs in every build.
+// A binary of its own: the linker puts __wrap_… in the place of read, readv and sched_yield. Runs in every build.
+#include <sys/prctl.h>
 #include <sys/uio.h>
 
 #include <atomic>
@@ -17,6 +18,14 @@ vu::test::Bytes lateFrame;
 // The TAP of a pod that always has another frame.
 std::atomic<int> busyTap{-1};
 constexpr std::chrono::microseconds kFrameTime{100};
+// What a pump that yields waits until it has the core again, and how often one has.
+std::atomic<int> crowdUs{0};
+std::atomic<uint32_t> longYields{0};
+
+bool isPump() {
+  char name[16] = {};
+  return ::prctl(PR_GET_NAME, name) == 0 && std::strncmp(name, "vu-test-", 8) == 0;
+}
 }  // namespace
 
 extern "C" {
@@ -42,6 +51,17 @@ ssize_t __wrap_read(int fd, void* buffer, size_t bytes) {
   while (std::chrono::steady_clock::now() < end) {
   }
   return 64;
+}
+
+int __real_sched_yield();
+int __wrap_sched_yield();
+
+int __wrap_sched_yield() {
+  const int us = crowdUs.load();
+  if (us == 0 || !isPump()) return __real_sched_yield();
+  longYields.fetch_add(1);
+  std::this_thread::sleep_for(std::chrono::microseconds(us));
+  return 0;
 }
 }
 
@@ -94,6 +114,34 @@ TEST(Wakeup, F40_FrameWithoutACallIsSeenWhileAnotherPodKeepsThePumpBusy) {
     busyTap.store(-1);
   }
   pump.value()->stop();
+}
+
+// Beside a process that computes a yield costs a time slice, where a sleeper that is woken goes first.
+TEST(Wakeup, PumpOnACrowdedCoreSleepsInsteadOfYielding) {
+  BenchOptions options;
+  options.spinUs = 1000;
+  Bench bench(options);
+  bench.start();
+  crowdUs.store(2000);
+  const auto begun = std::chrono::steady_clock::now();
+  const auto elapsedMs = [&] {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - begun).count();
+  };
+  uint32_t exchanges = 0;
+  for (; elapsedMs() < 200; ++exchanges) {
+    bench.send(plainFrame(60, 1));
+    Chain chain;
+    ASSERT_TRUE(bench.await(chain));
+    bench.tx().push(chain.head, 0);
+    bench.tx().publish();
+    // Spinning, or asleep.
+    bench.counters();
+  }
+  crowdUs.store(0);
+  // One tells, and each later one keeps it from the next for twice as long: 10 ms, 20 ms, …
+  EXPECT_GE(longYields.load(), 1U);
+  EXPECT_LE(longYields.load(), 4U + static_cast<uint32_t>(elapsedMs() / 40)) << exchanges << " exchanges";
+  bench.expectPassed(plainFrame(60, 2));
 }
 
 }  // namespace

@@ -146,6 +146,7 @@ describe('over a real socket', () => {
     first.released();
     const before = held();
     expect(before).toMatchObject({ mappings: 0, threads: 1 });
+    let fewest = before.descriptors;
     const mapped: number[] = [];
     for (const name of ['GET_FEATURES', 'SET_VRING_CALL', 'SET_FEATURES', 'SET_MEM_TABLE', 'SET_VRING_KICK']) {
       const backend = backendConnects({
@@ -160,8 +161,11 @@ describe('over a real socket', () => {
       expect((await failureOf(device.bringUp(frontend))).code).toBe('DISCONNECTED');
       await backend.ended;
       released();
-      await until('descriptors are back', () => openDescriptors() === before.descriptors);
-      expect(held()).toEqual(before);
+      // Fewer: the process has other tests, and what they left to the garbage collector may go meanwhile.
+      await until('descriptors are back', () => openDescriptors() <= fewest);
+      const { descriptors, ...others } = held();
+      fewest = Math.min(fewest, descriptors);
+      expect(others).toEqual({ mappings: 0, threads: 1 });
     }
     // Those that come after the session was made.
     expect(mapped.filter((count) => count > 0)).toHaveLength(4);

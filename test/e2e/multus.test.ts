@@ -130,9 +130,9 @@ describe('a network that Multus adds', () => {
   }, 20_000);
 
   it('that fails takes those before it away again', async () => {
-    const wrong = network('wrong', { device: { queues: 99 } });
+    const wrong = network('wrong', { device: { queues: 999 } });
     const pod = await podWith({ network: dpdkNet, deviceID: 'x' }, { network: wrong });
-    await expect(multus.add(pod)).rejects.toThrow('code 2: device.queues: 99');
+    await expect(multus.add(pod)).rejects.toThrow('code 2: device.queues: 999');
     expect(await world.links(pod.netns)).toEqual(['eth0']);
     expect(world.leases()).toEqual([]);
   }, 20_000);

@@ -263,7 +263,8 @@ describe('a socket that is not root’s', () => {
     }
     await once(impostor, 'close');
     expect(received).toBe('listening\n0\n0\n');
-  });
+    // ADD and STATUS wait 25 s together for the agent to come.
+  }, 60_000);
 });
 
 describe('the frame document', () => {

@@ -19,7 +19,7 @@ describe.each(supportedVersions)('in version %s', (version) => {
 
   it.each<readonly [string, Environment]>([
     ['unknown-verb', { ...callEnvironment('ADD'), CNI_COMMAND: 'FROB' }],
-    ['agent-away', { ...callEnvironment('STATUS'), VIRTIO_USER_AGENT_SOCKET: '/nonexistent/agent.sock' }],
+    ['agent-away', { ...callEnvironment('CHECK'), VIRTIO_USER_AGENT_SOCKET: '/nonexistent/agent.sock' }],
   ])('the error %s is what the golden file says', async (name, env) => {
     const answer = await answerTo(env, version);
     expect(answer).toEqual(golden(`errors/executable-${name}-${version}`, answer));

@@ -6,7 +6,7 @@ import { random64, seededRandom } from '../support/random.ts';
 import { dpdkOffer, type ScriptedOptions, vppOffer } from '../support/scripted-backend.ts';
 
 const rich = {
-  features: featureMask(0, 1, 7, 8, 11, 12, 15, 22, 26, 27, 29, 30, 32, 33, 34, 35),
+  features: featureMask(0, 1, 7, 8, 11, 12, 15, 22, 26, 27, 28, 29, 30, 32, 33, 34, 35),
   protocolFeatures: 0x10019n,
 };
 
@@ -31,7 +31,7 @@ describe('handshake', () => {
       'SET_BACKEND_REQ_FD!',
       'SET_VRING_CALL! 0',
       'SET_VRING_CALL! 1',
-      'SET_FEATURES! 0x960008183',
+      'SET_FEATURES! 0x970008183',
       'SET_STATUS! 0xb',
       'GET_STATUS',
       'NET_SET_MTU! 1500',
@@ -57,7 +57,7 @@ describe('handshake', () => {
       'GET_QUEUE_NUM',
       'SET_VRING_CALL 0',
       'SET_VRING_CALL 1',
-      'SET_FEATURES 0x140008000',
+      'SET_FEATURES 0x150008000',
       'SET_MEM_TABLE 1',
       'GET_FEATURES',
       ...setup(0, ''),

@@ -77,8 +77,8 @@ describe('a build script', () => {
   });
 
   it.each([
-    ['E: Failed to fetch http://deb.debian.org/x.deb  Connection refused', true],
-    ["Temporary failure resolving 'deb.debian.org'", true],
+    ['E: Failed to fetch http://mirror.example/x.deb  Connection refused', true],
+    ["Temporary failure resolving 'mirror.example'", true],
     ['npm error code ENOTFOUND', true],
     ['E: Unable to locate package nonexistent', false],
     ["src/main.ts(1,1): error TS2304: Cannot find name 'x'", false],

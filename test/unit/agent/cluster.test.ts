@@ -2,12 +2,21 @@ import { describe, expect, it } from '@jest/globals';
 import { Cluster, findCredentials } from '../../../src/agent/cluster.ts';
 import { listenForNews } from '../../../src/agent/cluster-news.ts';
 import type { News } from '../../../src/kubernetes/event-recorder.ts';
+import type { NodeView } from '../../../src/kubernetes/node-object.ts';
 import { whyKeepPod, type PodSummary } from '../../../src/kubernetes/node-pods.ts';
 import { type AttachmentIdentity, publish } from '../../../src/telemetry/channels.ts';
 import { ManualTimers } from '../../support/manual-timers.ts';
 import { until } from '../../support/process.ts';
 import { RecordingLogger } from '../../support/recording-logger.ts';
 
+const readyView = (): NodeView => ({
+  agentVersion: '1',
+  ready: true,
+  readyReason: '',
+  restored: true,
+  attachments: [],
+  corruptRecords: 0,
+});
 const inPod = { KUBERNETES_SERVICE_HOST: '10.96.0.1' };
 const attachment: AttachmentIdentity = {
   id: 'vu000000000001',
@@ -192,14 +201,7 @@ describe('why an orphan is kept', () => {
   it('without the Kubernetes API nothing is kept; with it, everything until it has answered', async () => {
     const parts = {
       nodeName: 'node1',
-      view: () => ({
-        agentVersion: '1',
-        ready: true,
-        readyReason: '',
-        restored: true,
-        attachments: [],
-        corruptRecords: 0,
-      }),
+      view: readyView,
       log: new RecordingLogger(),
     };
     const without = new Cluster({ ...parts, credentials: null });
@@ -216,14 +218,7 @@ describe('why an orphan is kept', () => {
     const path = '/nonexistent/kubeconfig';
     const cluster = new Cluster({
       nodeName: 'node1',
-      view: () => ({
-        agentVersion: '1',
-        ready: true,
-        readyReason: '',
-        restored: true,
-        attachments: [],
-        corruptRecords: 0,
-      }),
+      view: readyView,
       log,
       credentials: { kind: 'kubeconfig', path },
     });

@@ -8,6 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { askPodCidrs, installNetworkConf } from '../../../src/agent/network-conf.ts';
 import { NetworkConfWriter } from '../../../src/agent/network-conf-writer.ts';
 import { createLogger } from '../../../src/telemetry/log.ts';
+import { kubeconfigOf } from '../../support/kubeconfig.ts';
 
 const template = '{"cniVersion":"1.0.0","name":"n","plugins":[{"ipam":{"subnet":"{podCIDR}"}}]}';
 const filled = template.replace('{podCIDR}', '10.244.3.0/24');
@@ -56,15 +57,7 @@ function open(url: string, text = template): void {
   const source = join(directory, basename(target()));
   writeFileSync(source, text);
   const kubeconfig = join(directory, 'kubeconfig');
-  const config = {
-    apiVersion: 'v1',
-    kind: 'Config',
-    'current-context': 'c',
-    contexts: [{ name: 'c', context: { cluster: 'c', user: 'u' } }],
-    clusters: [{ name: 'c', cluster: { server: url, 'insecure-skip-tls-verify': true } }],
-    users: [{ name: 'u', user: { token: 't' } }],
-  };
-  writeFileSync(kubeconfig, JSON.stringify(config));
+  writeFileSync(kubeconfig, kubeconfigOf(url));
   const log = createLogger({
     level: 'info',
     destination: {

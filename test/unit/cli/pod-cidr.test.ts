@@ -8,6 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { exitCode } from '../../../src/cli/exit-code.ts';
 import { fillPodCidrs, namesPodCidr } from '../../../src/agent/pod-cidr-template.ts';
 import { runCommandLine } from '../../../src/cli/run.ts';
+import { kubeconfigOf } from '../../support/kubeconfig.ts';
 
 const template = '{"cniVersion":"1.0.0","name":"n","ipam":{"ranges":[[{"subnet":"{podCIDR}"}]]}}';
 
@@ -73,16 +74,8 @@ describe('install with {podCIDR}', () => {
   }
 
   function useServer(url: string): void {
-    const kubeconfig = {
-      apiVersion: 'v1',
-      kind: 'Config',
-      'current-context': 'c',
-      contexts: [{ name: 'c', context: { cluster: 'c', user: 'u' } }],
-      clusters: [{ name: 'c', cluster: { server: url, 'insecure-skip-tls-verify': true } }],
-      users: [{ name: 'u', user: { token: 't' } }],
-    };
     process.env['KUBECONFIG'] = join(directory, 'kubeconfig');
-    writeFileSync(process.env['KUBECONFIG'], JSON.stringify(kubeconfig));
+    writeFileSync(process.env['KUBECONFIG'], kubeconfigOf(url));
   }
 
   /** Nobody listens there any more. */

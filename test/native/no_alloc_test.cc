@@ -107,6 +107,25 @@ INSTANTIATE_TEST_SUITE_P(Rings, EveryRing,
                                            RingCase{true, true, true}),
                          ringCaseName);
 
+// Completes what the pump has sent. Returns the number of chains.
+uint64_t takeSent(Bench& bench, Chain& chain) {
+  uint64_t chains = 0;
+  for (; bench.tx().pop(chain); ++chains) bench.tx().push(chain.head, 0);
+  bench.tx().publish();
+  bench.tx().notify();
+  return chains;
+}
+
+template <typename Work>
+void expectNothingDuring(const Work& work) {
+  watching.store(true);
+  work();
+  watching.store(false);
+  EXPECT_EQ(allocations.load(), 0U);
+  EXPECT_EQ(frees.load(), 0U);
+  EXPECT_EQ(locks.load(), 0U);
+}
+
 TEST_P(EveryRing, AMillionPacketsAllocateNothingAndLockNothing) {
   ownThread = true;
   BenchOptions options = benchOptions(GetParam());
@@ -128,12 +147,7 @@ TEST_P(EveryRing, AMillionPacketsAllocateNothingAndLockNothing) {
         if (::send(bench.pods[0].get(), frame.data(), frame.size(), MSG_NOSIGNAL) < 0) break;
         ++sent;
       }
-      while (bench.tx().pop(chain)) {
-        ++popped;
-        bench.tx().push(chain.head, 0);
-      }
-      bench.tx().publish();
-      bench.tx().notify();
+      popped += takeSent(bench, chain);
       while (filled < total / 2 && filled - received < 64 && bench.rx().pop(chain)) {
         std::memset(chain.segments[0].host, 0, 12);
         chain.segments[0].host[10] = 1;
@@ -146,12 +160,7 @@ TEST_P(EveryRing, AMillionPacketsAllocateNothingAndLockNothing) {
     }
   };
   pass(2000);
-  watching.store(true);
-  pass(1'000'000);
-  watching.store(false);
-  EXPECT_EQ(allocations.load(), 0U);
-  EXPECT_EQ(frees.load(), 0U);
-  EXPECT_EQ(locks.load(), 0U);
+  expectNothingDuring([&] { pass(1'000'000); });
   const CounterTotals totals = bench.counters();
   EXPECT_EQ(totals.txFrames, 501'000U);
   EXPECT_EQ(totals.rxFrames, 501'000U);
@@ -189,12 +198,7 @@ TEST_P(EveryRing, AMillionSegmentsMadeAndMergedInSoftwareAllocateNothingAndLockN
         if (::send(bench.pods[0].get(), large.data(), large.size(), MSG_NOSIGNAL) < 0) break;
         sent += kSegments;
       }
-      while (bench.tx().pop(chain)) {
-        ++popped;
-        bench.tx().push(chain.head, 0);
-      }
-      bench.tx().publish();
-      bench.tx().notify();
+      popped += takeSent(bench, chain);
       while (filled < total / 2 && filled - received < 128 && bench.rx().pop(chain)) {
         const Bytes& frame = run[filled % run.size()];
         std::memcpy(chain.segments[0].host, frame.data(), frame.size());
@@ -210,12 +214,7 @@ TEST_P(EveryRing, AMillionSegmentsMadeAndMergedInSoftwareAllocateNothingAndLockN
     }
   };
   pass(16'000);
-  watching.store(true);
-  pass(1'000'000);
-  watching.store(false);
-  EXPECT_EQ(allocations.load(), 0U);
-  EXPECT_EQ(frees.load(), 0U);
-  EXPECT_EQ(locks.load(), 0U);
+  expectNothingDuring([&] { pass(1'000'000); });
   const CounterTotals totals = bench.counters();
   EXPECT_EQ(totals.event(Event::kGsoSegments), 508'000U);
   EXPECT_EQ(totals.event(Event::kGsoFrames), 508'000U / kSegments);

@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "result.h"
@@ -18,7 +19,7 @@ class Thread {
  public:
   // `name`: at most 15 bytes.
   static Result<Thread> start(const char* name, std::function<void()> body) noexcept {
-    auto boxed = std::make_unique<std::function<void()>>(std::move(body));
+    auto boxed = std::make_unique<Start>(Start{name, std::move(body)});
     sigset_t all, before;
     sigfillset(&all);
     sigdelset(&all, SIGBUS);
@@ -29,7 +30,6 @@ class Thread {
     if (error != 0) return Fault{error, "pthread_create"};
     (void)boxed.release();  // the thread's now
     thread.joinable_ = true;
-    pthread_setname_np(thread.id_, name);
     return thread;
   }
 
@@ -58,9 +58,16 @@ class Thread {
   }
 
  private:
+  struct Start {
+    std::string name;
+    std::function<void()> body;
+  };
+
   static void* run(void* raw) noexcept {
-    const std::unique_ptr<std::function<void()>> body(static_cast<std::function<void()>*>(raw));
-    (*body)();
+    const std::unique_ptr<Start> start(static_cast<Start*>(raw));
+    // By the thread itself: for another one glibc opens a file, which a process out of descriptors may lack just then.
+    pthread_setname_np(pthread_self(), start->name.c_str());
+    start->body();
     return nullptr;
   }
 

@@ -152,18 +152,28 @@ export function openDescriptors(): number {
   return readdirSync('/proc/self/fd').length;
 }
 
+/** Number and link (`socket:[inode]`) of every socket of this process. */
+function sockets(): (readonly [string, string])[] {
+  return readdirSync('/proc/self/fd').flatMap((name) => {
+    try {
+      const link = readlinkSync(`/proc/self/fd/${name}`);
+      return link.startsWith('socket:') ? [[name, link] as const] : [];
+    } catch {
+      // The descriptor of the directory that is being read.
+      return [];
+    }
+  });
+}
+
+/** The sockets of this process, each once by its link. */
+export function openSockets(): string[] {
+  return [...new Set(sockets().map(([, link]) => link))];
+}
+
 /** The number that this process has for a descriptor of a socket. */
 function numberOf(fd: NativeFd): number {
   const link = `socket:[${fd.identity().inode}]`;
-  const found = readdirSync('/proc/self/fd').find((name) => {
-    try {
-      return readlinkSync(`/proc/self/fd/${name}`) === link;
-    } catch {
-      // The descriptor of the directory that is being read.
-      return false;
-    }
-  });
-  return Number(found);
+  return Number(sockets().find((socket) => socket[1] === link)?.[0]);
 }
 
 /** A Python script that has a copy of a socket as descriptor 3. */

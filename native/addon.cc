@@ -6,6 +6,7 @@
 #include "bind/dataplane.h"
 #include "bind/environment.h"
 #include "bind/fd.h"
+#include "bind/file.h"
 #include "bind/netns.h"
 #include "bind/socket.h"
 
@@ -37,6 +38,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   vu::bind::registerSockets(env, exports);
   vu::bind::registerNetns(env, exports);
   vu::bind::registerChild(env, exports);
+  vu::bind::registerFile(env, exports);
   exports.Set("shutdown", Napi::Function::New(env, shutDown, "shutdown"));
   napi_add_env_cleanup_hook(env, endEnvironment, environment);
   return exports;

@@ -25,6 +25,7 @@ say plain
 build native-test g++
 run build/native-test/native_tests
 run build/native-test/wakeup_test
+run build/native-test/durable_file_test
 run build/native-test/no_alloc_test
 run build/native-test/weak_memory_test
 [ "${1:-all}" = plain ] && exit 0
@@ -33,6 +34,7 @@ say 'address, undefined'
 build asan g++ -DVU_SANITIZE=address,undefined
 run build/asan/native_tests
 run build/asan/wakeup_test
+run build/asan/durable_file_test
 
 say 'the executable: address, undefined'
 make -s -C cni sanitized
@@ -42,6 +44,7 @@ say thread
 build tsan clang++ -DVU_SANITIZE=thread
 run build/tsan/native_tests
 run build/tsan/wakeup_test
+run build/tsan/durable_file_test
 
 build fuzz clang++ -DVU_FUZZ=ON
 for target in build/fuzz/*_fuzz; do

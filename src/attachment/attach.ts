@@ -128,11 +128,11 @@ class Climb {
     // The runtime has no answer before all are done; killed in between, it calls DEL.
     const ready = (): Promise<void> => this.#store.write(this.#ready());
     if (ipam !== null && asksOverInterface(ipam.type)) {
-      return [[device], [link], [port], [backendThere], [address], [link, info, ready]];
+      return [[device], [link], [port], [backendThere], [address], [ready, link, info]];
     }
     return backend.wait === 'required'
       ? [[device, address], [link, info], [port], [backendThere], [ready]]
-      : [[device, address], [link, info, ready], [port]];
+      : [[device, address], [ready, link, info], [port]];
   }
 
   /** Never rejects. */

@@ -25,7 +25,7 @@ import { ovsPortSpec } from './ovs-port.ts';
 import { reconcile, type ReconcileReport, Strikes } from './reconcile.ts';
 import type { AttachmentRecord, ReadyRecord } from './record.ts';
 import type { AttachmentResult, AttachmentSpec, IpamSpec } from './spec.ts';
-import { RecordStore } from './store.ts';
+import { diskFiles, RecordStore } from './store.ts';
 import { viewOf } from './view.ts';
 
 /** Bound of background work on one attachment. */
@@ -73,7 +73,7 @@ export class AttachmentManager implements Attachments {
 
   constructor(dependencies: AttachmentDependencies) {
     this.#dependencies = dependencies;
-    this.#store = new RecordStore(dependencies.options.stateDir, dependencies.files);
+    this.#store = new RecordStore(dependencies.options.stateDir, dependencies.files ?? diskFiles(dependencies.binding));
     this.#netnsWatch = new NetnsWatch((path) => this.#netnsGone(path));
   }
 

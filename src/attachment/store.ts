@@ -3,10 +3,10 @@
  * returned, the record survives a power failure. A file that cannot be read as a record is moved aside to `*.bad`; the
  * rest goes on.
  */
-import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
-import { syncDirectory } from '../sync-directory.ts';
+import type { NativeBinding } from '../native/binding.ts';
 import type { AttachmentRecord } from './record.ts';
 import { parseRecord } from './record-schema.ts';
 
@@ -26,10 +26,21 @@ export interface LoadedRecords {
 /** A record holds a netconf of at most 4 MiB, escaped. */
 const largestRecordBytes = 32 << 20;
 
-/** What the store asks of the file system; tests let it fail. */
-export const diskFiles = { mkdir, open, readdir, readFile, rename, rm, stat };
+const readingFiles = { mkdir, readdir, readFile, rename, rm, stat };
 
-export type StoreFiles = typeof diskFiles;
+/**
+ * What the store asks of the file system; tests let it fail. What must be durable is the addon's: with `node:fs` a write
+ * is eight steps of the thread pool instead of two, each of which wakes two threads, beside a plugin that wants the core.
+ */
+export type StoreFiles = typeof readingFiles & Pick<NativeBinding, 'replaceFile' | 'syncDirectory'>;
+
+export function diskFiles(binding: NativeBinding): StoreFiles {
+  return {
+    ...readingFiles,
+    replaceFile: (temporary, path, contents) => binding.replaceFile(temporary, path, contents),
+    syncDirectory: (path) => binding.syncDirectory(path),
+  };
+}
 
 export class RecordStore {
   readonly #directory: string;
@@ -41,7 +52,7 @@ export class RecordStore {
   #lastSync: Promise<void> = Promise.resolve();
   #temporaries = 0;
 
-  constructor(stateDir: string, files: StoreFiles = diskFiles) {
+  constructor(stateDir: string, files: StoreFiles) {
     this.#directory = join(stateDir, 'attachments');
     this.#files = files;
   }
@@ -93,19 +104,11 @@ export class RecordStore {
     this.#temporaries += 1;
     const temporary = `${path}.${this.#temporaries}.tmp`;
     try {
-      const file = await this.#files.open(temporary, 'wx', 0o600);
-      try {
-        await file.writeFile(JSON.stringify(record));
-        await file.datasync();
-      } finally {
-        await file.close();
-      }
-      await this.#files.rename(temporary, path);
+      await this.#files.replaceFile(temporary, path, JSON.stringify(record));
       // Before the sync: if that fails, the next agent reads this record, and so must whoever cleans up now.
       this.#records.set(record.id, record);
       await this.#syncDirectory();
     } catch (error) {
-      await this.#files.rm(temporary, { force: true }).catch(() => undefined);
       throw this.#failed('write', error);
     }
   }
@@ -144,7 +147,7 @@ export class RecordStore {
       .catch(() => undefined)
       .then(() => {
         this.#nextSync = null;
-        return syncDirectory(this.#directory, this.#files.open);
+        return this.#files.syncDirectory(this.#directory);
       });
     this.#nextSync = sync;
     this.#lastSync = sync;

@@ -443,6 +443,14 @@ export interface NativeBinding {
   /** Runs a program to its end without forking this process. */
   runChild(spec: ChildSpec): Child;
 
+  /**
+   * A new file `temporary` (0600) with these contents, made durable and renamed to `path`, in one step of the thread
+   * pool. A failure leaves `path` as it was. The name is durable after `syncDirectory`. @throws NativeFault ENOSPC, EDQUOT, EIO, EACCES, EEXIST (the temporary) …
+   */
+  replaceFile(temporary: string, path: string, contents: string): Promise<void>;
+  /** Makes durable what was created, renamed or removed in a directory. @throws NativeFault EIO, ENOENT, EACCES … */
+  syncDirectory(path: string): Promise<void>;
+
   /** flock(LOCK_EX|LOCK_NB) on a file, created 0600. null: another process holds it. Released by close. */
   tryLockFile(path: string, shared: boolean): NativeFd | null;
   /** Stops every thread and closes every object of this environment, at once; for shutdown and for tests. Idempotent. */

@@ -46,6 +46,8 @@ it('the addon exports what the binding says, and nothing else', () => {
     createPump: true,
     createPort: true,
     runChild: true,
+    replaceFile: true,
+    syncDirectory: true,
     tryLockFile: true,
     shutdown: true,
   };

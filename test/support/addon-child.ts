@@ -6,6 +6,7 @@ import { spawn } from 'node:child_process';
 import net from 'node:net';
 import { once } from 'node:events';
 import { closeSync, openSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { errnoOf } from '../../src/errors.ts';
@@ -26,6 +27,7 @@ async function makeEverything(name = 'all.sock'): Promise<void> {
   const server = new TestListener(native, directory, { name });
   const socket = native.connectUnix({ baseDirectory: directory, relativePath: name }, new SocketRecorder());
   const far = await server.next();
+  void native.replaceFile(join(directory, `${name}.tmp`), join(directory, `${name}.record`), 'x'.repeat(1 << 20));
   native.createSession({ pairs: 1, queueSize: 64, rxBufferBytes: 2048, features: 1n << 32n, memory: 'memfd' });
   native.createPump({ name: 'vu-child', spinUs: 0 });
   await native.watchPodLink(native.ownNetns(), 1, () => undefined);

@@ -2,7 +2,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomUUID } from 'node:crypto';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import type { FileHandle } from 'node:fs/promises';
+import { type FileHandle, open, rename, unlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { CallContext, RemoveRequest } from '../../src/attachment/api.ts';
@@ -866,27 +866,44 @@ export class FakeNode {
     };
   }
 
+  /** The addon's durable files in steps that can fail, or be the last of a process. */
   #files(): StoreFiles {
     const { gate } = this;
-    const gated =
-      (name: string, work: (...args: never[]) => Promise<unknown>) =>
-      (...args: never[]): Promise<unknown> =>
-        gate.pass(`file.${name}`, () => work(...args));
-    const names = ['rename', 'rm'] as const;
-    const wrapped = Object.fromEntries(
-      names.map((name) => [name, gated(name, diskFiles[name] as (...args: never[]) => Promise<unknown>)]),
-    );
-    const open: StoreFiles['open'] = (...args) =>
+    const opened = (path: string, flags: string, mode?: number): Promise<FileHandle> =>
       gate.pass('file.open', async () => {
-        const handle = await diskFiles.open(...args);
+        const handle = await open(path, flags, mode);
         this.#handles.add(handle);
-        for (const name of ['sync', 'datasync'] as const) {
-          const real = handle[name].bind(handle);
-          handle[name] = () => gate.pass(`file.${name}`, real);
-        }
         return handle;
       });
-    return { ...diskFiles, ...wrapped, open };
+    const real = diskFiles(this.#binding());
+    return {
+      ...real,
+      rename: (...args) => gate.pass('file.rename', () => real.rename(...args)),
+      rm: (...args) => gate.pass('file.rm', () => real.rm(...args)),
+      replaceFile: async (temporary, path, contents) => {
+        const file = await opened(temporary, 'wx', 0o600);
+        try {
+          try {
+            await file.writeFile(contents);
+            await gate.pass('file.fdatasync', () => file.datasync());
+          } finally {
+            await file.close();
+          }
+          await gate.pass('file.rename', () => rename(temporary, path));
+        } catch (error) {
+          await gate.pass('file.unlink', () => unlink(temporary)).catch(() => undefined);
+          throw error;
+        }
+      },
+      syncDirectory: async (path) => {
+        const directory = await opened(path, 'r');
+        try {
+          await gate.pass('file.fsync', () => directory.sync());
+        } finally {
+          await directory.close();
+        }
+      },
+    };
   }
 
   /** The binding takes a descriptor of its own of the namespace, on the caller's stack. */

@@ -1,9 +1,10 @@
 import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import type { CreatingRecord, DeletingRecord } from '../../../src/attachment/record.ts';
-import { diskFiles, RecordStore, type StoreFiles } from '../../../src/attachment/store.ts';
+import { RecordStore, type StoreFiles } from '../../../src/attachment/store.ts';
 import { attachmentId } from '../../../src/attachment/key.ts';
 import { FakeNode, fault } from '../../support/attachment-fakes.ts';
 
@@ -15,21 +16,25 @@ let store: RecordStore;
 let creating: CreatingRecord;
 let deleting: DeletingRecord;
 
-const files: StoreFiles = {
-  ...diskFiles,
-  open: async (...args) => {
-    const handle = await diskFiles.open(...args);
-    const sync = handle.sync.bind(handle);
-    handle.sync = () => (syncFails ? Promise.reject(fault('EIO', 'fsync')) : sync());
-    return handle;
+const disk: StoreFiles = {
+  mkdir,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  replaceFile: async (temporary, path, contents) => {
+    await writeFile(temporary, contents);
+    await rename(temporary, path);
   },
+  syncDirectory: () => (syncFails ? Promise.reject(fault('EIO', 'fsync')) : Promise.resolve()),
 };
 
 beforeEach(async () => {
   node = new FakeNode();
   stateDir = mkdtempSync(join(tmpdir(), 'vu-store-'));
   syncFails = false;
-  store = new RecordStore(stateDir, files);
+  store = new RecordStore(stateDir, disk);
   await store.load();
   const spec = node.spec('/var/run/netns/n');
   const id = attachmentId(spec.key);
@@ -44,7 +49,7 @@ afterEach(async () => {
 
 /** What the next agent would find. */
 async function onDisk(): Promise<readonly unknown[]> {
-  return (await new RecordStore(stateDir).load()).records;
+  return (await new RecordStore(stateDir, disk).load()).records;
 }
 
 describe('a write whose directory cannot be synced', () => {
@@ -81,7 +86,7 @@ describe('a removal whose directory cannot be synced', () => {
 describe('a write that cannot be renamed into place', () => {
   it('fails, and the old record stays, known and on disk', async () => {
     await store.write(creating);
-    const failing = new RecordStore(stateDir, { ...files, rename: () => Promise.reject(fault('EIO', 'rename')) });
+    const failing = new RecordStore(stateDir, { ...disk, replaceFile: () => Promise.reject(fault('EIO', 'rename')) });
     await failing.load();
     await expect(failing.write(deleting)).rejects.toMatchObject({ code: 'STATE_WRITE' });
     expect(failing.list()).toEqual([creating]);

@@ -26,17 +26,17 @@ export interface LoadedRecords {
 /** A record holds a netconf of at most 4 MiB, escaped. */
 const largestRecordBytes = 32 << 20;
 
-const readingFiles = { mkdir, readdir, readFile, rename, rm, stat };
+const nodeFiles = { mkdir, readdir, readFile, rename, rm, stat };
 
 /**
  * What the store asks of the file system; tests let it fail. What must be durable is the addon's: with `node:fs` a write
  * is eight steps of the thread pool instead of two, each of which wakes two threads, beside a plugin that wants the core.
  */
-export type StoreFiles = typeof readingFiles & Pick<NativeBinding, 'replaceFile' | 'syncDirectory'>;
+export type StoreFiles = typeof nodeFiles & Pick<NativeBinding, 'replaceFile' | 'syncDirectory'>;
 
 export function diskFiles(binding: NativeBinding): StoreFiles {
   return {
-    ...readingFiles,
+    ...nodeFiles,
     replaceFile: (temporary, path, contents) => binding.replaceFile(temporary, path, contents),
     syncDirectory: (path) => binding.syncDirectory(path),
   };

@@ -445,7 +445,8 @@ export interface NativeBinding {
 
   /**
    * A new file `temporary` (0600) with these contents, made durable and renamed to `path`, in one step of the thread
-   * pool. A failure leaves `path` as it was. The name is durable after `syncDirectory`. @throws NativeFault ENOSPC, EDQUOT, EIO, EACCES, EEXIST (the temporary) …
+   * pool. A failure leaves `path` as it was. The name is durable after `syncDirectory`.
+   * @throws NativeFault ENOSPC, EDQUOT, EIO, EACCES, EEXIST (the temporary) …
    */
   replaceFile(temporary: string, path: string, contents: string): Promise<void>;
   /** Makes durable what was created, renamed or removed in a directory. @throws NativeFault EIO, ENOENT, EACCES … */

@@ -239,6 +239,10 @@ void Pump::poll(int timeoutMs) noexcept {
   if (control) runCommands();
 }
 
+// The thread has the scheduling that every thread has. Earlier turns cost more switches than they save in the caches:
+// one TCP stream on a shared core, nine rounds, against that: real-time priority 0.70, nice -15 0.85, a slice of 0.1 ms
+// 0.92; SCHED_BATCH, a slice of 20 ms and no spin at all within the noise.
+//
 // Whoever yields gives the rest of its time slice away (Linux 6.18 all of it): beside somebody who computes that is
 // milliseconds, where a sleeper that is woken goes first. So on a crowded core the pump sleeps at once.
 void Pump::yield(uint64_t nowNs) noexcept {

@@ -20,21 +20,21 @@ build() { # directory, compiler, cmake options…
   } >"$directory/build.log" 2>&1 || { tail -n 40 "$directory/build.log" >&2; exit 1; }
 }
 run() { timeout --kill-after=5 300 "$@" --gtest_brief=1; }
+run_everywhere() { # directory: what every build runs
+  local name
+  for name in native_tests wakeup_test durable_file_test; do run "build/$1/$name"; done
+}
 
 say plain
 build native-test g++
-run build/native-test/native_tests
-run build/native-test/wakeup_test
-run build/native-test/durable_file_test
+run_everywhere native-test
 run build/native-test/no_alloc_test
 run build/native-test/weak_memory_test
 [ "${1:-all}" = plain ] && exit 0
 
 say 'address, undefined'
 build asan g++ -DVU_SANITIZE=address,undefined
-run build/asan/native_tests
-run build/asan/wakeup_test
-run build/asan/durable_file_test
+run_everywhere asan
 
 say 'the executable: address, undefined'
 make -s -C cni sanitized
@@ -42,9 +42,7 @@ VIRTIO_USER_EXECUTABLE="$PWD/build/cni/virtio-user-sanitized" bash scripts/test.
 
 say thread
 build tsan clang++ -DVU_SANITIZE=thread
-run build/tsan/native_tests
-run build/tsan/wakeup_test
-run build/tsan/durable_file_test
+run_everywhere tsan
 
 build fuzz clang++ -DVU_FUZZ=ON
 for target in build/fuzz/*_fuzz; do

@@ -26,7 +26,8 @@ export interface LoadedRecords {
 /** A record holds a netconf of at most 4 MiB, escaped. */
 const largestRecordBytes = 32 << 20;
 
-const nodeFiles = { mkdir, readdir, readFile, rename, rm, stat };
+/** The part that needs no addon. */
+export const nodeFiles = { mkdir, readdir, readFile, rename, rm, stat };
 
 /**
  * What the store asks of the file system; tests let it fail. What must be durable is the addon's: with `node:fs` a write

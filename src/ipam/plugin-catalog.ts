@@ -77,7 +77,7 @@ export class PluginCatalog {
   }
 }
 
-/** On this thread: the plugin's start waits for it, and a step of the thread pool takes a hundred times as long. */
+/** On this thread: the plugin's start would wait for a step of the thread pool and a turn of the event loop. */
 function statOf(path: string): Stats | undefined {
   try {
     return statSync(path, { throwIfNoEntry: false });

@@ -11,7 +11,7 @@ import { DeviceInfoDirectory, deviceInfoDisk } from '../../src/attachment/device
 import { attachmentId, derivedMac } from '../../src/attachment/key.ts';
 import { AttachmentManager } from '../../src/attachment/manager.ts';
 import type { AttachmentSpec } from '../../src/attachment/spec.ts';
-import { diskFiles, type StoreFiles } from '../../src/attachment/store.ts';
+import { nodeFiles, type StoreFiles } from '../../src/attachment/store.ts';
 import type { Clock } from '../../src/clock.ts';
 import type { Anomaly, DeviceOptions, ReadyDevice, VirtioUserDevice } from '../../src/device/api.ts';
 import type { Frontend, FrontendSource } from '../../src/device/frontend.ts';
@@ -875,11 +875,10 @@ export class FakeNode {
         this.#handles.add(handle);
         return handle;
       });
-    const real = diskFiles(this.#binding());
     return {
-      ...real,
-      rename: (...args) => gate.pass('file.rename', () => real.rename(...args)),
-      rm: (...args) => gate.pass('file.rm', () => real.rm(...args)),
+      ...nodeFiles,
+      rename: (...args) => gate.pass('file.rename', () => nodeFiles.rename(...args)),
+      rm: (...args) => gate.pass('file.rm', () => nodeFiles.rm(...args)),
       replaceFile: async (temporary, path, contents) => {
         const file = await opened(temporary, 'wx', 0o600);
         try {

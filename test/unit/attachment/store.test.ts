@@ -1,10 +1,10 @@
 import { mkdtempSync, rmSync } from 'node:fs';
-import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { rename, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import type { CreatingRecord, DeletingRecord } from '../../../src/attachment/record.ts';
-import { RecordStore, type StoreFiles } from '../../../src/attachment/store.ts';
+import { nodeFiles, RecordStore, type StoreFiles } from '../../../src/attachment/store.ts';
 import { attachmentId } from '../../../src/attachment/key.ts';
 import { FakeNode, fault } from '../../support/attachment-fakes.ts';
 
@@ -17,12 +17,7 @@ let creating: CreatingRecord;
 let deleting: DeletingRecord;
 
 const disk: StoreFiles = {
-  mkdir,
-  readdir,
-  readFile,
-  rename,
-  rm,
-  stat,
+  ...nodeFiles,
   replaceFile: async (temporary, path, contents) => {
     await writeFile(temporary, contents);
     await rename(temporary, path);

@@ -73,22 +73,33 @@ Napi::Value runChildJs(const Napi::CallbackInfo& info) {
     return env.Undefined();
   }
   const std::shared_ptr<ChildControl> control = made.value();
-  const auto deferred = std::make_shared<Napi::Promise::Deferred>(Napi::Promise::Deferred::New(env));
+  const auto ended = std::make_shared<Napi::Promise::Deferred>(Napi::Promise::Deferred::New(env));
+  const auto printed = std::make_shared<Napi::Promise::Deferred>(Napi::Promise::Deferred::New(env));
+  // JS thread: a promise is settled once.
+  const auto announced = std::make_shared<bool>(false);
   const std::shared_ptr<EventPort> events = Environment::of(env).events;
   events->hold(env);
   // THREAD: of its own, for as long as the child runs.
-  Result<Thread> thread = Thread::start("vu-child", [spec = std::move(*spec), control, deferred, events]() noexcept {
-    auto result = std::make_shared<Result<ChildResult>>(runChild(spec, *control));
-    const std::string path = spec.path;
-    events->post([result, deferred, events, path](Napi::Env inner) {
-      events->letGo(inner);
-      if (*result) {
-        deferred->Resolve(outcome(inner, result->value()));
-      } else {
-        deferred->Reject(faultError(inner, result->fault(), path.c_str()));
-      }
-    });
-  });
+  Result<Thread> thread =
+      Thread::start("vu-child", [spec = std::move(*spec), control, ended, printed, announced, events]() noexcept {
+        const auto onPrinted = [&](const std::string& output) {
+          events->post([printed, announced, output](Napi::Env inner) {
+            *announced = true;
+            printed->Resolve(text(inner, output));
+          });
+        };
+        auto result = std::make_shared<Result<ChildResult>>(runChild(spec, *control, onPrinted));
+        const std::string path = spec.path;
+        events->post([result, ended, printed, announced, events, path](Napi::Env inner) {
+          events->letGo(inner);
+          if (!*announced) printed->Resolve(inner.Null());
+          if (*result) {
+            ended->Resolve(outcome(inner, result->value()));
+          } else {
+            ended->Reject(faultError(inner, result->fault(), path.c_str()));
+          }
+        });
+      });
   if (!thread) {
     events->letGo(env);
     throwFault(env, thread.fault());
@@ -96,7 +107,8 @@ Napi::Value runChildJs(const Napi::CallbackInfo& info) {
   }
   thread.value().detach();
   Napi::Object child = Napi::Object::New(env);
-  child.Set("ended", deferred->Promise());
+  child.Set("ended", ended->Promise());
+  child.Set("printed", printed->Promise());
   child.Set("kill", Napi::Function::New(
                         env, [control](const Napi::CallbackInfo&) { control->kill(); }, "kill"));
   child.Set("feed", Napi::Function::New(

@@ -84,7 +84,14 @@ bool drain(const UniqueFd& from, std::string& into) noexcept {
   }
 }
 
-Result<ChildResult> superviseChild(const ChildSpec& spec, const ChildControl& control) noexcept {
+// Whoever reads it finds out; a program that prints piece by piece is just not answered for early.
+bool looksWhole(const std::string& output) noexcept {
+  const size_t last = output.find_last_not_of(" \t\r\n");
+  return last != std::string::npos && output[last] == '}';
+}
+
+Result<ChildResult> superviseChild(const ChildSpec& spec, const ChildControl& control,
+                                   const PrintedListener& printed) noexcept {
   Result<Pipe> input = Pipe::open();
   if (!input) return input.fault();
   Result<Pipe> output = Pipe::open();
@@ -117,6 +124,7 @@ Result<ChildResult> superviseChild(const ChildSpec& spec, const ChildControl& co
   size_t written = 0;
   bool ended = false;
   bool judged = false;
+  bool announced = false;
   int64_t drainUntilMs = 0;
   const auto end = [&](ChildEnd why) {
     if (!judged) result.end = why;
@@ -159,6 +167,10 @@ Result<ChildResult> superviseChild(const ChildSpec& spec, const ChildControl& co
     if (out && watched[3].revents != 0 && !drain(out, result.output)) out.reset();
     if (err && watched[4].revents != 0 && !drain(err, result.errors)) err.reset();
     if (!judged && result.output.size() + result.errors.size() > spec.outputLimitBytes) end(ChildEnd::kFlooded);
+    if (!announced && !ended && !judged && looksWhole(result.output)) {
+      announced = true;
+      printed(result.output);
+    }
     if (!ended && (watched[0].revents != 0 || !process)) {
       int status = 0;
       if (::waitpid(pid, &status, WNOHANG) != pid) continue;
@@ -203,8 +215,8 @@ void ChildControl::finish() noexcept {
   wake_.reset();
 }
 
-Result<ChildResult> runChild(const ChildSpec& spec, ChildControl& control) noexcept {
-  Result<ChildResult> result = superviseChild(spec, control);
+Result<ChildResult> runChild(const ChildSpec& spec, ChildControl& control, const PrintedListener& printed) noexcept {
+  Result<ChildResult> result = superviseChild(spec, control, printed);
   control.finish();
   return result;
 }

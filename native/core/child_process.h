@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -63,7 +64,11 @@ class ChildControl {
   std::atomic<bool> fed_{false};
 };
 
+// Told what the child has printed so far, at most once: when that looks like a whole JSON object and the child has not
+// been reaped. Freeing the memory of a Go program takes the kernel 0.5 ms, in which its answer can be worked on.
+using PrintedListener = std::function<void(const std::string& output)>;
+
 // Blocks the calling thread until the child has been reaped. A fault: it could not be started.
-Result<ChildResult> runChild(const ChildSpec& spec, ChildControl& control) noexcept;
+Result<ChildResult> runChild(const ChildSpec& spec, ChildControl& control, const PrintedListener& printed) noexcept;
 
 }  // namespace vu

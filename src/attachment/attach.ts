@@ -73,6 +73,8 @@ class Climb {
   #ifindex: number | null = null;
   #live: LiveAttachment | null = null;
   #ipam: IpamResult = noAddress;
+  /** The IPAM plugin has ended well. */
+  #confirmed: Promise<void> = Promise.resolve();
 
   constructor(
     spec: AttachmentSpec,
@@ -114,7 +116,7 @@ class Climb {
    * What comes after what; the steps of a phase run beside each other.
    *
    * IPAM runs beside the making of TAP and socket, which do not need an address; its plugin starts up while the record is
-   * still being written. The OVS port comes last: each one that comes or goes makes the switch stop its threads for a
+   * still being written, and goes away while what it printed is made use of. The OVS port comes last: each one that comes or goes makes the switch stop its threads for a
    * moment, which an ADD that fails is not worth, and the switch's work with it then falls after the answer.
    */
   #phases(): readonly (readonly Step[])[] {
@@ -127,12 +129,13 @@ class Climb {
     const backendThere = (): Promise<void> => this.#waitForBackend();
     // The runtime has no answer before all are done; killed in between, it calls DEL.
     const ready = (): Promise<void> => this.#store.write(this.#ready());
+    const confirmed = (): Promise<void> => this.#confirmed;
     if (ipam !== null && asksOverInterface(ipam.type)) {
-      return [[device], [link], [port], [backendThere], [address], [ready, link, info]];
+      return [[device], [link], [port], [backendThere], [address], [ready, link, info, confirmed]];
     }
     return backend.wait === 'required'
-      ? [[device, address], [link, info], [port], [backendThere], [ready]]
-      : [[device, address], [ready, link, info], [port]];
+      ? [[device, address], [link, info, confirmed], [port], [backendThere], [ready]]
+      : [[device, address], [ready, link, info, confirmed], [port]];
   }
 
   /** Never rejects. */
@@ -160,12 +163,15 @@ class Climb {
       return;
     }
     const undo = async (): Promise<void> => {
+      await this.#confirmed.catch(() => undefined); // one run of the plugin after the other
       // The address may be another pod's as soon as it is given back; asked over the interface, the plugin needs it.
       if (!asksOverInterface(call.type)) await this.#live?.stopTraffic();
       await ipam.del(call, undoSignal());
     };
     try {
-      this.#ipam = await ipam.add(call, this.#signal, this.#recorded);
+      const answer = await ipam.add(call, this.#signal, this.#recorded);
+      this.#ipam = answer.result;
+      this.#confirmed = answer.confirmed;
       this.#rollback.push('address', undo);
     } catch (thrown) {
       // An ADD that fails gives back itself what it may have taken, if it can.

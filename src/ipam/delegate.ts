@@ -6,7 +6,7 @@
 import { isExhaustion, VirtioUserError } from '../errors.ts';
 import { isAtLeast, loweredVersion, parseRecord, type Plugin, PluginCatalog } from './plugin-catalog.ts';
 import { outputLimitBytes, type PluginOutcome, runPlugin } from './plugin-process.ts';
-import type { Ipam, IpamCall, IpamResult } from './result.ts';
+import type { Ipam, IpamAnswer, IpamCall, IpamResult } from './result.ts';
 import { parseIpamResult } from './schema.ts';
 
 type Verb = 'ADD' | 'DEL' | 'CHECK' | 'GC' | 'STATUS';
@@ -50,19 +50,26 @@ export class DelegatedIpam implements Ipam {
     this.#timeoutsMs = { ...defaultTimeoutsMs, ...options.timeoutsMs };
   }
 
-  async add(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<IpamResult> {
+  async add(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<IpamAnswer> {
     const plugin = await this.#catalog.find(call.type, call.cniPath);
-    const outcome = await this.#run(plugin, 'ADD', call, {}, signal, this.#timeoutsMs.ADD, permission);
+    const early = Promise.withResolvers<string>();
+    const ended = this.#run(plugin, 'ADD', call, {}, signal, this.#timeoutsMs.ADD, permission, early.resolve);
+    const first = await Promise.race([early.promise, ended]);
     await permission; // without it the plugin was never told anything, and there is nothing to undo
+    if (typeof first === 'string') {
+      const parsed = parseIpamResult(parseRecord(first));
+      if ('result' in parsed) return { result: parsed.result, confirmed: this.#confirm(call.type, ended, first) };
+    }
+    return { result: await this.#conclude(plugin, call, await ended), confirmed: Promise.resolve() };
+  }
+
+  /** The result of an ADD that has ended; what it may have taken in vain is given back. */
+  async #conclude(plugin: Plugin, call: IpamCall, outcome: PluginOutcome): Promise<IpamResult> {
     try {
       const stdout = this.#succeeded(call.type, 'ADD', outcome);
       const parsed = parseIpamResult(parseRecord(stdout));
       if ('result' in parsed) return parsed.result;
-      throw new VirtioUserError(
-        'IPAM_FAILED',
-        `IPAM plugin ${call.type} ADD: it printed no usable result: ${parsed.reason.slice(0, 300)}`,
-        { details: { plugin: call.type, verb: 'ADD', printed: stdout.slice(0, 120) } },
-      );
+      throw unusable(call.type, stdout, parsed.reason);
     } catch (error) {
       if (outcome.kind === 'unstartable') throw error;
       // Half an ADD may have taken a lease.
@@ -70,6 +77,15 @@ export class DelegatedIpam implements Ipam {
       const undone = await this.#run(plugin, 'DEL', call, {}, AbortSignal.timeout(undo), undo);
       throw undone.kind === 'exited' && undone.code === 0 ? error : notUndone(VirtioUserError.from(error, 'IPAM ADD'));
     }
+  }
+
+  #confirm(type: string, ended: Promise<PluginOutcome>, printed: string): Promise<void> {
+    const confirmed = ended.then((outcome) => {
+      const stdout = this.#succeeded(type, 'ADD', outcome);
+      if (stdout.trimEnd() !== printed.trimEnd()) throw unusable(type, stdout, 'it goes on after its end');
+    });
+    confirmed.catch(() => undefined); // the caller may have failed by itself meanwhile
+    return confirmed;
   }
 
   async del(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<void> {
@@ -119,6 +135,7 @@ export class DelegatedIpam implements Ipam {
     signal: AbortSignal,
     timeoutMs: number,
     permission?: Promise<unknown>,
+    onPrinted?: (stdout: string) => void,
   ): Promise<PluginOutcome> {
     const environment: Record<string, string> = {
       CNI_COMMAND: verb,
@@ -137,6 +154,7 @@ export class DelegatedIpam implements Ipam {
         timeoutMs,
         signal,
         ...(permission === undefined ? {} : { permission }),
+        ...(onPrinted === undefined ? {} : { onPrinted }),
       });
       if (outcome.kind !== 'unstartable' || outcome.errno !== 'ETXTBSY' || attempt > busyRetries) return outcome;
       await new Promise((resolve) => setTimeout(resolve, busyRetryMs));
@@ -181,6 +199,14 @@ export class DelegatedIpam implements Ipam {
         throw new VirtioUserError('CANCELLED', `IPAM plugin ${type} ${verb}: the caller is gone or its time is over`);
     }
   }
+}
+
+function unusable(type: string, stdout: string, reason: string): VirtioUserError {
+  return new VirtioUserError(
+    'IPAM_FAILED',
+    `IPAM plugin ${type} ADD: it printed no usable result: ${reason.slice(0, 300)}`,
+    { details: { plugin: type, verb: 'ADD', printed: stdout.slice(0, 120) } },
+  );
 }
 
 /** The same failure, saying that a lease may be left. */

@@ -28,6 +28,8 @@ export interface PluginRun {
   readonly signal: AbortSignal;
   /** stdin is held back until it resolves, the plugin killed when it rejects. */
   readonly permission?: Promise<unknown>;
+  /** Called before the end, at most once, with a stdout that looks whole. */
+  readonly onPrinted?: (stdout: string) => void;
 }
 
 /** Never rejects. */
@@ -48,6 +50,10 @@ export async function runPlugin(run: PluginRun): Promise<PluginOutcome> {
       () => child.feed(),
       () => child.kill(),
     );
+    if (run.onPrinted !== undefined) {
+      const { onPrinted } = run;
+      void child.printed.then((stdout) => stdout !== null && onPrinted(stdout));
+    }
     try {
       return pluginOutcome(await child.ended);
     } finally {

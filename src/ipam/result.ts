@@ -30,6 +30,16 @@ export interface IpamResult {
   readonly dns: IpamDns | null;
 }
 
+/** What an ADD gave. The plugin has printed it and may still be ending. */
+export interface IpamAnswer {
+  readonly result: IpamResult;
+  /**
+   * Resolves when the plugin has ended well. When it rejects (a VirtioUserError as of `add`) the result does not count,
+   * and the lease is still to be given back. Settles soon after `signal` of the ADD is aborted.
+   */
+  readonly confirmed: Promise<void>;
+}
+
 /** Name of a plugin's executable: no path separator, nothing hidden. */
 export const pluginName = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
@@ -60,7 +70,7 @@ export interface Ipam {
    *   happened
    * @throws with `details.undone` false when a lease may be left all the same; else a failed ADD leaves none
    */
-  add(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<IpamResult>;
+  add(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<IpamAnswer>;
   /** Idempotent: a lease that is not there is success. */
   del(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<void>;
   check(call: IpamCall, prevResult: unknown, signal: AbortSignal): Promise<void>;

@@ -61,6 +61,15 @@ describe('a child process', () => {
     expect(await killed.ended).toMatchObject({ kind: 'killed', stdout: '' });
   });
 
+  it('tells what looks like a whole answer before it ends, and null when there was none', async () => {
+    const child = script('echo \'{"a":{}}\'; exec sleep 60');
+    expect(await child.printed).toBe('{"a":{}}\n');
+    child.kill();
+    expect(await child.ended).toMatchObject({ kind: 'killed' });
+    const silent = script('echo "{ no end"');
+    expect(await silent.printed).toBeNull();
+  });
+
   it('dying by a signal says which', async () => {
     expect(await script('kill -TERM $$').ended).toMatchObject({ kind: 'signalled', code: 15 });
   });

@@ -18,7 +18,7 @@ import type { Frontend, FrontendSource } from '../../src/device/frontend.ts';
 import { initialNetState, type NetState } from '../../src/device/net-state.ts';
 import { statusOf } from '../../src/device/state.ts';
 import { VirtioUserError } from '../../src/errors.ts';
-import type { Ipam, IpamCall, IpamResult } from '../../src/ipam/result.ts';
+import type { Ipam, IpamAnswer, IpamCall } from '../../src/ipam/result.ts';
 import type {
   NativeBinding,
   NativeFd,
@@ -535,6 +535,10 @@ export class FakeIpam implements Ipam {
   failing: 'ADD' | 'DEL' | 'CHECK' | 'GC' | null = null;
   /** ADD takes a lease, fails, and cannot give it back. */
   leaks = false;
+  /** ADD prints its result and takes a lease, and ends badly all the same. */
+  relents = false;
+  /** An ADD that has printed its result ends when this resolves. */
+  lingering: Promise<void> = Promise.resolve();
   /** Netconfs that DEL was called with. */
   readonly deletedWith: string[] = [];
   hangs = false;
@@ -544,9 +548,9 @@ export class FakeIpam implements Ipam {
     this.#gate = gate;
   }
 
-  async add(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<IpamResult> {
+  async add(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<IpamAnswer> {
     await permission;
-    return this.#gate.pass('ipam.add', async () => {
+    const result = await this.#gate.pass('ipam.add', async () => {
       this.#called('ADD');
       if (this.hangs) {
         await new Promise<void>((_resolve, reject) => {
@@ -569,6 +573,12 @@ export class FakeIpam implements Ipam {
         dns: null,
       };
     });
+    const confirmed = this.#gate.pass('ipam.ended', async () => {
+      await this.lingering;
+      if (this.relents) throw new VirtioUserError('IPAM_FAILED', 'killed by SIGKILL');
+    });
+    confirmed.catch(() => undefined);
+    return { result, confirmed };
   }
 
   async del(call: IpamCall, _signal?: AbortSignal, permission?: Promise<unknown>): Promise<void> {

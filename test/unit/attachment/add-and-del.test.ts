@@ -220,6 +220,37 @@ describe('ADD', () => {
     expect(node.leftovers()).toEqual([]);
   });
 
+  it('whose IPAM plugin ends badly after it has answered leaves nothing', async () => {
+    node.ipam.relents = true;
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'IPAM_FAILED' });
+    expect(node.ipam.calls).toEqual(['ADD', 'DEL']);
+    expect(node.leftovers()).toEqual([]);
+  });
+
+  it('is not answered before its IPAM plugin has ended', async () => {
+    const end = Promise.withResolvers<void>();
+    node.ipam.lingering = end.promise;
+    const adding = node.add(spec);
+    await until(() => node.ipam.calls.length === 1);
+    expect(await Promise.race([adding, settle().then(() => 'nothing yet')])).toBe('nothing yet');
+    end.resolve();
+    await adding;
+  });
+
+  it('gives its address back only when its IPAM plugin has ended', async () => {
+    const end = Promise.withResolvers<void>();
+    node.ipam.lingering = end.promise;
+    node.gate.arm(1, 'fail', (name) => name === 'setupPodLink');
+    const adding = node.add(spec).catch((error: unknown) => error);
+    await until(() => node.gate.struck);
+    await settle();
+    expect(node.ipam.calls).toEqual(['ADD']);
+    end.resolve();
+    expect(await adding).toBeInstanceOf(VirtioUserError);
+    expect(node.ipam.calls).toEqual(['ADD', 'DEL']);
+    expect(node.leftovers()).toEqual([]);
+  });
+
   it('whose IPAM plugin could not give back what it took gives it back itself', async () => {
     node.ipam.leaks = true;
     await expect(node.add(spec)).rejects.toMatchObject({ code: 'IPAM_FAILED' });
@@ -355,6 +386,12 @@ describe('backend.wait: required', () => {
     await node.connect();
     await call;
     expect(node.state).toBe('running');
+  });
+
+  it('fails at once when the IPAM plugin ends badly after it has answered', async () => {
+    node.ipam.relents = true;
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'IPAM_FAILED' });
+    expect(node.leftovers()).toEqual([]);
   });
 
   it('fails with BACKEND_ABSENT after its time, naming the path, and leaves nothing', async () => {

@@ -11,7 +11,8 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { watch } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { watch, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
@@ -35,6 +36,13 @@ afterEach(() => rmSync(directory, { recursive: true }));
 
 function makeIpam(timeoutsMs: Partial<IpamTimeouts> = {}): DelegatedIpam {
   return new DelegatedIpam({ binDirs: [join(directory, 'bin')], timeoutsMs });
+}
+
+/** An ADD to the end of its plugin. */
+async function added(call: IpamCall, signal: AbortSignal): Promise<IpamResult> {
+  const { result, confirmed } = await ipam.add(call, signal);
+  await confirmed;
+  return result;
 }
 
 type Json = Readonly<Record<string, unknown>>;
@@ -119,7 +127,7 @@ const goodResult = `echo '{"cniVersion":"1.0.0","ips":[{"address":"10.1.2.3/24",
 
 describe('the real host-local', () => {
   it('gives addresses of both families, routes, and takes them back, twice', async () => {
-    const result = await ipam.add(hostLocal(), patient);
+    const result = await added(hostLocal(), patient);
     expect(result).toMatchObject({
       ips: [
         { address: '10.77.0.2/24', gateway: '10.77.0.1' },
@@ -138,7 +146,7 @@ describe('the real host-local', () => {
   });
 
   it.each(['0.3.0', '0.3.1', '0.4.0', '1.0.0', '1.1.0'])('serves a configuration of version %s', async (cniVersion) => {
-    const result = await ipam.add(hostLocal({ cniVersion }), patient);
+    const result = await added(hostLocal({ cniVersion }), patient);
     expect(result.ips.map(({ address }) => address)).toEqual(['10.77.0.2/24', 'fd00:77::2/64']);
     await ipam.check(hostLocal({ cniVersion }), { cniVersion, ips: [] }, patient);
     await ipam.gc(hostLocal({ cniVersion }), [], patient);
@@ -147,14 +155,14 @@ describe('the real host-local', () => {
 
   it('gives different addresses to calls that run at once', async () => {
     const results = await Promise.all(
-      Array.from({ length: 8 }, (_, index) => ipam.add(hostLocal({ containerId: `c${index}` }), patient)),
+      Array.from({ length: 8 }, (_, index) => added(hostLocal({ containerId: `c${index}` }), patient)),
     );
     expect(new Set(results.map(({ ips }) => ips[0]?.address)).size).toBe(8);
   });
 
   it('says in its own words what is wrong', async () => {
-    await ipam.add(hostLocal(), patient);
-    await expect(ipam.add(hostLocal(), patient)).rejects.toMatchObject({
+    await added(hostLocal(), patient);
+    await expect(added(hostLocal(), patient)).rejects.toMatchObject({
       code: 'IPAM_FAILED',
       message: expect.stringMatching(/^IPAM plugin host-local ADD: .*duplicate allocation is not allowed/),
     });
@@ -176,8 +184,8 @@ describe('the real host-local', () => {
         [{ subnet: '10.78.0.0/30', rangeStart: '10.78.0.2', rangeEnd: '10.78.0.2' }],
       ],
     });
-    await ipam.add({ ...tiny, containerId: 'first' }, patient);
-    await expect(ipam.add({ ...tiny, containerId: 'second' }, patient)).rejects.toMatchObject({ code: 'IPAM_FAILED' });
+    await added({ ...tiny, containerId: 'first' }, patient);
+    await expect(added({ ...tiny, containerId: 'second' }, patient)).rejects.toMatchObject({ code: 'IPAM_FAILED' });
     expect(leases()).toEqual(['10.77.0.2', '10.78.0.2']);
   });
 });
@@ -198,12 +206,12 @@ describe('the real static', () => {
       routes: [{ dst: '192.168.0.0/16', gw: '10.10.5.1', ...noRouteExtras }],
       dns: { nameservers: ['8.8.8.8'], domain: 'example.com', search: ['a.b'], options: [] },
     };
-    expect(await ipam.add(call, patient)).toEqual(expected);
+    expect(await added(call, patient)).toEqual(expected);
     await ipam.del(call, patient);
   });
 
   it('without an address is a failure', async () => {
-    await expect(ipam.add(callOf({ type: 'static', addresses: [] }), patient)).rejects.toMatchObject({
+    await expect(added(callOf({ type: 'static', addresses: [] }), patient)).rejects.toMatchObject({
       code: 'IPAM_FAILED',
     });
   });
@@ -211,7 +219,7 @@ describe('the real static', () => {
 
 describe('what a plugin is given', () => {
   it('is the CNI variables and nothing else', async () => {
-    await ipam.add(callOf({ type: plugin('ok', goodResult) }), patient);
+    await added(callOf({ type: plugin('ok', goodResult) }), patient);
     expect(seenEnvironment('ADD')).toEqual({
       CNI_COMMAND: 'ADD',
       CNI_CONTAINERID: 'c1',
@@ -244,7 +252,7 @@ describe('what a plugin is given', () => {
     ['1.1.0', [], '1.1.0'],
   ])('is the configuration, its version %s lowered to what %j allows', async (cniVersion, versions, expected) => {
     const call = callOf({ type: plugin('ok', goodResult, versions), special: { a: [1] } }, { cniVersion });
-    await ipam.add(call, patient);
+    await added(call, patient);
     expect(JSON.parse(seen('ADD.stdin'))).toEqual({ ...(JSON.parse(call.netconf) as Json), cniVersion: expected });
   });
 
@@ -281,20 +289,92 @@ describe('what a plugin is given', () => {
 
   it('is VERSION once, also for many calls at once, and again when the file was replaced', async () => {
     const type = plugin('ok', goodResult);
-    await Promise.all(Array.from({ length: 5 }, () => ipam.add(callOf({ type }), patient)));
-    await ipam.add(callOf({ type }), patient);
+    await Promise.all(Array.from({ length: 5 }, () => added(callOf({ type }), patient)));
+    await added(callOf({ type }), patient);
     expect(seen('VERSION')).toBe('x\n');
     rmSync(join(directory, 'bin/ok'));
     plugin('ok', `${goodResult} # replaced`);
-    await ipam.add(callOf({ type }), patient);
+    await added(callOf({ type }), patient);
     expect(seen('VERSION')).toBe('x\nx\n');
   });
 
   it('is VERSION anew after it would not say', async () => {
     const type = plugin('mute', goodResult, null);
-    await ipam.add(callOf({ type }), patient);
-    await ipam.add(callOf({ type }), patient);
+    await added(callOf({ type }), patient);
+    await added(callOf({ type }), patient);
     expect(seen('VERSION')).toBe('x\nx\n');
+  });
+});
+
+function onAdd(script: string): string {
+  return `if [ "$CNI_COMMAND" = ADD ]; then ${script}; fi`;
+}
+
+describe('a result that is printed before the plugin has ended', () => {
+  /** The plugin ends when somebody writes into this. */
+  function fifo(): string {
+    const path = join(directory, 'fifo');
+    execFileSync('mkfifo', [path]);
+    return path;
+  }
+
+  it('is given at once, and confirmed at the end', async () => {
+    const end = fifo();
+    const type = plugin('slow', onAdd(`${goodResult}; read line <${end}`));
+    const { result, confirmed } = await ipam.add(callOf({ type }), patient);
+    expect(result.ips[0]?.address).toBe('10.1.2.3/24');
+    const first = await Promise.race([confirmed, new Promise((resolve) => setTimeout(resolve, 100, 'waiting'))]);
+    expect(first).toBe('waiting');
+    await writeFile(end, '\n'); // waits for the plugin to open it
+    await confirmed;
+  });
+
+  it.each([
+    ['exit 3', 'exit 3'],
+    ['kill -9 $$', 'killed by SIGKILL'],
+    ['echo more', 'goes on after its end'],
+  ])('does not count when then comes: %s', async (then, message) => {
+    const end = fifo();
+    const type = plugin('odd', onAdd(`${goodResult}; read line <${end}; ${then}`));
+    const { confirmed } = await ipam.add(callOf({ type }), patient);
+    await writeFile(end, '\n'); // waits for the plugin to open it
+    await expect(confirmed).rejects.toMatchObject({
+      code: 'IPAM_FAILED',
+      message: expect.stringContaining(message),
+    });
+  });
+
+  it('does not count when the plugin hangs, or its caller gives up', async () => {
+    const type = plugin('hangs', onAdd(`${goodResult}; exec /bin/sleep 60`));
+    ipam = makeIpam({ ADD: 500 });
+    await expect((await ipam.add(callOf({ type }), patient)).confirmed).rejects.toMatchObject({ code: 'IPAM_FAILED' });
+    ipam = makeIpam();
+    const caller = new AbortController();
+    const { confirmed } = await ipam.add(callOf({ type }), caller.signal);
+    caller.abort();
+    await expect(confirmed).rejects.toMatchObject({ code: 'CANCELLED' });
+  });
+
+  it('is waited for when it comes in pieces that look whole', async () => {
+    const end = fifo();
+    const pieces = `printf '{"ips":[{"address":"10.1.2.3/24"}'; read line <${end}; echo ']}'`;
+    const adding = added(callOf({ type: plugin('pieces', onAdd(pieces)) }), patient);
+    await writeFile(end, '\n'); // waits for the plugin to open it
+    expect((await adding).ips).toHaveLength(1);
+  });
+
+  it('is an error of the plugin where it says so', async () => {
+    const error = `echo '{"code":11,"msg":"pool is busy"}'; exit 1`;
+    await expect(ipam.add(callOf({ type: plugin('busy', onAdd(error)) }), patient)).rejects.toMatchObject({
+      message: expect.stringContaining('pool is busy'),
+    });
+  });
+
+  it('does not count before the permission', async () => {
+    const path = join(directory, 'bin/hasty');
+    writeFileSync(path, `#!/bin/sh\n${goodResult}\nexec /bin/sleep 60\n`, { mode: 0o755 });
+    const refused = Promise.reject(new Error('no record'));
+    await expect(ipam.add(callOf({ type: 'hasty' }), patient, refused)).rejects.toThrow('no record');
   });
 });
 
@@ -305,11 +385,11 @@ describe('a plugin is found', () => {
     mkdirSync(join(first, 'ok'));
     writeFileSync(join(second, 'ok'), '#!/bin/sh\nexit 1\n', { mode: 0o644 });
     const type = plugin('ok', goodResult);
-    expect(await ipam.add(callOf({ type }, { cniPath: `relative:${first}::${second}` }), patient)).toMatchObject({
+    expect(await added(callOf({ type }, { cniPath: `relative:${first}::${second}` }), patient)).toMatchObject({
       ips: [{ address: '10.1.2.3/24' }],
     });
     chmodSync(join(second, 'ok'), 0o755);
-    await expect(ipam.add(callOf({ type }, { cniPath: second }), patient)).rejects.toMatchObject({
+    await expect(added(callOf({ type }, { cniPath: second }), patient)).rejects.toMatchObject({
       message: expect.stringContaining('exit 1'),
     });
   });
@@ -317,11 +397,11 @@ describe('a plugin is found', () => {
   it('through a symbolic link', async () => {
     plugin('ok', goodResult);
     symlinkSync(join(directory, 'bin/ok'), join(directory, 'bin/linked'));
-    expect((await ipam.add(callOf({ type: 'linked' }), patient)).ips).toHaveLength(1);
+    expect((await added(callOf({ type: 'linked' }), patient)).ips).toHaveLength(1);
   });
 
   it('or its absence is said, with the places looked at', async () => {
-    await expect(ipam.add(callOf({ type: 'no-such-ipam' }), patient)).rejects.toMatchObject({
+    await expect(added(callOf({ type: 'no-such-ipam' }), patient)).rejects.toMatchObject({
       code: 'IPAM_FAILED',
       message: `IPAM plugin no-such-ipam is in none of ${pluginDir}, ${directory}/bin`,
       details: { plugin: 'no-such-ipam', missing: true },
@@ -336,7 +416,6 @@ describe('a plugin is found', () => {
 
 describe('a plugin that misbehaves', () => {
   const undone = (): boolean => existsSync(join(directory, 'seen/DEL.env'));
-  const onAdd = (script: string): string => `if [ "$CNI_COMMAND" = ADD ]; then ${script}; fi`;
 
   it.each([
     ['an error', `echo '{"code":100,"msg":"dry","details":"pool 7"}'; exit 1`, 'dry; pool 7 (code 100)'],
@@ -344,7 +423,7 @@ describe('a plugin that misbehaves', () => {
     ['text on stderr', 'echo boom >&2; exit 3', 'exit 3: boom'],
     ['nothing', 'exit 2', 'exit 2, nothing printed'],
   ])('failing with %s: ADD fails with its words, and DEL is run', async (_title, script, words) => {
-    await expect(ipam.add(callOf({ type: plugin('bad', onAdd(script)) }), patient)).rejects.toMatchObject({
+    await expect(added(callOf({ type: plugin('bad', onAdd(script)) }), patient)).rejects.toMatchObject({
       code: 'IPAM_FAILED',
       message: `IPAM plugin bad ADD: ${words}`,
     });
@@ -370,7 +449,7 @@ describe('a plugin that misbehaves', () => {
     ],
     ['a gateway of the other family', `echo '{"ips":[{"address":"10.1.2.3/24","gateway":"fd00::1"}]}'`],
   ])('printing %s: ADD fails, and DEL is run', async (_title, script) => {
-    await expect(ipam.add(callOf({ type: plugin('bad', onAdd(script)) }), patient)).rejects.toMatchObject({
+    await expect(added(callOf({ type: plugin('bad', onAdd(script)) }), patient)).rejects.toMatchObject({
       code: 'IPAM_FAILED',
       message: expect.stringContaining('it printed no usable result'),
     });
@@ -385,7 +464,7 @@ describe('a plugin that misbehaves', () => {
       ips: [{ address: '10.1.2.3/24' }],
       routes: [{ dst: '10.9.0.0/16' }, { dst, gw }],
     });
-    await expect(ipam.add(callOf({ type: plugin('bad', onAdd(`echo '${printed}'`)) }), patient)).rejects.toMatchObject({
+    await expect(added(callOf({ type: plugin('bad', onAdd(`echo '${printed}'`)) }), patient)).rejects.toMatchObject({
       code: 'IPAM_FAILED',
       message: expect.stringContaining(`the gateway ${gw} of ${dst} is of another family → at routes[1].gw`),
     });
@@ -394,7 +473,7 @@ describe('a plugin that misbehaves', () => {
 
   it.each(['stdout', 'stderr'])('printing 10 MB to %s is killed', async (stream) => {
     const flood = `/usr/bin/head -c 10000000 /dev/zero ${stream === 'stderr' ? '>&2' : ''}`;
-    await expect(ipam.add(callOf({ type: plugin('bad', onAdd(flood)) }), patient)).rejects.toMatchObject({
+    await expect(added(callOf({ type: plugin('bad', onAdd(flood)) }), patient)).rejects.toMatchObject({
       code: 'IPAM_FAILED',
       message: expect.stringContaining('more than 1048576 bytes'),
     });
@@ -402,7 +481,7 @@ describe('a plugin that misbehaves', () => {
   });
 
   it('dying by a signal is named with it', async () => {
-    await expect(ipam.add(callOf({ type: plugin('bad', onAdd('kill -SEGV $$')) }), patient)).rejects.toMatchObject({
+    await expect(added(callOf({ type: plugin('bad', onAdd('kill -SEGV $$')) }), patient)).rejects.toMatchObject({
       message: 'IPAM plugin bad ADD: killed by SIGSEGV',
     });
     expect(undone()).toBe(true);
@@ -430,7 +509,7 @@ describe('a plugin that misbehaves', () => {
 
   it('failing in ADD and in the undo says that a lease may be left; with a good undo it does not', async () => {
     const failed = (script: string): Promise<unknown> =>
-      ipam.add(callOf({ type: plugin('bad', script) }), patient).catch((error: unknown) => error);
+      added(callOf({ type: plugin('bad', script) }), patient).catch((error: unknown) => error);
     expect(await failed('exit 1')).toMatchObject({ code: 'IPAM_FAILED', details: { undone: false } });
     expect(await failed(onAdd('exit 1'))).not.toHaveProperty('details.undone');
   });
@@ -438,7 +517,7 @@ describe('a plugin that misbehaves', () => {
   it('is killed when the caller gives up', async () => {
     const controller = new AbortController();
     const type = plugin('bad', onAdd('echo x >$0.started; exec /bin/sleep 300'));
-    const adding = ipam.add(callOf({ type }), controller.signal);
+    const adding = added(callOf({ type }), controller.signal);
     await appears(join(directory, 'bin'), 'bad.started');
     controller.abort();
     await expect(adding).rejects.toMatchObject({ code: 'CANCELLED' });
@@ -455,7 +534,7 @@ describe('a plugin that misbehaves', () => {
   it('leaving a daemon that holds its pipes open has answered when it exits', async () => {
     const daemon = `/usr/bin/setsid /bin/sleep 300 & echo $! >${directory}/seen/daemon; ${goodResult}`;
     try {
-      expect(await ipam.add(callOf({ type: plugin('daemon', onAdd(daemon)) }), patient)).toMatchObject({
+      expect(await added(callOf({ type: plugin('daemon', onAdd(daemon)) }), patient)).toMatchObject({
         ips: [{ address: '10.1.2.3/24' }],
       });
     } finally {
@@ -467,7 +546,7 @@ describe('a plugin that misbehaves', () => {
     const path = join(directory, 'bin/deaf');
     writeFileSync(path, `#!/bin/sh\n${goodResult}\n`, { mode: 0o755 });
     const call = callOf({ type: 'deaf', filler: 'x'.repeat(1 << 20) });
-    expect((await ipam.add(call, patient)).ips).toHaveLength(1);
+    expect((await added(call, patient)).ips).toHaveLength(1);
   });
 
   it('without its interpreter is told apart from one that is not there', async () => {
@@ -489,9 +568,9 @@ describe('a plugin that misbehaves', () => {
 
   it('being written right now is tried again until it can be run', async () => {
     const name = plugin('busy', goodResult);
-    await ipam.add(callOf({ type: name }), patient);
+    await added(callOf({ type: name }), patient);
     const writer = openSync(join(directory, 'bin/busy'), 'r+');
-    const adding = ipam.add(callOf({ type: name }), patient);
+    const adding = added(callOf({ type: name }), patient);
     setTimeout(() => closeSync(writer), 100);
     expect((await adding).ips).toHaveLength(1);
   });
@@ -506,7 +585,7 @@ describe('what a plugin may print', () => {
     ['0.4.0', `{"cniVersion":"0.4.0","interfaces":[],"ips":[{"version":"4","address":"10.1.2.3/24","interface":0}]}`],
     ['1.0.0', `{"cniVersion":"1.0.0","ips":[{"address":"10.1.2.3/24"}],"routes":null,"dns":null}`],
   ])('a result of version %s', async (_version, printed) => {
-    expect(await ipam.add(callOf({ type: plugin('ok', `echo '${printed}'`) }), patient)).toMatchObject({
+    expect(await added(callOf({ type: plugin('ok', `echo '${printed}'`) }), patient)).toMatchObject({
       ips: [{ address: '10.1.2.3/24', gateway: null }],
       routes: [],
     });
@@ -515,7 +594,7 @@ describe('what a plugin may print', () => {
   it('a route with everything that 1.1.0 knows', async () => {
     const route = { dst: 'fd00::/8', gw: 'fd00::1', mtu: 1400, advmss: 1340, priority: 5, table: 100, scope: 253 };
     const printed = JSON.stringify({ ips: [{ address: 'FD00:0::2/64' }], routes: [route] });
-    expect(await ipam.add(callOf({ type: plugin('ok', `echo '${printed}'`) }), patient)).toEqual({
+    expect(await added(callOf({ type: plugin('ok', `echo '${printed}'`) }), patient)).toEqual({
       ips: [{ address: 'fd00::2/64', gateway: null }],
       routes: [route],
       dns: null,

@@ -1,5 +1,6 @@
-// Receive half of a queue pair: used ring → one writev per frame → TAP.
+// Receive half of a queue pair: used ring → one write per frame → TAP.
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -158,7 +159,10 @@ void QueuePair::deliver() noexcept {
 }
 
 void QueuePair::writeTap(const iovec* parts, uint32_t count, uint64_t bytes, uint32_t frames) noexcept {
-  if (::writev(tap_.get(), parts, static_cast<int>(count)) >= 0) {
+  // A frame in one piece needs no vector, which the kernel would copy and check.
+  const ssize_t written = count == 1 ? ::write(tap_.get(), parts->iov_base, parts->iov_len)
+                                     : ::writev(tap_.get(), parts, static_cast<int>(count));
+  if (written >= 0) {
     counters_.rxFrames.add(frames);
     counters_.rxBytes.add(bytes);
     return;

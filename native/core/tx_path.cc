@@ -1,4 +1,8 @@
 // Transmit half of a queue pair: one readv per frame from the TAP → available ring.
+//
+// Writing into memory that the switch's core has just read is the dearest copy there is (64 KiB: 7 to 10 us, 1.2 us
+// where nobody else has read it). Reading into private memory and copying past the cache from there takes 3 us by
+// itself and changed nothing in the whole: one TCP stream, 20 rounds, 8.5 and 8.6 Gbit/s.
 #include <cerrno>
 #include <cstring>
 

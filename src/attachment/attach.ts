@@ -116,8 +116,9 @@ class Climb {
    * What comes after what; the steps of a phase run beside each other.
    *
    * IPAM runs beside the making of TAP and socket, which do not need an address; its plugin starts up while the record is
-   * still being written, and goes away while what it printed is made use of. The OVS port comes last: each one that comes or goes makes the switch stop its threads for a
-   * moment, which an ADD that fails is not worth, and the switch's work with it then falls after the answer.
+   * still being written, and goes away while what it printed is made use of. The OVS port comes last: each one that comes
+   * or goes makes the switch stop its threads for a moment, which an ADD that fails is not worth, and the switch's work
+   * with it then falls after the answer.
    */
   #phases(): readonly (readonly Step[])[] {
     const { backend, ipam } = this.#spec;

@@ -75,24 +75,22 @@ Napi::Value runChildJs(const Napi::CallbackInfo& info) {
   const std::shared_ptr<ChildControl> control = made.value();
   const auto ended = std::make_shared<Napi::Promise::Deferred>(Napi::Promise::Deferred::New(env));
   const auto printed = std::make_shared<Napi::Promise::Deferred>(Napi::Promise::Deferred::New(env));
-  // JS thread: a promise is settled once.
-  const auto announced = std::make_shared<bool>(false);
   const std::shared_ptr<EventPort> events = Environment::of(env).events;
   events->hold(env);
   // THREAD: of its own, for as long as the child runs.
   Result<Thread> thread =
-      Thread::start("vu-child", [spec = std::move(*spec), control, ended, printed, announced, events]() noexcept {
+      Thread::start("vu-child", [spec = std::move(*spec), control, ended, printed, events]() noexcept {
+        bool announced = false;
         const auto onPrinted = [&](const std::string& output) {
-          events->post([printed, announced, output](Napi::Env inner) {
-            *announced = true;
-            printed->Resolve(text(inner, output));
-          });
+          announced = true;
+          events->post([printed, output](Napi::Env inner) { printed->Resolve(text(inner, output)); });
         };
         auto result = std::make_shared<Result<ChildResult>>(runChild(spec, *control, onPrinted));
         const std::string path = spec.path;
         events->post([result, ended, printed, announced, events, path](Napi::Env inner) {
           events->letGo(inner);
-          if (!*announced) printed->Resolve(inner.Null());
+          // A promise is settled once.
+          if (!announced) printed->Resolve(inner.Null());
           if (*result) {
             ended->Resolve(outcome(inner, result->value()));
           } else {

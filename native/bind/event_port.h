@@ -1,8 +1,8 @@
 // The way from native threads to JavaScript: one thread-safe function per environment, one task at a time.
 //
 // Pumps, reactor and threads of a namespace or a child post through the environment's one port.
-// The queue is not bounded by itself: who posts is (a completion per command, an event per port and start), so no task
-// is ever lost while the environment lives. After close() tasks are dropped and freed.
+// The queue is not bounded by itself: who posts is (a completion per command, one event more per child, an event per
+// port and start), so no task is ever lost while the environment lives. After close() tasks are dropped and freed.
 #pragma once
 
 #include <napi.h>

@@ -5,7 +5,7 @@
  */
 import { isExhaustion, VirtioUserError } from '../errors.ts';
 import { isAtLeast, loweredVersion, parseRecord, type Plugin, PluginCatalog } from './plugin-catalog.ts';
-import { outputLimitBytes, type PluginOutcome, runPlugin } from './plugin-process.ts';
+import { outputLimitBytes, type PluginOutcome, type PluginRunTerms, runPlugin } from './plugin-process.ts';
 import type { Ipam, IpamAnswer, IpamCall, IpamResult } from './result.ts';
 import { parseIpamResult } from './schema.ts';
 
@@ -53,7 +53,8 @@ export class DelegatedIpam implements Ipam {
   async add(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<IpamAnswer> {
     const plugin = await this.#catalog.find(call.type, call.cniPath);
     const early = Promise.withResolvers<string>();
-    const ended = this.#run(plugin, 'ADD', call, {}, signal, this.#timeoutsMs.ADD, permission, early.resolve);
+    const terms = { signal, timeoutMs: this.#timeoutsMs.ADD, permission, onPrinted: early.resolve };
+    const ended = this.#run(plugin, 'ADD', call, {}, terms);
     const first = await Promise.race([early.promise, ended]);
     await permission; // without it the plugin was never told anything, and there is nothing to undo
     if (typeof first === 'string') {
@@ -73,8 +74,8 @@ export class DelegatedIpam implements Ipam {
     } catch (error) {
       if (outcome.kind === 'unstartable') throw error;
       // Half an ADD may have taken a lease.
-      const { undo } = this.#timeoutsMs;
-      const undone = await this.#run(plugin, 'DEL', call, {}, AbortSignal.timeout(undo), undo);
+      const { undo: timeoutMs } = this.#timeoutsMs;
+      const undone = await this.#run(plugin, 'DEL', call, {}, { signal: AbortSignal.timeout(timeoutMs), timeoutMs });
       throw undone.kind === 'exited' && undone.code === 0 ? error : notUndone(VirtioUserError.from(error, 'IPAM ADD'));
     }
   }
@@ -90,7 +91,7 @@ export class DelegatedIpam implements Ipam {
 
   async del(call: IpamCall, signal: AbortSignal, permission?: Promise<unknown>): Promise<void> {
     const plugin = await this.#catalog.find(call.type, call.cniPath);
-    const outcome = await this.#run(plugin, 'DEL', call, {}, signal, this.#timeoutsMs.DEL, permission);
+    const outcome = await this.#run(plugin, 'DEL', call, {}, { signal, timeoutMs: this.#timeoutsMs.DEL, permission });
     await permission;
     this.#succeeded(call.type, 'DEL', outcome);
   }
@@ -122,7 +123,7 @@ export class DelegatedIpam implements Ipam {
     const plugin = await this.#catalog.find(call.type, call.cniPath);
     const spoken = loweredVersion(versionIn(parseRecord(call.netconf)), plugin.versions);
     if (!isAtLeast(spoken, sinceVersion[verb] ?? '')) return;
-    const outcome = await this.#run(plugin, verb, call, extra, signal, this.#timeoutsMs[verb]);
+    const outcome = await this.#run(plugin, verb, call, extra, { signal, timeoutMs: this.#timeoutsMs[verb] });
     if (outcome.kind === 'exited' && doesNotKnow(verb, outcome.stdout)) return;
     this.#succeeded(call.type, verb, outcome);
   }
@@ -132,10 +133,7 @@ export class DelegatedIpam implements Ipam {
     verb: Verb,
     call: IpamCall,
     extra: Readonly<Record<string, unknown>>,
-    signal: AbortSignal,
-    timeoutMs: number,
-    permission?: Promise<unknown>,
-    onPrinted?: (stdout: string) => void,
+    terms: PluginRunTerms,
   ): Promise<PluginOutcome> {
     const environment: Record<string, string> = {
       CNI_COMMAND: verb,
@@ -147,15 +145,7 @@ export class DelegatedIpam implements Ipam {
     };
     const stdin = stdinFor(call.netconf, plugin.versions, extra);
     for (let attempt = 1; ; attempt++) {
-      const outcome = await runPlugin({
-        path: plugin.path,
-        environment,
-        stdin,
-        timeoutMs,
-        signal,
-        ...(permission === undefined ? {} : { permission }),
-        ...(onPrinted === undefined ? {} : { onPrinted }),
-      });
+      const outcome = await runPlugin({ path: plugin.path, environment, stdin, ...terms });
       if (outcome.kind !== 'unstartable' || outcome.errno !== 'ETXTBSY' || attempt > busyRetries) return outcome;
       await new Promise((resolve) => setTimeout(resolve, busyRetryMs));
     }

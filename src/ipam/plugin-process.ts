@@ -27,10 +27,13 @@ export interface PluginRun {
   readonly timeoutMs: number;
   readonly signal: AbortSignal;
   /** stdin is held back until it resolves, the plugin killed when it rejects. */
-  readonly permission?: Promise<unknown>;
+  readonly permission?: Promise<unknown> | undefined;
   /** Called before the end, at most once, with a stdout that looks whole. */
   readonly onPrinted?: (stdout: string) => void;
 }
+
+/** How a run goes on, whatever it runs. */
+export type PluginRunTerms = Omit<PluginRun, 'path' | 'environment' | 'stdin'>;
 
 /** Never rejects. */
 export async function runPlugin(run: PluginRun): Promise<PluginOutcome> {
@@ -50,10 +53,7 @@ export async function runPlugin(run: PluginRun): Promise<PluginOutcome> {
       () => child.feed(),
       () => child.kill(),
     );
-    if (run.onPrinted !== undefined) {
-      const { onPrinted } = run;
-      void child.printed.then((stdout) => stdout !== null && onPrinted(stdout));
-    }
+    void child.printed.then((stdout) => stdout !== null && run.onPrinted?.(stdout));
     try {
       return pluginOutcome(await child.ended);
     } finally {

@@ -3,7 +3,9 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import type { AttachmentSpec } from '../../../src/attachment/spec.ts';
 import { VirtioUserError } from '../../../src/errors.ts';
-import { FakeNode, fault, settle, until, untroubled } from '../../support/attachment-fakes.ts';
+import { FakeNode, untroubled } from '../../support/attachment-fakes.ts';
+import { settle, until } from '../../support/fake-clock.ts';
+import { fault } from '../../support/gate.ts';
 
 let node: FakeNode;
 let netns: string;

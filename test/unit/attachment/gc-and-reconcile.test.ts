@@ -4,7 +4,8 @@ import type { GarbageRequest } from '../../../src/attachment/api.ts';
 import { attachmentId } from '../../../src/attachment/key.ts';
 import type { AttachmentSpec } from '../../../src/attachment/spec.ts';
 import { type ChannelPayloads, subscribe } from '../../../src/telemetry/channels.ts';
-import { FakeNode, settle, until, untroubled } from '../../support/attachment-fakes.ts';
+import { FakeNode, untroubled } from '../../support/attachment-fakes.ts';
+import { settle, until } from '../../support/fake-clock.ts';
 
 let node: FakeNode;
 let specs: AttachmentSpec[];

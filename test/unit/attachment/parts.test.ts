@@ -6,7 +6,7 @@ import { KeyedLock } from '../../../src/attachment/lock.ts';
 import { linkSetup, tapSpec } from '../../../src/attachment/pod-link.ts';
 import { Rollback } from '../../../src/attachment/rollback.ts';
 import type { IpamRoute } from '../../../src/ipam/result.ts';
-import { settle } from '../../support/attachment-fakes.ts';
+import { settle } from '../../support/fake-clock.ts';
 
 function gate(): { readonly passed: Promise<void>; readonly open: () => void } {
   let open = (): void => undefined;

@@ -5,7 +5,8 @@ import type { AttachmentSpec } from '../../../src/attachment/spec.ts';
 import { VirtioUserError } from '../../../src/errors.ts';
 import type { PodLinkFilter } from '../../../src/native/binding.ts';
 import { macTableEntries } from '../../../src/virtio/control.ts';
-import { FakeNode, settle } from '../../support/attachment-fakes.ts';
+import { FakeNode } from '../../support/attachment-fakes.ts';
+import { settle } from '../../support/fake-clock.ts';
 
 let node: FakeNode;
 let spec: AttachmentSpec;

@@ -3,7 +3,9 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import type { AttachmentSpec } from '../../../src/attachment/spec.ts';
 import { VirtioUserError } from '../../../src/errors.ts';
 import { type ChannelName, type ChannelPayloads, subscribe } from '../../../src/telemetry/channels.ts';
-import { type Backend, type FakeFrontend, FakeNode, settle, until } from '../../support/attachment-fakes.ts';
+import { FakeNode } from '../../support/attachment-fakes.ts';
+import { settle, until } from '../../support/fake-clock.ts';
+import type { Backend, FakeFrontend } from '../../support/fake-device.ts';
 
 let node: FakeNode;
 let spec: AttachmentSpec;

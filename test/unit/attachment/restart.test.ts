@@ -6,7 +6,8 @@ import { NetnsWatch } from '../../../src/attachment/netns-watch.ts';
 import type { AttachmentSpec } from '../../../src/attachment/spec.ts';
 import { VirtioUserError } from '../../../src/errors.ts';
 import { type ChannelPayloads, subscribe } from '../../../src/telemetry/channels.ts';
-import { FakeNode, settle } from '../../support/attachment-fakes.ts';
+import { FakeNode } from '../../support/attachment-fakes.ts';
+import { settle } from '../../support/fake-clock.ts';
 
 let node: FakeNode;
 let netns: string;

@@ -6,7 +6,8 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import type { CreatingRecord, DeletingRecord } from '../../../src/attachment/record.ts';
 import { nodeFiles, RecordStore, type StoreFiles } from '../../../src/attachment/store.ts';
 import { attachmentId } from '../../../src/attachment/key.ts';
-import { FakeNode, fault } from '../../support/attachment-fakes.ts';
+import { FakeNode } from '../../support/attachment-fakes.ts';
+import { fault } from '../../support/gate.ts';
 
 let node: FakeNode;
 let stateDir: string;

@@ -19,12 +19,16 @@ export interface OvsOptions {
   readonly memoryMiB?: number;
 }
 
+/** A persistent TAP that the first bridge in user space brings along. */
+const datapathLink = 'ovs-netdev';
+
 export class Ovs {
   readonly directory: string;
   readonly #env: NodeJS.ProcessEnv;
   #database: Daemon | null = null;
   #switch: Daemon | null = null;
-  readonly #bridges = new Set<string>();
+  /** Links to be deleted in the end, that of the datapath among them unless it is another switch's. */
+  readonly #links = new Set<string>(existsSync(`/sys/class/net/${datapathLink}`) ? [] : [datapathLink]);
 
   private constructor(directory: string) {
     this.directory = directory;
@@ -137,8 +141,8 @@ export class Ovs {
     }
     await this.#switch?.stop('SIGTERM', 5_000);
     await this.#database?.stop();
-    // What a switch that died could not remove.
-    for (const bridge of this.#bridges) await runAny('ip', ['link', 'del', bridge]);
+    // What a switch that died could not remove, nor the next one, which found it there.
+    for (const link of this.#links) await runAny('ip', ['link', 'del', link]);
   }
 
   vsctl(...args: string[]): Promise<string> {
@@ -150,7 +154,7 @@ export class Ovs {
   }
 
   async addBridge(name: string): Promise<void> {
-    this.#bridges.add(name);
+    this.#links.add(name);
     await this.vsctl('--may-exist', 'add-br', name, '--', 'set', 'bridge', name, 'datapath_type=netdev');
   }
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "coalesce.h"
@@ -19,6 +20,7 @@
 #include "rx_filter.h"
 #include "segment.h"
 #include "session.h"
+#include "stream_copy.h"
 #include "unique_fd.h"
 #include "virtq.h"
 
@@ -186,13 +188,15 @@ class QueuePair {
     bool active = false;
     uint16_t tail = 0;
     uint32_t next = 0;
+    // Its Ethernet frame: in the scratch while that has not been used again, then in the tail.
+    const uint8_t* frame = nullptr;
     SegmentPlan plan;
   };
 
-  // Transmit in software (tx_software.cc): frames are read in one piece.
-  uint32_t txSoftwareBurst() noexcept;
-  bool forwardWhole(uint16_t tail, uint32_t bytes) noexcept;
+  // Transmit in software (tx_software.cc).
+  void beginSegments(const VnetHdr& header, uint32_t bytes) noexcept;
   bool emitSegments() noexcept;
+  void keepSegments() noexcept;
   void dropSegmentation() noexcept;
 
   // Transmit (tx_path.cc).
@@ -200,11 +204,12 @@ class QueuePair {
   bool haveTxRoom() noexcept;
   uint32_t reap() noexcept;
   bool backendTakes(uint8_t flags, uint8_t gsoType) const noexcept;
-  void submitFrame(uint16_t head, uint16_t tail, uint32_t bytes) noexcept;
+  std::optional<uint32_t> readFrame() noexcept;
+  void transmit(uint32_t bytes) noexcept;
+  void submitFrame(uint32_t bytes) noexcept;
   void submitChain(uint16_t head, uint32_t headBytes, uint64_t slice, uint32_t sliceBytes, uint16_t tail) noexcept;
   bool readFailed() noexcept;
   bool makeTxRoom() noexcept;
-  bool readable(ssize_t got, uint32_t capacity) noexcept;
   void publishTx() noexcept;
   uint16_t takeTail() noexcept;
   void dropTail(uint16_t tail) noexcept;
@@ -308,6 +313,8 @@ struct PumpScratch {
   FlowTable flows;
   std::array<uint16_t, size_t{QueuePair::kBurst} * QueuePair::kMaxFrameBuffers> returned;
   uint32_t returnedCount = 0;
+  // The frame of a pod on its way to a transmit buffer: vnet header and Ethernet frame.
+  alignas(kStreamUnit) std::array<uint8_t, kTxTailBytes> frame;
 };
 
 }  // namespace vu

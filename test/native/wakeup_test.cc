@@ -1,9 +1,8 @@
 // What a pump could miss: a frame that comes between its last look at the TAP and its sleep, one that no call tells of
 // while another pod keeps it busy, and all of them while somebody else has its core.
 //
-// A binary of its own: the linker puts __wrap_… in the place of read, readv and sched_yield. Runs in every build.
+// A binary of its own: the linker puts __wrap_… in the place of read and sched_yield. Runs in every build.
 #include <sys/prctl.h>
-#include <sys/uio.h>
 
 #include <atomic>
 #include <cerrno>
@@ -11,8 +10,9 @@
 #include "harness.h"
 
 namespace {
-// The pod's end of the TAP, which sends a frame when the pump has found the TAP empty so many times.
+// A TAP, and the pod's end of it, which sends a frame when the pump has found the TAP empty so many times.
 std::atomic<int> emptyReadsLeft{0};
+std::atomic<int> watchedTap{-1};
 std::atomic<int> pod{-1};
 vu::test::Bytes lateFrame;
 // The TAP of a pod that always has another frame.
@@ -29,28 +29,23 @@ bool isPump() {
 }  // namespace
 
 extern "C" {
-ssize_t __real_readv(int fd, const iovec* parts, int count);
-ssize_t __wrap_readv(int fd, const iovec* parts, int count);
+ssize_t __real_read(int fd, void* buffer, size_t bytes);
+ssize_t __wrap_read(int fd, void* buffer, size_t bytes);
 
-ssize_t __wrap_readv(int fd, const iovec* parts, int count) {
-  const ssize_t got = __real_readv(fd, parts, count);
-  if (got >= 0 || errno != EAGAIN) return got;
+ssize_t __wrap_read(int fd, void* buffer, size_t bytes) {
+  if (fd == busyTap.load()) {
+    const auto end = std::chrono::steady_clock::now() + kFrameTime;
+    while (std::chrono::steady_clock::now() < end) {
+    }
+    return 64;
+  }
+  const ssize_t got = __real_read(fd, buffer, bytes);
+  if (fd != watchedTap.load() || got >= 0 || errno != EAGAIN) return got;
   if (emptyReadsLeft.load() > 0 && emptyReadsLeft.fetch_sub(1) == 1) {
     EXPECT_GT(::send(pod.load(), lateFrame.data(), lateFrame.size(), MSG_NOSIGNAL), 0);
   }
   errno = EAGAIN;
   return -1;
-}
-
-ssize_t __real_read(int fd, void* buffer, size_t bytes);
-ssize_t __wrap_read(int fd, void* buffer, size_t bytes);
-
-ssize_t __wrap_read(int fd, void* buffer, size_t bytes) {
-  if (fd != busyTap.load()) return __real_read(fd, buffer, bytes);
-  const auto end = std::chrono::steady_clock::now() + kFrameTime;
-  while (std::chrono::steady_clock::now() < end) {
-  }
-  return 64;
 }
 
 int __real_sched_yield();
@@ -70,9 +65,15 @@ namespace {
 
 // The pump asks epoll for events once in 16 rounds of a pair: what it is told then must outlive the round.
 TEST(Wakeup, FrameThatComesRightAfterTheTapWasFoundEmptyIsNotLeftBehind) {
-  Bench bench;
+  int ends[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+  BenchOptions options;
+  options.taps.emplace_back(ends[0]);
+  Bench bench(std::move(options));
+  bench.pods.emplace_back(ends[1]);
   bench.start();
-  pod.store(bench.pods[0].get());
+  watchedTap.store(ends[0]);
+  pod.store(ends[1]);
   lateFrame = plainFrame(60, 2);
   Chain chain;
   for (int i = 0; i < 200; ++i) {

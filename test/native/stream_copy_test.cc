@@ -1,0 +1,65 @@
+// Frames on their way past the caches: whole, and with nothing of another frame behind their end.
+#include <algorithm>
+
+#include "harness.h"
+
+namespace vu::test {
+namespace {
+
+TEST(StreamCopy, CopiesEveryByteAndEndsWithTheLastUnit) {
+  alignas(kStreamUnit) std::array<uint8_t, 4 * kStreamUnit> from;
+  alignas(kStreamUnit) std::array<uint8_t, 4 * kStreamUnit> to;
+  for (size_t i = 0; i < from.size(); ++i) from[i] = static_cast<uint8_t>(i + 1);
+  for (size_t bytes = 0; bytes <= from.size(); ++bytes) {
+    to.fill(0);
+    streamCopy(to.data(), from.data(), bytes);
+    streamFence();
+    const size_t end = (bytes + 63) / 64 * 64;
+    ASSERT_TRUE(std::equal(to.begin(), to.begin() + end, from.begin())) << bytes;
+    ASSERT_TRUE(std::all_of(to.begin() + end, to.end(), [](uint8_t byte) { return byte == 0; })) << bytes;
+  }
+}
+
+class Streamed : public ::testing::TestWithParam<RingCase> {};
+INSTANTIATE_TEST_SUITE_P(Rings, Streamed, ::testing::ValuesIn(ringCases()), ringCaseName);
+
+constexpr uint32_t kHeaders = 12 + 14;
+
+// vnet header and Ethernet header with `value` in all that is of the pod.
+Bytes filled(size_t bytes, uint8_t value) {
+  Bytes frame(bytes, value);
+  std::fill_n(frame.begin(), 12, 0);
+  return frame;
+}
+
+// 512: the shortest that goes past the caches; 2048: the longest without a tail.
+TEST_P(Streamed, FramesOfEveryLengthAroundThePartsArriveWhole) {
+  Bench bench(benchOptions(GetParam()));
+  bench.start();
+  for (const uint32_t around : {512U, 576U, kTxHeadBytes, kTxHeadBytes + 64, 9000U}) {
+    for (uint32_t bytes = around - 3; bytes <= around + 3; ++bytes) {
+      ASSERT_NO_FATAL_FAILURE(bench.expectPassed(plainFrame(bytes - kHeaders, static_cast<uint8_t>(bytes)))) << bytes;
+    }
+  }
+}
+
+// The private copy is of the pump, and its last frame may have been another pod's.
+TEST_P(Streamed, BackendSeesNothingOfAnotherFrameBehindTheEndOfOne) {
+  Bench bench(benchOptions(GetParam()));
+  bench.start();
+  for (const size_t bytes : {600, 1400, 2040, 2100, 5001}) {
+    ASSERT_NO_FATAL_FAILURE(bench.expectPassed(filled(9000, 0xa5)));
+    bench.send(filled(bytes, 0x5a));
+    Chain chain;
+    ASSERT_TRUE(bench.await(chain));
+    for (const Segment& segment : chain.segments) {
+      const uint8_t* const unit = segment.host + segment.len / kStreamUnit * kStreamUnit;
+      EXPECT_EQ(std::count(unit, unit + kStreamUnit, 0xa5), 0) << bytes;
+    }
+    bench.tx().push(chain.head, 0);
+    bench.tx().publish();
+  }
+}
+
+}  // namespace
+}  // namespace vu::test

@@ -28,8 +28,11 @@ const files =
   'access chmod copy_file_range dup dup2 dup3 epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd2 faccessat faccessat2 fadvise64 fallocate fchmod fchmodat fchmodat2 fchown fchownat fdatasync flock fsync ftruncate getdents getxattr inotify_add_watch inotify_init1 inotify_rm_watch ioctl lgetxattr link linkat lseek lstat memfd_create mkdir mkdirat open openat2 pidfd_open poll ppoll pread64 preadv preadv2 pselect6 pwrite64 pwritev pwritev2 readlink readlinkat readv rename renameat renameat2 rmdir select sendfile stat statfs statx symlink symlinkat sync_file_range timerfd_create timerfd_gettime timerfd_settime truncate unlink unlinkat utimensat writev';
 const sockets =
   'accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg sendmsg sendto setsockopt shutdown socketpair';
-/** What is particular to this agent: it enters network namespaces, and starts IPAM plugins in sessions of their own. */
-const particular = 'setns setsid vfork fork pidfd_send_signal setpgid';
+/**
+ * What is particular to this agent: it enters network namespaces, starts IPAM plugins in sessions of their own, and
+ * gives pods their frames by Linux AIO.
+ */
+const particular = 'setns setsid vfork fork pidfd_send_signal setpgid io_setup io_submit io_getevents io_destroy';
 const base = [runc, everyProgram, files, sockets, particular].join(' ').split(' ');
 
 /** Tried by libuv, which does without; a large surface that runtimes' default profiles refuse too. */

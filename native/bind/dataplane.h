@@ -67,6 +67,7 @@ class PumpObject : public Napi::ObjectWrap<PumpObject>, public LiveObject {
 
  private:
   void close(const Napi::CallbackInfo& info);
+  Napi::Value writesTogether(const Napi::CallbackInfo& info);
 
   Environment* environment_ = nullptr;
   std::shared_ptr<Pump> pump_;

@@ -13,7 +13,9 @@ constexpr uint32_t kMaxSpinUs = 10'000;
 }  // namespace
 
 Napi::Function PumpObject::define(Napi::Env env) {
-  return DefineClass(env, "Pump", {InstanceMethod<&PumpObject::close>("close")});
+  return DefineClass(
+      env, "Pump",
+      {InstanceMethod<&PumpObject::close>("close"), InstanceAccessor<&PumpObject::writesTogether>("writesTogether")});
 }
 
 PumpObject::~PumpObject() {
@@ -60,6 +62,10 @@ PumpObject* PumpObject::from(Napi::Env env, napi_value value) {
     return nullptr;
   }
   return self;
+}
+
+Napi::Value PumpObject::writesTogether(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), pump_ && pump_->writesTogether());
 }
 
 void PumpObject::close(const Napi::CallbackInfo& info) {

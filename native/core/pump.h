@@ -37,6 +37,8 @@ class Pump {
   // Puts a pair on the run list: something changed.
   void activate(QueuePair& pair) noexcept;
 
+  // false: the kernel gave no AIO context, so that every frame for a pod is a write of its own (write_batch.h).
+  bool writesTogether() const noexcept { return scratch_->writes.together(); }
   // How often the thread came out of a sleep, and what it spun in vain.
   uint64_t wakeups() const noexcept { return wakeups_.get(); }
   uint64_t fruitlessSpinNs() const noexcept { return spunNs_.get(); }

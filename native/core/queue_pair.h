@@ -23,6 +23,7 @@
 #include "stream_copy.h"
 #include "unique_fd.h"
 #include "virtq.h"
+#include "write_batch.h"
 
 namespace vu {
 
@@ -46,6 +47,12 @@ struct StartOptions {
   bool softwareChecksum = false;
   bool softwareGro = false;
   uint32_t activePairs = 1;
+};
+
+// What a write in the pump's batch stands for: so many frames of the backend, and their Ethernet bytes.
+struct QueuedWrite {
+  uint32_t frames = 0;
+  uint64_t bytes = 0;
 };
 
 class QueuePair;
@@ -166,16 +173,19 @@ class QueuePair {
   bool beginFrame(const UsedHead& used) noexcept;
   void spoil(Drop reason) noexcept;
   void strike() noexcept;
+  void giveBack(uint16_t head) noexcept;
+  void gatherFrame() noexcept;
   void deliver() noexcept;
   bool passesFilter() const noexcept;
-  void repostFrame() noexcept;
   void repost(uint16_t head) noexcept;
   void publishRx() noexcept;
   void park(uint16_t head) noexcept;
   void growRxWindow() noexcept;
   void settleRxWindow() noexcept;
-  // `bytes`: Ethernet bytes of all `frames` of the backend that this write stands for.
-  void writeTap(const iovec* parts, uint32_t count, uint64_t bytes, uint32_t frames) noexcept;
+  void queueWrite(const CoalescedFrame& frame) noexcept;
+  void submitWrites() noexcept;
+  void account(const QueuedWrite& write, int64_t result) noexcept;
+  void returnBuffers() noexcept;
 
   // Receive in software (rx_software.cc): consecutive TCP segments are written as one frame.
   void coalesce() noexcept;
@@ -309,8 +319,11 @@ uint64_t monotonicNs() noexcept;
 
 struct PumpScratch {
   std::array<iovec, QueuePair::kMaxFrameBuffers> parts;
-  // Runs of segments within one burst, and every buffer of the burst in the order in which they came.
+  WriteBatch writes;
+  std::array<QueuedWrite, WriteBatch::kMostWrites> queued;
+  // Runs of segments within one burst.
   FlowTable flows;
+  // Buffers of the burst that go back to the backend when their frames are written, in the order in which they came.
   std::array<uint16_t, size_t{QueuePair::kBurst} * QueuePair::kMaxFrameBuffers> returned;
   uint32_t returnedCount = 0;
   // The frame of a pod on its way to a transmit buffer: vnet header and Ethernet frame.

@@ -1,6 +1,5 @@
-// Receive half of a queue pair: used ring → one write per frame → TAP.
+// Receive half of a queue pair: used ring → one write per frame, a burst of them in one call → TAP.
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -12,6 +11,8 @@ namespace vu {
 namespace {
 
 constexpr uint16_t kRepostBatch = 16;
+// A burst of large frames is written in parts: the backend keeps at least so large a part of the ring.
+constexpr uint32_t kHeldShare = 2;
 // F33: lengths that cannot be are dropped, unless they come at this rate.
 constexpr uint32_t kStrikesPerSecond = 16;
 // A burst that uses this part of the window doubles it.
@@ -31,9 +32,9 @@ uint32_t QueuePair::rxBurst() noexcept {
     }
     ++frames;
     if (what == Assembled::kFrame) {
+      gatherFrame();
       if (filter_ && !passesFilter()) {
         counters_.event(Event::kRxFiltered);
-        repostFrame();
       } else if (options_.softwareGro) {
         coalesce();
       } else {
@@ -44,10 +45,12 @@ uint32_t QueuePair::rxBurst() noexcept {
   }
   // No timer: what came together goes on together, and at once.
   if (state_ == PairState::kRunning && options_.softwareGro) flushCoalesced();
+  submitWrites();
   if (state_ != PairState::kRunning) {
     abandonCoalesced();
     return frames;
   }
+  returnBuffers();
   if (rxTaken_ > rxBurstMost_) rxBurstMost_ = rxTaken_;
   if (rxTaken_ >= rxWindow_ / kWindowShare && rx_.freeCount() != 0) growRxWindow();
   if (drained) rxTaken_ = 0;
@@ -75,7 +78,7 @@ QueuePair::Assembled QueuePair::assemble() noexcept {
     frame_.bytes += used.len > used.posted ? used.posted : used.len;
     if (frame_.bytes > kMaxFrameBytes || frame_.have >= kMaxFrameBuffers) spoil(Drop::kRxTooLong);
     if (frame_.bad) {
-      repost(used.head);
+      giveBack(used.head);
     } else {
       frame_.heads[frame_.have] = used.head;
       frame_.lens[frame_.have] = used.len;
@@ -117,7 +120,7 @@ void QueuePair::spoil(Drop reason) noexcept {
   if (frame_.bad) return;
   frame_.bad = true;
   frame_.verdict = reason;
-  for (uint16_t i = 0; i < frame_.have; ++i) repost(frame_.heads[i]);
+  for (uint16_t i = 0; i < frame_.have; ++i) giveBack(frame_.heads[i]);
 }
 
 void QueuePair::strike() noexcept {
@@ -151,23 +154,51 @@ bool QueuePair::passesFilter() const noexcept {
   return filter_->passes(look.data());
 }
 
-void QueuePair::deliver() noexcept {
-  iovec* parts = pump_->scratch->parts.data();
-  for (uint16_t i = 0; i < frame_.have; ++i) parts[i] = iovec{rxBuffer(frame_.heads[i]), frame_.lens[i]};
-  writeTap(parts, frame_.have, frame_.bytes - headerBytes_, 1);
-  repostFrame();
+// With returnBuffers(): all go back in the order in which they came, as IN_ORDER asks for.
+void QueuePair::giveBack(uint16_t head) noexcept {
+  PumpScratch& scratch = *pump_->scratch;
+  scratch.returned[scratch.returnedCount++] = head;
 }
 
-void QueuePair::writeTap(const iovec* parts, uint32_t count, uint64_t bytes, uint32_t frames) noexcept {
-  // A frame in one piece needs no vector, which the kernel would copy and check.
-  const ssize_t written = count == 1 ? ::write(tap_.get(), parts->iov_base, parts->iov_len)
-                                     : ::writev(tap_.get(), parts, static_cast<int>(count));
-  if (written >= 0) {
+// The frame just assembled, for one write. Its buffers go back when that is done.
+void QueuePair::gatherFrame() noexcept {
+  for (uint16_t i = 0; i < frame_.have; ++i) {
+    pump_->scratch->parts[i] = iovec{rxBuffer(frame_.heads[i]), frame_.lens[i]};
+    giveBack(frame_.heads[i]);
+  }
+}
+
+void QueuePair::deliver() noexcept {
+  PumpScratch& scratch = *pump_->scratch;
+  queueWrite({scratch.parts.data(), frame_.have, 1, frame_.bytes - headerBytes_});
+  if (scratch.returnedCount < session_->options().queueSize / kHeldShare) return;
+  submitWrites();
+  returnBuffers();
+}
+
+void QueuePair::queueWrite(const CoalescedFrame& frame) noexcept {
+  PumpScratch& scratch = *pump_->scratch;
+  if (!scratch.writes.hasRoom()) submitWrites();
+  scratch.queued[scratch.writes.size()] = {frame.frames, frame.bytes};
+  // The headers of a merged frame are of the run that made it, which begins anew.
+  scratch.writes.add(tap_.get(), frame.parts, frame.partCount, frame.frames > 1);
+}
+
+void QueuePair::submitWrites() noexcept {
+  PumpScratch& scratch = *pump_->scratch;
+  const std::span<const int64_t> results = scratch.writes.submit();
+  for (size_t i = 0; i < results.size(); ++i) account(scratch.queued[i], results[i]);
+}
+
+// `result`: what write(2) gave, or -errno.
+void QueuePair::account(const QueuedWrite& write, int64_t result) noexcept {
+  const uint32_t frames = write.frames;
+  if (result >= 0) {
     counters_.rxFrames.add(frames);
-    counters_.rxBytes.add(bytes);
+    counters_.rxBytes.add(write.bytes);
     return;
   }
-  switch (errno) {
+  switch (-result) {
     case EINVAL:
       counters_.drop(Drop::kRxInvalid, frames);
       return;
@@ -197,8 +228,10 @@ void QueuePair::writeTap(const iovec* parts, uint32_t count, uint64_t bytes, uin
   }
 }
 
-void QueuePair::repostFrame() noexcept {
-  for (uint16_t i = 0; i < frame_.have && state_ == PairState::kRunning; ++i) repost(frame_.heads[i]);
+void QueuePair::returnBuffers() noexcept {
+  PumpScratch& scratch = *pump_->scratch;
+  for (uint32_t i = 0; i < scratch.returnedCount && state_ == PairState::kRunning; ++i) repost(scratch.returned[i]);
+  scratch.returnedCount = 0;
 }
 
 // The ring was shorter than the traffic: from now on twice as many buffers are posted.

@@ -1,8 +1,7 @@
 // Receive for a backend that delivers TCP in MTU-sized frames: merged before the write, so that one system call and one
 // pass through the pod's stack move up to 64 KiB. Several flows side by side; order is kept within a flow.
 //
-// The buffers of a burst go back together at its end, in the order in which they came: IN_ORDER asks for that, and a
-// merged frame may hold the first and the last of them.
+// The buffers of a burst go back together at its end: a merged frame may hold the first and the last of them.
 #include "queue_pair.h"
 
 namespace vu {
@@ -10,10 +9,6 @@ namespace vu {
 // Takes the frame just assembled: it joins a run, begins one, or is written behind what it must not overtake.
 void QueuePair::coalesce() noexcept {
   PumpScratch& scratch = *pump_->scratch;
-  for (uint16_t i = 0; i < frame_.have; ++i) {
-    scratch.parts[i] = iovec{rxBuffer(frame_.heads[i]), frame_.lens[i]};
-    scratch.returned[scratch.returnedCount++] = frame_.heads[i];
-  }
   scratch.flows.add(scratch.parts.data(), frame_.have, headerBytes_,
                     [this](const CoalescedFrame& frame) noexcept { writeCoalesced(frame); });
 }
@@ -23,7 +18,7 @@ void QueuePair::writeCoalesced(const CoalescedFrame& frame) noexcept {
     counters_.drop(Drop::kRxLost, frame.frames);
     return;
   }
-  writeTap(frame.parts, frame.partCount, frame.bytes, frame.frames);
+  queueWrite(frame);
   if (frame.frames == 1) return;
   counters_.event(Event::kGroFrames);
   counters_.event(Event::kGroMerged, frame.frames);
@@ -32,9 +27,6 @@ void QueuePair::writeCoalesced(const CoalescedFrame& frame) noexcept {
 void QueuePair::flushCoalesced() noexcept {
   PumpScratch& scratch = *pump_->scratch;
   scratch.flows.flush(headerBytes_, [this](const CoalescedFrame& frame) noexcept { writeCoalesced(frame); });
-  const uint32_t count = scratch.returnedCount;
-  scratch.returnedCount = 0;
-  for (uint32_t i = 0; i < count && state_ == PairState::kRunning; ++i) repost(scratch.returned[i]);
 }
 
 // The pair stopped within a burst: the pump's work space is another pair's next.

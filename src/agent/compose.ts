@@ -61,7 +61,7 @@ export function composeAgent(options: AgentOptions, log: Logger, lostLogLines: (
   const ovs = new VhostPorts(new OvsdbClient({ socketPath: ovsdbPath }));
   const attachments: AttachmentManager = new AttachmentManager({
     binding,
-    pumps: createPumps(binding, options),
+    pumps: createPumps(binding, options, log),
     deviceInfo: new DeviceInfoDirectory(options.deviceInfoDir),
     ipam: new DelegatedIpam({ binDirs: [options.cniBinDir] }),
     ovs,
@@ -195,9 +195,17 @@ function createNetworkConf(
 }
 
 /** More threads than cores would only wait for each other. */
-function createPumps(binding: NativeBinding, { pumpThreads, spinUs }: AgentOptions): readonly Pump[] {
+function createPumps(binding: NativeBinding, { pumpThreads, spinUs }: AgentOptions, log: Logger): readonly Pump[] {
   const count = Math.min(pumpThreads, availableParallelism());
-  return Array.from({ length: count }, (_, index) => binding.createPump({ name: `vu-pump-${index}`, spinUs }));
+  const create = (index: number): Pump => binding.createPump({ name: `vu-pump-${index}`, spinUs });
+  const pumps = Array.from({ length: count }, (_, index) => create(index));
+  if (!pumps.every(({ writesTogether }) => writesTogether)) {
+    log.warn(
+      {},
+      'no io_setup: pods get their frames one by one, at half the rate; raise fs.aio-max-nr or allow the call',
+    );
+  }
+  return pumps;
 }
 
 function createSource(

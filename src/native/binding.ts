@@ -290,6 +290,8 @@ export interface PumpOptions {
 
 /** One native thread that moves frames for the ports assigned to it. */
 export interface Pump {
+  /** false: the kernel gave no AIO context, and every frame for a pod is a write of its own; nothing else changes. */
+  readonly writesTogether: boolean;
   /** Joins the thread. Every port must be closed first. */
   close(): void;
 }

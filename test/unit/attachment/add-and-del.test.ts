@@ -57,7 +57,7 @@ describe('ADD', () => {
   });
 
   it('gives its pairs to the pump threads in turn, from one of its own: interfaces of one pair are spread too', async () => {
-    const pumps = [0, 1, 2].map(() => ({ close: () => undefined }));
+    const pumps = [0, 1, 2].map(() => ({ writesTogether: true, close: () => undefined }));
     node.pumps.push(...pumps);
     for (let container = 0; container < 30; container += 1) {
       const key = { networkName: 'net', containerId: `container-${container}`, ifName: 'eth0' };

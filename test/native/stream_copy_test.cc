@@ -47,7 +47,7 @@ TEST_P(Streamed, FramesOfEveryLengthAroundThePartsArriveWhole) {
 TEST_P(Streamed, BackendSeesNothingOfAnotherFrameBehindTheEndOfOne) {
   Bench bench(benchOptions(GetParam()));
   bench.start();
-  for (const size_t bytes : {600, 1400, 2040, 2100, 5001}) {
+  for (const size_t bytes : {600U, 1400U, 2040U, 2100U, 5001U}) {
     ASSERT_NO_FATAL_FAILURE(bench.expectPassed(filled(9000, 0xa5)));
     bench.send(filled(bytes, 0x5a));
     Chain chain;

@@ -317,6 +317,9 @@ inline constexpr uint64_t kSecondNs = 1'000'000'000;
 // CLOCK_MONOTONIC in nanoseconds.
 uint64_t monotonicNs() noexcept;
 
+static_assert(WriteBatch::kMostParts >= Coalescer::kMaxParts && WriteBatch::kMostParts >= QueuePair::kMaxFrameBuffers);
+static_assert(WriteBatch::kMostCopiedBytes >= sizeof(VnetHdr) + TcpSegment::kHeaderRoom);
+
 struct PumpScratch {
   std::array<iovec, QueuePair::kMaxFrameBuffers> parts;
   WriteBatch writes;
@@ -324,7 +327,8 @@ struct PumpScratch {
   // Runs of segments within one burst.
   FlowTable flows;
   // Buffers of the burst that go back to the backend when their frames are written, in the order in which they came.
-  std::array<uint16_t, size_t{QueuePair::kBurst} * QueuePair::kMaxFrameBuffers> returned;
+  // None comes twice before it has gone back.
+  std::array<uint16_t, kMaxQueueSize> returned;
   uint32_t returnedCount = 0;
   // The frame of a pod on its way to a transmit buffer: vnet header and Ethernet frame.
   alignas(kStreamUnit) std::array<uint8_t, kTxTailBytes> frame;

@@ -34,7 +34,7 @@ bool validRxBuffer(uint32_t bytes) noexcept { return bytes >= 2048 && bytes <= 6
 uint64_t strideOf(uint32_t rxBufferBytes) noexcept { return alignUp(rxBufferBytes, 64); }
 
 bool valid(const SessionOptions& options) noexcept {
-  return options.pairs >= 1 && options.pairs <= 256 && options.queueSize >= 64 && options.queueSize <= 4096 &&
+  return options.pairs >= 1 && options.pairs <= 256 && options.queueSize >= 64 && options.queueSize <= kMaxQueueSize &&
          std::has_single_bit(options.queueSize) &&
          // Packed rings know no legacy form (virtio 1.2, section 6).
          ((options.features & kFeatureRingPacked) == 0 || (options.features & kFeatureVersion1) != 0) &&

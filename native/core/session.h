@@ -49,6 +49,8 @@ inline constexpr uint32_t kTxTailBytes = 68 * 1024;
 // this when it has been quiet: a ring hands out its buffers one after another, so that with all of them posted every
 // idle port would end up with all of them touched by broadcasts (N = 1024: 4 MiB each).
 inline constexpr uint16_t kRxWindowMin = 64;
+// Entries of a vring, both kinds.
+inline constexpr uint32_t kMaxQueueSize = 4096;
 
 enum class MemoryKind : uint8_t { kMemfd, kHugetlb, kThp };
 

@@ -29,10 +29,11 @@ const files =
 const sockets =
   'accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg sendmsg sendto setsockopt shutdown socketpair';
 /**
- * What is particular to this agent: it enters network namespaces, starts IPAM plugins in sessions of their own, and
- * gives pods their frames by Linux AIO.
+ * What is particular to this agent: it enters network namespaces, starts IPAM plugins in sessions of their own, gives
+ * pods their frames by Linux AIO, and asks for short turns on a shared core.
  */
-const particular = 'setns setsid vfork fork pidfd_send_signal setpgid io_setup io_submit io_getevents io_destroy';
+const particular =
+  'setns setsid vfork fork pidfd_send_signal setpgid io_setup io_submit io_getevents io_destroy sched_getattr sched_setattr';
 const base = [runc, everyProgram, files, sockets, particular].join(' ').split(' ');
 
 /** Tried by libuv, which does without; a large surface that runtimes' default profiles refuse too. */

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <array>
 
+#include "time_slice.h"
+
 namespace vu {
 namespace {
 
@@ -23,6 +25,11 @@ constexpr uint64_t kYieldAfterNs = 3'000;
 constexpr uint64_t kLongYieldNs = 1'000'000;
 constexpr uint64_t kCrowdedLeastNs = 10'000'000;
 constexpr uint64_t kCrowdedMostNs = kSecondNs / 2;
+// What a pod gets waits in its sockets, where the default has room for fewer than 300 small frames: a pod that shares
+// the core gets a turn after so many.
+constexpr uint32_t kDeliveredMost = 64;
+// Whoever yields gives the rest of its time slice away (Linux 6.18 all of it), so that it must be a short one.
+constexpr uint64_t kTimeSliceNs = 100'000;
 // A call may never come (F40): how often a pump looks by itself, asleep or busy.
 constexpr uint64_t kLookNs = kSecondNs;
 constexpr uint64_t kLookBlockedNs = 100'000'000;
@@ -108,6 +115,7 @@ void Pump::activate(QueuePair& pair) noexcept {
 
 void Pump::run() noexcept {
   kicker_->enter();
+  const bool givesWay = requestTimeSlice(kTimeSliceNs);
   while (!stop_.load(std::memory_order_acquire)) {
     if (runList_.empty()) {
       sleep(monotonicNs());
@@ -115,6 +123,7 @@ void Pump::run() noexcept {
     }
     if (runRound() != 0) {
       worked_ = true;
+      if (givesWay && context_.delivered >= kDeliveredMost) giveWay();
       continue;
     }
     const uint64_t now = monotonicNs();
@@ -186,6 +195,7 @@ uint64_t Pump::lookIntervalNs() const noexcept {
 
 void Pump::sleep(uint64_t nowNs) noexcept {
   kicker_->rest();
+  context_.delivered = 0;
   if (context_.running == 0) {
     poll(-1);
     wakeups_.add(1);
@@ -247,12 +257,17 @@ void Pump::poll(int timeoutMs) noexcept {
 // Whoever yields gives the rest of its time slice away (Linux 6.18 all of it): beside somebody who computes that is
 // milliseconds, where a sleeper that is woken goes first. So on a crowded core the pump sleeps at once.
 void Pump::yield(uint64_t nowNs) noexcept {
-  ::sched_yield();
+  giveWay();
   const uint64_t backNs = monotonicNs();
   if (backNs - nowNs < kLongYieldNs) return;
   crowdedForNs_ =
       backNs - crowdedUntilNs_ < kCrowdedMostNs ? std::min(2 * crowdedForNs_, kCrowdedMostNs) : kCrowdedLeastNs;
   crowdedUntilNs_ = backNs + crowdedForNs_;
+}
+
+void Pump::giveWay() noexcept {
+  context_.delivered = 0;
+  ::sched_yield();
 }
 
 bool Pump::maySpin(uint64_t nowNs) noexcept {

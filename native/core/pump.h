@@ -54,6 +54,7 @@ class Pump {
   void scheduleLook(uint64_t nowNs) noexcept;
   uint64_t lookIntervalNs() const noexcept;
   void yield(uint64_t nowNs) noexcept;
+  void giveWay() noexcept;
   bool maySpin(uint64_t nowNs) noexcept;
   void endSpin(uint64_t nowNs) noexcept;
   void runCommands() noexcept;

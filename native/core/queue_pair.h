@@ -78,6 +78,8 @@ struct PumpContext {
   uint32_t blocked = 0;
   // Pairs whose call eventfd is muted because of a storm: looked at every 10 ms.
   uint32_t muted = 0;
+  // Frames that pods were given since the pump last let go of its core.
+  uint32_t delivered = 0;
 };
 
 // retired: it has a session, its rings are disabled, and its TAP queue is detached (VIRTIO_NET_CTRL_MQ).

@@ -196,6 +196,7 @@ void QueuePair::account(const QueuedWrite& write, int64_t result) noexcept {
   if (result >= 0) {
     counters_.rxFrames.add(frames);
     counters_.rxBytes.add(write.bytes);
+    ++pump_->delivered;
     return;
   }
   switch (-result) {

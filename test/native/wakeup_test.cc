@@ -1,13 +1,18 @@
 // What a pump could miss: a frame that comes between its last look at the TAP and its sleep, one that no call tells of
-// while another pod keeps it busy, and all of them while somebody else has its core.
+// while another pod keeps it busy, and all of them while somebody else has its core. And when it gives that core away.
 //
 // A binary of its own: the linker puts __wrap_… in the place of read and sched_yield. Runs in every build.
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
 
 #include <atomic>
 #include <cerrno>
+#include <cstdio>
+#include <thread>
 
 #include "harness.h"
+#include "time_slice.h"
 
 namespace {
 // A TAP, and the pod's end of it, which sends a frame when the pump has found the TAP empty so many times.
@@ -18,7 +23,8 @@ vu::test::Bytes lateFrame;
 // The TAP of a pod that always has another frame.
 std::atomic<int> busyTap{-1};
 constexpr std::chrono::microseconds kFrameTime{100};
-// What a pump that yields waits until it has the core again, and how often one has.
+// How often a pump has yielded; what it waits then until it has the core again, and how often one has waited.
+std::atomic<uint32_t> yields{0};
 std::atomic<int> crowdUs{0};
 std::atomic<uint32_t> longYields{0};
 
@@ -52,8 +58,10 @@ int __real_sched_yield();
 int __wrap_sched_yield();
 
 int __wrap_sched_yield() {
+  if (!isPump()) return __real_sched_yield();
+  yields.fetch_add(1);
   const int us = crowdUs.load();
-  if (us == 0 || !isPump()) return __real_sched_yield();
+  if (us == 0) return __real_sched_yield();
   longYields.fetch_add(1);
   std::this_thread::sleep_for(std::chrono::microseconds(us));
   return 0;
@@ -62,6 +70,18 @@ int __wrap_sched_yield() {
 
 namespace vu::test {
 namespace {
+
+// Of the calling thread, as sched_getattr(2) gives it.
+uint64_t timeSliceNs() {
+  struct {
+    uint32_t size, policy;
+    uint64_t flags;
+    uint32_t nice, priority;
+    uint64_t runtime, deadline, period;
+  } attr{};
+  EXPECT_EQ(::syscall(SYS_sched_getattr, 0, &attr, sizeof attr, 0), 0);
+  return attr.runtime;
+}
 
 // The pump asks epoll for events once in 16 rounds of a pair: what it is told then must outlive the round.
 TEST(Wakeup, FrameThatComesRightAfterTheTapWasFoundEmptyIsNotLeftBehind) {
@@ -143,6 +163,42 @@ TEST(Wakeup, PumpOnACrowdedCoreSleepsInsteadOfYielding) {
   EXPECT_GE(longYields.load(), 1U);
   EXPECT_LE(longYields.load(), 4U + static_cast<uint32_t>(elapsedMs() / 40)) << exchanges << " exchanges";
   bench.expectPassed(plainFrame(60, 2));
+}
+
+// Its sockets are bounded: a pod on the pump's core must come to read them before the pump has filled them.
+TEST(Wakeup, PumpGivesItsCoreAwayWhenPodsHaveGotABurstOfFrames) {
+  Bench bench;
+  bench.start();
+  const auto yieldsOf = [&](uint32_t frames) {
+    const uint32_t before = yields.load();
+    for (uint32_t i = 0; i < frames; ++i) bench.fill(plainFrame(100, 1), 1);
+    bench.rx().publish();
+    bench.rx().notify();
+    for (uint32_t i = 0; i < frames; ++i) EXPECT_FALSE(bench.receive().empty());
+    bench.counters();
+    return yields.load() - before;
+  };
+  EXPECT_EQ(yieldsOf(64), 1U);
+  // Asleep in between: these are not added up.
+  EXPECT_EQ(yieldsOf(40), 0U);
+  EXPECT_EQ(yieldsOf(40), 0U);
+}
+
+TEST(Wakeup, TimeSliceOfAPumpIsShortWhereTheKernelKnowsIt) {
+  utsname kernel{};
+  ASSERT_EQ(::uname(&kernel), 0);
+  int major = 0;
+  int minor = 0;
+  ASSERT_EQ(std::sscanf(kernel.release, "%d.%d", &major, &minor), 2);
+  const bool known = major > 6 || (major == 6 && minor >= 12);
+  uint64_t before = 0;
+  uint64_t after = 0;
+  std::thread([&] {
+    before = timeSliceNs();
+    EXPECT_TRUE(requestTimeSlice(100'000));
+    after = timeSliceNs();
+  }).join();
+  EXPECT_EQ(after, known ? 100'000 : before);
 }
 
 }  // namespace

@@ -1,13 +1,13 @@
 /**
  * `npm run bench`: everything that is compared runs interleaved in one go; medians and ratios are printed and written
  * to bench/results.json, the charts of the README to docs/charts/. `--quick` is a smoke run whose figures mean nothing.
- * `--only dataplane-tso,dataplane,rings,verbs,scale,executable` repeats parts and keeps the other figures.
+ * `--only dataplane-tso,dataplane-shared,dataplane,rings,verbs,scale,executable` repeats parts and keeps the other figures.
  */
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, release, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { benchDataplane, benchRings } from './dataplane.ts';
+import { benchDataplane, benchRings, congestionControl } from './dataplane.ts';
 import { benchExecutable } from './executable.ts';
 import { writeReport } from './report.ts';
 import { benchScale } from './scale.ts';
@@ -24,14 +24,16 @@ function say(text: string): void {
   process.stdout.write(`${((performance.now() - startedMs) / 1000).toFixed(0).padStart(5)} s  ${text}\n`);
 }
 
+const usual = { tcpOnly: false, placement: 'own' } as const;
 const dataplane = quick
-  ? { rounds: 1, tcpSeconds: 1, shortSeconds: 1, tcpOnly: false }
-  : { rounds: 7, tcpSeconds: 3, shortSeconds: 2, tcpOnly: false };
+  ? { rounds: 1, tcpSeconds: 1, shortSeconds: 1, ...usual }
+  : { rounds: 7, tcpSeconds: 3, shortSeconds: 2, ...usual };
 
 const parts: Readonly<Record<string, (directory: string) => Promise<unknown>>> = {
   executable: (directory) => benchExecutable(directory, quick ? 20 : 300),
   verbs: (directory) => benchVerbs(directory, quick ? 3 : 30, quick ? 1 : 5, say),
   'dataplane-tso': (directory) => benchDataplane(true, directory, dataplane, say),
+  'dataplane-shared': (directory) => benchDataplane(true, directory, { ...dataplane, placement: 'shared' }, say),
   dataplane: (directory) => benchDataplane(false, directory, { ...dataplane, tcpOnly: true }, say),
   rings: (directory) => benchRings(directory, dataplane, say),
   scale: (directory) => benchScale(directory, quick ? 3 : 20, say),
@@ -47,6 +49,7 @@ results['machine'] = {
   memoryGb: Math.round(totalmem() / 2 ** 30),
   kernel: release().split('-')[0] ?? '',
   node: process.version,
+  congestionControl: congestionControl(),
   date: new Date().toISOString().slice(0, 10),
 };
 

@@ -1,10 +1,14 @@
 /** (a) Pod ⇄ pod traffic, rows interleaved round by round, with and without userspace TSO in the switch. */
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { Agent } from '../support/agent.ts';
 import { Cleanup } from '../support/cleanup.ts';
 import type { Ovs } from '../support/ovs.ts';
+import { run } from '../support/process.ts';
 import { bridge, startNode } from './node.ts';
 import { internalPath, kernelBridgePath, ourPath } from './paths.ts';
+import { place, type Placement, pollingCore } from './placement.ts';
 import { Samples, type Summary } from './statistics.ts';
 import { type Path, pingPong, serve, smallUdp, tcp } from './traffic.ts';
 
@@ -14,6 +18,7 @@ export interface DataplaneOptions {
   readonly shortSeconds: number;
   /** Small packets and latency do not depend on segmentation offloads. */
   readonly tcpOnly: boolean;
+  readonly placement: Placement;
 }
 
 export type Table = Readonly<Record<string, Readonly<Record<string, Summary>>>>;
@@ -39,6 +44,16 @@ async function measureRound(path: Path, options: DataplaneOptions, samples: Samp
   samples.add(path.row, 'ping-pong p99, us', p99Us);
 }
 
+/** Congestion control of the pods: what the host has. */
+export const congestionControl = (): string => readFileSync('/proc/sys/net/ipv4/tcp_congestion_control', 'utf8').trim();
+
+/** Nanoseconds that a line of cache takes from core 0 to the polling thread's and back, asked anew at each call. */
+async function coreDistance(directory: string): Promise<() => Promise<number>> {
+  const probe = join(directory, 'core_distance');
+  await run('gcc', ['-O2', '-pthread', '-o', probe, fileURLToPath(new URL('./core_distance.c', import.meta.url))]);
+  return async () => Number(await run(probe, ['0', String(pollingCore)]));
+}
+
 /** Rows on one node, interleaved round by round. */
 async function compare(
   what: string,
@@ -52,12 +67,16 @@ async function compare(
   cleanup.onSignals();
   const samples = new Samples();
   try {
+    const distanceNs = await coreDistance(directory);
+    await place(options.placement);
+    cleanup.add('placement', () => place('shared'));
     const { ovs, agent } = await startNode(directory, tso, cleanup);
     const paths = await makePaths(ovs, agent, cleanup);
     for (const path of paths) await serve(path, directory, cleanup);
     for (let round = 1; round <= options.rounds; round++) {
       for (const path of paths) {
         if (!ovs.alive) throw new Error(`ovs-vswitchd ended by itself:\n${ovs.log}`);
+        samples.add(path.row, 'line of cache between the cores and back, ns', await distanceNs());
         await measureRound(path, options, samples);
       }
       say(`${what}: round ${round} of ${options.rounds}`);
@@ -93,7 +112,7 @@ export function benchDataplane(
   options: DataplaneOptions,
   say: (text: string) => void,
 ): Promise<Table> {
-  const what = `dataplane, userspace TSO ${tso ? 'on' : 'off'}`;
+  const what = `dataplane, userspace TSO ${tso ? 'on' : 'off'}, polling core ${options.placement}`;
   return compare(what, tso, directory, options, say, async (ovs, agent, cleanup) => {
     const our = (row: string, tag: string, subnet: string, by: Agent): Promise<Path> =>
       ourPath(row, tag, subnet, by, ovs, bridge, directory, cleanup);

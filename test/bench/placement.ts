@@ -1,0 +1,18 @@
+/** Which cores the measured processes may use: what this process starts inherits its set. */
+import { cpus } from 'node:os';
+import { run } from '../support/process.ts';
+
+/** CPU number of the switch's polling thread, as the harness of the switch gives it one. */
+export const pollingCore = 1;
+
+/**
+ * `own`: the polling thread alone has its core, as on a node that is set up by the instructions of OVS-DPDK (isolcpus, or
+ * a static CPU manager with reserved CPUs). `shared`: the kernel may run pods and agent there, too, in its place.
+ */
+export type Placement = 'own' | 'shared';
+
+export async function place(placement: Placement): Promise<void> {
+  const all = cpus().map((_, index) => index);
+  const allowed = placement === 'own' ? all.filter((core) => core !== pollingCore) : all;
+  await run('taskset', ['--all-tasks', '--cpu-list', '--pid', allowed.join(','), String(process.pid)]);
+}

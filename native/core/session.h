@@ -45,7 +45,7 @@ inline constexpr uint64_t kMemoryLabel = 0x7f0000000000;
 inline constexpr uint32_t kTxHeadBytes = 2048;
 inline constexpr uint32_t kTxTailBytes = 68 * 1024;
 
-// Receive buffers posted while little comes in. The window doubles when a burst uses a quarter of it and comes back to
+// Receive buffers posted while little comes in. The window doubles when a burst uses half of it and comes back to
 // this when it has been quiet: a ring hands out its buffers one after another, so that with all of them posted every
 // idle port would end up with all of them touched by broadcasts (N = 1024: 4 MiB each).
 inline constexpr uint16_t kRxWindowMin = 64;

@@ -207,12 +207,12 @@ export function writeReport(
   chartDirectory: string | null,
 ): { readonly failedGates: number } {
   const withTso = results['dataplane-tso'] as Table | undefined;
-  const shared = results['dataplane-shared'] as Table | undefined;
+  const own = results['dataplane-own'] as Table | undefined;
   const without = results['dataplane'] as Table | undefined;
   const rings = results['rings'] as Table | undefined;
   const verbs = results['verbs'] as Table | undefined;
   print('pod ⇄ pod, userspace TSO on', withTso);
-  print('pod ⇄ pod, userspace TSO on, polling core shared with the pods', shared);
+  print('pod ⇄ pod, userspace TSO on, nobody else on the polling core', own);
   print('pod ⇄ pod, userspace TSO off', without);
   print('kinds of ring and queue pairs, userspace TSO on', rings);
   print('ADD and DEL', verbs);
@@ -221,7 +221,7 @@ export function writeReport(
   }
   const ratios = [
     ...dataplaneRatios(withTso, without),
-    ...dataplaneRatios(shared, undefined).map((ratio) => ({ ...ratio, what: `polling core shared: ${ratio.what}` })),
+    ...dataplaneRatios(own, undefined).map((ratio) => ({ ...ratio, what: `polling core left alone: ${ratio.what}` })),
     ...ringRatios(rings),
     ...verbRatios(verbs),
     ...scaleRatios(results['scale'] as ScaleResult | undefined),

@@ -1,11 +1,10 @@
 /** (a) Pod ⇄ pod traffic, rows interleaved round by round, with and without userspace TSO in the switch. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { Agent } from '../support/agent.ts';
 import { Cleanup } from '../support/cleanup.ts';
 import type { Ovs } from '../support/ovs.ts';
-import { run } from '../support/process.ts';
+import { CoreDistance } from './core-distance.ts';
 import { bridge, startNode } from './node.ts';
 import { internalPath, kernelBridgePath, ourPath } from './paths.ts';
 import { place, type Placement, pollingCore } from './placement.ts';
@@ -23,36 +22,39 @@ export interface DataplaneOptions {
 
 export type Table = Readonly<Record<string, Readonly<Record<string, Summary>>>>;
 
-async function measureRound(path: Path, options: DataplaneOptions, samples: Samples): Promise<void> {
-  const dropsBefore = (await path.switchDrops?.()) ?? 0;
-  const one = await tcp(path, 1, options.tcpSeconds);
-  samples.add(path.row, 'TCP 1 stream, Gbit/s', one.gbits);
-  samples.add(path.row, 'TCP 1 stream, retransmits', one.retransmits);
-  if (path.switchDrops !== null) {
-    samples.add(path.row, 'TCP 1 stream, frames dropped by the switch', (await path.switchDrops()) - dropsBefore);
-  }
-  const dropsBetween = (await path.switchDrops?.()) ?? 0;
-  const four = await tcp(path, 4, options.tcpSeconds);
-  samples.add(path.row, 'TCP 4 streams, Gbit/s', four.gbits);
-  if (path.switchDrops !== null) {
-    samples.add(path.row, 'TCP 4 streams, frames dropped by the switch', (await path.switchDrops()) - dropsBetween);
+async function measureRound(
+  path: Path,
+  options: DataplaneOptions,
+  distance: CoreDistance,
+  samples: Samples,
+): Promise<void> {
+  const near = <T>(measure: () => Promise<T>): Promise<T> =>
+    distance.whileNear(measure, (apart) =>
+      samples.add(path.row, 'measured with the cores apart, 0 or 1', apart ? 1 : 0),
+    );
+  const drops = async (): Promise<number> => (await path.switchDrops?.()) ?? 0;
+  for (const [streams, name] of [
+    [1, 'TCP 1 stream'],
+    [4, 'TCP 4 streams'],
+  ] as const) {
+    const { gbits, retransmits, dropped } = await near(async () => {
+      const before = await drops();
+      const result = await tcp(path, streams, options.tcpSeconds);
+      return { ...result, dropped: (await drops()) - before };
+    });
+    samples.add(path.row, `${name}, Gbit/s`, gbits);
+    if (streams === 1) samples.add(path.row, `${name}, retransmits`, retransmits);
+    if (path.switchDrops !== null) samples.add(path.row, `${name}, frames dropped by the switch`, dropped);
   }
   if (options.tcpOnly) return;
-  samples.add(path.row, 'UDP 64 B, kpps received', await smallUdp(path, options.shortSeconds));
-  const { p50Us, p99Us } = await pingPong(path, options.shortSeconds);
+  samples.add(path.row, 'UDP 64 B, kpps received', await near(() => smallUdp(path, options.shortSeconds)));
+  const { p50Us, p99Us } = await near(() => pingPong(path, options.shortSeconds));
   samples.add(path.row, 'ping-pong p50, us', p50Us);
   samples.add(path.row, 'ping-pong p99, us', p99Us);
 }
 
 /** Congestion control of the pods: what the host has. */
 export const congestionControl = (): string => readFileSync('/proc/sys/net/ipv4/tcp_congestion_control', 'utf8').trim();
-
-/** Nanoseconds that a line of cache takes from core 0 to the polling thread's and back, asked anew at each call. */
-async function coreDistance(directory: string): Promise<() => Promise<number>> {
-  const probe = join(directory, 'core_distance');
-  await run('gcc', ['-O2', '-pthread', '-o', probe, fileURLToPath(new URL('./core_distance.c', import.meta.url))]);
-  return async () => Number(await run(probe, ['0', String(pollingCore)]));
-}
 
 /** Rows on one node, interleaved round by round. */
 async function compare(
@@ -67,7 +69,7 @@ async function compare(
   cleanup.onSignals();
   const samples = new Samples();
   try {
-    const distanceNs = await coreDistance(directory);
+    const distance = await CoreDistance.between(0, pollingCore, directory);
     await place(options.placement);
     cleanup.add('placement', () => place('shared'));
     const { ovs, agent } = await startNode(directory, tso, cleanup);
@@ -76,8 +78,7 @@ async function compare(
     for (let round = 1; round <= options.rounds; round++) {
       for (const path of paths) {
         if (!ovs.alive) throw new Error(`ovs-vswitchd ended by itself:\n${ovs.log}`);
-        samples.add(path.row, 'line of cache between the cores and back, ns', await distanceNs());
-        await measureRound(path, options, samples);
+        await measureRound(path, options, distance, samples);
       }
       say(`${what}: round ${round} of ${options.rounds}`);
     }

@@ -168,7 +168,11 @@ describe("the pod's interface", () => {
       });`;
     await one.netns.run(process.execPath, '-e', send);
     await until('the message', () => readFileSync(log, 'utf8').includes('for the group'));
-    expect(await filtered()).toBe(during);
+    const received = await receivedByPod();
+    await floodGroup(address);
+    await until('received frames', async () => (await receivedByPod()) >= received + 20);
+    // Frames of other groups may come in between, such as a solicitation of routers.
+    expect((await filtered()) - during).toBeLessThan(20);
 
     await member.stop('SIGKILL');
     await until('without the group', async () => (await report(two)).control?.multicast.includes(mac) === false);

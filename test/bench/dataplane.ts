@@ -3,11 +3,11 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Agent } from '../support/agent.ts';
 import { Cleanup } from '../support/cleanup.ts';
-import type { Ovs } from '../support/ovs.ts';
+import { type Ovs, pollingCore } from '../support/ovs.ts';
 import { CoreDistance } from './core-distance.ts';
 import { bridge, startNode } from './node.ts';
 import { internalPath, kernelBridgePath, ourPath } from './paths.ts';
-import { place, type Placement, pollingCore } from './placement.ts';
+import { place, type Placement } from './placement.ts';
 import { Samples, type Summary } from './statistics.ts';
 import { type Path, pingPong, serve, smallUdp, tcp } from './traffic.ts';
 

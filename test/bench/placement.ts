@@ -1,9 +1,7 @@
 /** Which cores the measured processes may use: what this process starts inherits its set. */
 import { cpus } from 'node:os';
+import { pollingCore } from '../support/ovs.ts';
 import { run } from '../support/process.ts';
-
-/** CPU number of the switch's polling thread, as the harness of the switch gives it one. */
-export const pollingCore = 1;
 
 /**
  * `shared`: the kernel may run pods and agent on the polling thread's core, in its place, and does for a fifth of its time.

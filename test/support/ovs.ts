@@ -14,10 +14,11 @@ const schema = '/usr/share/openvswitch/vswitch.ovsschema';
 export interface OvsOptions {
   /** userspace-tso-enable: the backend then offers checksum and segmentation offloads. */
   readonly tso: boolean;
-  /** CPU mask of the polling threads, hexadecimal. */
-  readonly pmdMask?: string;
   readonly memoryMiB?: number;
 }
+
+/** CPU number of the switch's one polling thread. */
+export const pollingCore = 1;
 
 /** A persistent TAP that the first bridge in user space brings along. */
 const datapathLink = 'ovs-netdev';
@@ -66,7 +67,7 @@ export class Ovs {
       'other_config:dpdk-init=true',
       `other_config:dpdk-socket-mem=${memoryMiB}`,
       'other_config:dpdk-lcore-mask=0x1',
-      `other_config:pmd-cpu-mask=${options.pmdMask ?? '0x2'}`,
+      `other_config:pmd-cpu-mask=0x${(1 << pollingCore).toString(16)}`,
       `other_config:dpdk-extra="--huge-dir ${huge} --file-prefix vu-${process.pid} --no-pci --no-telemetry"`,
       `other_config:dpdk-socket-limit=${memoryMiB}`,
       `other_config:userspace-tso-enable=${options.tso}`,

@@ -3,6 +3,8 @@
 #include <sys/epoll.h>
 #include <time.h>
 
+#include <algorithm>
+
 namespace vu {
 namespace {
 
@@ -35,6 +37,7 @@ void QueuePair::start(std::shared_ptr<Session> session, std::shared_ptr<PortShar
   headerBytes_ = s.headerBytes();
   mergeable_ = s.mergeable();
   features_ = s.options().features;
+  untouched_ = !options.softwareGso && !options.softwareChecksum;
   rx_ = s.virtq(2 * index_);
   tx_ = s.virtq(2 * index_ + 1);
   txState_ = s.state(2 * index_ + 1);
@@ -91,9 +94,10 @@ void QueuePair::useReceiveBuffers(const RxBuffers& buffers) noexcept {
 void QueuePair::finishTransmit() noexcept {
   if (state_ != PairState::kRunning || detached_) return;
   // As much as fits: the rest is lost with the detached queue, as the kernel purges it.
-  const uint32_t bursts = session_->options().queueSize / kBurst;
-  for (uint32_t i = 0; i < bursts && state_ == PairState::kRunning; ++i) {
-    if (txBurst() == 0) break;
+  for (uint32_t left = session_->options().queueSize; left != 0 && state_ == PairState::kRunning;) {
+    const uint32_t work = txBurst();
+    if (work == 0) break;
+    left -= std::min(left, work);
   }
   detached_ = true;
   setTapInterest(false);
@@ -102,9 +106,10 @@ void QueuePair::finishTransmit() noexcept {
 void QueuePair::retire() noexcept {
   if (state_ != PairState::kRunning || !detached_) return;
   // Bounded by what can be in the ring: nothing comes any more.
-  const uint32_t bursts = session_->options().queueSize / kBurst + 1;
-  for (uint32_t i = 0; i < bursts && state_ == PairState::kRunning; ++i) {
-    if (rxBurst() == 0) break;
+  for (uint32_t left = session_->options().queueSize; left != 0 && state_ == PairState::kRunning;) {
+    const uint32_t frames = rxBurst();
+    if (frames == 0) break;
+    left -= std::min(left, frames);
   }
   if (state_ == PairState::kRunning) reap();
   if (state_ != PairState::kRunning) return;

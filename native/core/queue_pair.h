@@ -21,6 +21,7 @@
 #include "segment.h"
 #include "session.h"
 #include "stream_copy.h"
+#include "tx_way.h"
 #include "unique_fd.h"
 #include "virtq.h"
 #include "write_batch.h"
@@ -87,7 +88,10 @@ enum class PairState : uint8_t { kHeld, kRunning, kRetired, kDiscarding, kFailed
 
 class QueuePair {
  public:
+  // A burst in one direction: so many frames, or so many bytes. While one lasts the other rings of the pump wait: with
+  // 64 frames of 64 KiB that was a millisecond, in which the switch filled a receive ring.
   static constexpr uint32_t kBurst = 64;
+  static constexpr uint32_t kBurstBytes = 1024 * 1024;
   // Small frames of the pod that are published together.
   static constexpr uint16_t kPublishBatch = 8;
   static constexpr uint32_t kMaxFrameBuffers = 64;
@@ -216,9 +220,10 @@ class QueuePair {
   bool haveTxRoom() noexcept;
   uint32_t reap() noexcept;
   bool backendTakes(uint8_t flags, uint8_t gsoType) const noexcept;
-  std::optional<uint32_t> readFrame() noexcept;
-  void transmit(uint32_t bytes) noexcept;
-  void submitFrame(uint32_t bytes) noexcept;
+  std::optional<uint32_t> readFrame(bool straight) noexcept;
+  void transmit(uint32_t bytes, bool straight) noexcept;
+  void submitFrame(uint32_t bytes, bool straight) noexcept;
+  void copyFrame(uint32_t bytes, uint16_t head, uint16_t tail) noexcept;
   void submitChain(uint16_t head, uint32_t headBytes, uint64_t slice, uint32_t sliceBytes, uint16_t tail) noexcept;
   bool readFailed() noexcept;
   bool makeTxRoom() noexcept;
@@ -256,6 +261,8 @@ class QueuePair {
 
   PairState state_ = PairState::kHeld;
   bool mergeable_ = false;
+  // The backend lacks no offload: the pod's frames go on as they are.
+  bool untouched_ = false;
   bool txBlocked_ = false;
   bool tapWatched_ = false;
   bool tapSuspended_ = false;
@@ -332,6 +339,7 @@ struct PumpScratch {
   // None comes twice before it has gone back.
   std::array<uint16_t, kMaxQueueSize> returned;
   uint32_t returnedCount = 0;
+  TxWay way;
   // The frame of a pod on its way to a transmit buffer: vnet header and Ethernet frame.
   alignas(kStreamUnit) std::array<uint8_t, kTxTailBytes> frame;
 };

@@ -24,14 +24,16 @@ constexpr uint16_t kQuietSeconds = 5;
 
 uint32_t QueuePair::rxBurst() noexcept {
   uint32_t frames = 0;
+  uint32_t bytes = 0;
   bool drained = false;
-  while (frames < kBurst) {
+  while (frames < kBurst && bytes < kBurstBytes) {
     const Assembled what = assemble();
     if (what == Assembled::kNothing) {
       drained = true;
       break;
     }
     ++frames;
+    bytes += frame_.bytes;
     if (what == Assembled::kFrame) {
       gatherFrame();
       if (filter_ && !passesFilter()) {

@@ -1,7 +1,8 @@
-// Transmit half of a queue pair: one read per frame from the TAP into private memory, a copy to a transmit buffer →
-// available ring.
+// Transmit half of a queue pair: one read per frame from the TAP → a transmit buffer → available ring.
 //
-// What is judged and changed is the private copy. Large frames go to the buffer past the caches (stream_copy.h).
+// Where the backend lacks an offload the frame is read into private memory, is judged and changed there, and copied to
+// the buffer, past the caches if it is large (stream_copy.h). Where it lacks none nothing but the vnet header is
+// judged, of which there is a copy, so that the frame may also go straight to the buffer: tx_way.h decides.
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -9,6 +10,7 @@
 #include "checksum.h"
 #include "frame_fields.h"
 #include "queue_pair.h"
+#include "tap_read.h"
 
 namespace vu {
 namespace {
@@ -92,11 +94,16 @@ bool QueuePair::makeTxRoom() noexcept {
   return false;
 }
 
-// Reads the pod's next frame into the scratch: its bytes with the vnet header, 0 for one that cannot be sent, nothing
-// when there is none.
-std::optional<uint32_t> QueuePair::readFrame() noexcept {
-  auto& frame = pump_->scratch->frame;
-  const ssize_t got = ::read(tap_.get(), frame.data(), frame.size());
+// Reads the pod's next frame, into the scratch or straight to where it is posted: its bytes with the vnet header, 0 for
+// one that cannot be sent, nothing when there is none.
+std::optional<uint32_t> QueuePair::readFrame(bool straight) noexcept {
+  std::array<iovec, 2> parts;
+  if (straight) {
+    parts = {iovec{txHead(tx_.peekFree()), kTxHeadBytes}, iovec{txTail(txState_.queue->freeTail), kTxTailBytes}};
+  } else {
+    parts[0] = {pump_->scratch->frame.data(), kTxTailBytes};
+  }
+  const ssize_t got = vuReadTap(tap_.get(), parts.data(), straight ? 2 : 1);
   if (got <= 0) {
     if (got == 0) tapGone("read from the TAP: end of file");
     return got < 0 && readFailed() ? std::optional(0U) : std::nullopt;
@@ -106,7 +113,7 @@ std::optional<uint32_t> QueuePair::readFrame() noexcept {
     counters_.drop(Drop::kTxInvalid);
     return 0;
   }
-  if (bytes >= frame.size()) {
+  if (bytes >= kTxTailBytes) {
     counters_.drop(Drop::kTxTruncated);
     return 0;
   }
@@ -121,14 +128,21 @@ uint32_t QueuePair::txBurst() noexcept {
     if (!haveTxRoom()) return reaped;
     setBlocked(false);
   }
+  TxWay& way = pump_->scratch->way;
   // There is room, so a frame left over from the last burst makes progress: that is work.
   uint32_t work = segmentation_.active ? 1 : 0;
-  for (uint32_t frames = 0; frames < kBurst && state_ == PairState::kRunning; ++frames, ++work) {
+  uint32_t sent = 0;
+  for (uint32_t frames = 0; frames < kBurst && sent < kBurstBytes && state_ == PairState::kRunning; ++frames, ++work) {
     if (segmentation_.active && !emitSegments()) break;
     if (!makeTxRoom()) break;
-    const std::optional<uint32_t> bytes = readFrame();
+    const bool straight = untouched_ && way.straight();
+    const uint64_t beganNs = untouched_ && way.trying() ? monotonicNs() : 0;
+    const std::optional<uint32_t> bytes = readFrame(straight);
     if (!bytes) break;
-    if (*bytes != 0) transmit(*bytes);
+    if (*bytes == 0) continue;
+    sent += *bytes;
+    transmit(*bytes, straight);
+    if (untouched_) way.passed(*bytes, way.trying() ? monotonicNs() - beganNs : 0);
   }
   if (state_ != PairState::kRunning) return work;
   // The burst may have ended on a frame that was only planned.
@@ -137,9 +151,9 @@ uint32_t QueuePair::txBurst() noexcept {
   return work;
 }
 
-// Judges the frame in the scratch and posts it: as it is, with what the backend lacks done here, or not at all.
-void QueuePair::transmit(uint32_t bytes) noexcept {
-  uint8_t* const frame = pump_->scratch->frame.data();
+// Judges the frame that was read and posts it: as it is, with what the backend lacks done here, or not at all.
+void QueuePair::transmit(uint32_t bytes, bool straight) noexcept {
+  uint8_t* const frame = straight ? txHead(tx_.peekFree()) : pump_->scratch->frame.data();
   VnetHdr header = VnetHdr::read(frame, headerBytes_);
   header.flags &= kHdrNeedsCsum;
   header.numBuffers = 0;
@@ -158,7 +172,7 @@ void QueuePair::transmit(uint32_t bytes) noexcept {
     return;
   }
   header.write(frame, headerBytes_);
-  submitFrame(bytes);
+  submitFrame(bytes, straight);
   if (header.gsoType != kGsoNone || tx_.unpublished() >= kPublishBatch) publishTx();
 }
 
@@ -169,6 +183,9 @@ bool QueuePair::readFailed() noexcept {
       return false;
     case EINTR:
       return true;
+    case EFAULT:
+      loseMemory();
+      return false;
     case EBADFD:
     case ENODEV:
     case ENXIO:
@@ -182,30 +199,34 @@ bool QueuePair::readFailed() noexcept {
   }
 }
 
-// Posts the frame in the scratch, for which there is room: its start in a head and, where it is longer, the rest in a
-// tail.
-void QueuePair::submitFrame(uint32_t bytes) noexcept {
-  uint8_t* const frame = pump_->scratch->frame.data();
+// Posts the frame in the scratch, or straight where it shall lie, for which there is room: its start in a head and,
+// where it is longer, the rest in a tail.
+void QueuePair::submitFrame(uint32_t bytes, bool straight) noexcept {
   const uint16_t head = tx_.peekFree();
   counters_.txFrames.add(1);
   counters_.txBytes.add(bytes - headerBytes_);
-  if (bytes < kStreamLeastBytes) {
-    std::memcpy(txHead(head), frame, bytes);
-  } else {
-    fillStreamUnit(frame, bytes);
-    streamCopy(txHead(head), frame, std::min(bytes, kTxHeadBytes));
-  }
-  if (bytes <= kTxHeadBytes) {
-    tx_.with([=, this](auto& queue) noexcept {
-      queue.allocate();
-      queue.describe(head, headLabel_ + uint64_t{kTxHeadBytes} * head, bytes, 0, 0);
-      queue.submit(head, 1, bytes, kNoTail);
-    });
+  const uint16_t tail = bytes > kTxHeadBytes ? takeTail() : kNoTail;
+  if (!straight) copyFrame(bytes, head, tail);
+  if (tail != kNoTail) {
+    submitChain(head, kTxHeadBytes, tailLabel_ + uint64_t{kTxTailBytes} * tail, bytes - kTxHeadBytes, tail);
     return;
   }
-  const uint16_t tail = takeTail();
-  streamCopy(txTail(tail), frame + kTxHeadBytes, bytes - kTxHeadBytes);
-  submitChain(head, kTxHeadBytes, tailLabel_ + uint64_t{kTxTailBytes} * tail, bytes - kTxHeadBytes, tail);
+  tx_.with([=, this](auto& queue) noexcept {
+    queue.allocate();
+    queue.describe(head, headLabel_ + uint64_t{kTxHeadBytes} * head, bytes, 0, 0);
+    queue.submit(head, 1, bytes, kNoTail);
+  });
+}
+
+void QueuePair::copyFrame(uint32_t bytes, uint16_t head, uint16_t tail) noexcept {
+  uint8_t* const frame = pump_->scratch->frame.data();
+  if (bytes < kStreamLeastBytes) {
+    std::memcpy(txHead(head), frame, bytes);
+    return;
+  }
+  fillStreamUnit(frame, bytes);
+  streamCopy(txHead(head), frame, std::min(bytes, kTxHeadBytes));
+  if (tail != kNoTail) streamCopy(txTail(tail), frame + kTxHeadBytes, bytes - kTxHeadBytes);
 }
 
 // `head` is the next free descriptor; the chain is the start of its buffer and a slice (its label) of a tail.
@@ -243,7 +264,7 @@ void QueuePair::inject(const uint8_t* frame, uint32_t bytes) noexcept {
   uint8_t* const place = pump_->scratch->frame.data();
   std::memset(place, 0, headerBytes_);
   std::memcpy(place + headerBytes_, frame, bytes);
-  submitFrame(bytes + headerBytes_);
+  submitFrame(bytes + headerBytes_, false);
   publishTx();
 }
 
@@ -263,7 +284,8 @@ uint32_t QueuePair::discardBurst() noexcept {
   std::array<uint8_t, 64> start;
   for (; frames < kBurst; ++frames) {
     // The TAP gives the start of a frame and forgets the rest.
-    const ssize_t got = ::read(tap_.get(), start.data(), start.size());
+    const iovec part{start.data(), start.size()};
+    const ssize_t got = vuReadTap(tap_.get(), &part, 1);
     if (got == 0) tapGone("read from the TAP: end of file");
     if (got < 0 && readFailed()) continue;
     if (got <= 0) break;

@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Ping } from '../support/ping.ts';
-import { run, runAny } from '../support/process.ts';
+import { run, runAny, until } from '../support/process.ts';
 import { deadSocket, rudeBackend, RudeCaller, rudenesses } from '../support/rude-backend.ts';
 import { rudePluginNames, writeRudePlugins } from '../support/rude-plugin.ts';
 import type { Netns } from '../support/netns.ts';
@@ -237,10 +237,11 @@ describe('a backend that connects to us', () => {
     const netconf = ofBackend({ path, wait: 'optional' });
     await unnoticed(async () => {
       await world.agent.runtime.add(netconf, call);
+      await until('the backend to be connected', () => caller.calls > 0);
       expect(await world.carrier(netns)).toBe(false);
       await world.agent.runtime.del(netconf, call);
     });
-    expect(await caller.hangUp()).toBeGreaterThan(0);
+    await caller.hangUp();
     await netns.delete();
   });
 

@@ -94,6 +94,11 @@ export class RudeCaller {
     cleanup.add(`backend that calls and ${rudeness}`, () => this.hangUp());
   }
 
+  /** How often it was connected so far. */
+  get calls(): number {
+    return this.#calls;
+  }
+
   /** How often it was connected. */
   async hangUp(): Promise<number> {
     this.#hungUp = true;

@@ -241,7 +241,7 @@ describe('a backend that connects to us', () => {
       expect(await world.carrier(netns)).toBe(false);
       await world.agent.runtime.del(netconf, call);
     });
-    await caller.hangUp();
+    expect(await caller.hangUp()).toBeGreaterThan(0);
     await netns.delete();
   });
 

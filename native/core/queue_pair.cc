@@ -91,14 +91,20 @@ void QueuePair::useReceiveBuffers(const RxBuffers& buffers) noexcept {
   if (state_ == PairState::kRunning) kickAlways();
 }
 
-void QueuePair::finishTransmit() noexcept {
-  if (state_ != PairState::kRunning || detached_) return;
-  // As much as fits: the rest is lost with the detached queue, as the kernel purges it.
+// Bursts until one finds nothing, for as many frames as the ring has room at most.
+template <typename Burst>
+void QueuePair::exhaust(Burst burst) noexcept {
   for (uint32_t left = session_->options().queueSize; left != 0 && state_ == PairState::kRunning;) {
-    const uint32_t work = txBurst();
+    const uint32_t work = burst();
     if (work == 0) break;
     left -= std::min(left, work);
   }
+}
+
+void QueuePair::finishTransmit() noexcept {
+  if (state_ != PairState::kRunning || detached_) return;
+  // As much as fits: the rest is lost with the detached queue, as the kernel purges it.
+  exhaust([this]() noexcept { return txBurst(); });
   detached_ = true;
   setTapInterest(false);
 }
@@ -106,11 +112,7 @@ void QueuePair::finishTransmit() noexcept {
 void QueuePair::retire() noexcept {
   if (state_ != PairState::kRunning || !detached_) return;
   // Bounded by what can be in the ring: nothing comes any more.
-  for (uint32_t left = session_->options().queueSize; left != 0 && state_ == PairState::kRunning;) {
-    const uint32_t frames = rxBurst();
-    if (frames == 0) break;
-    left -= std::min(left, frames);
-  }
+  exhaust([this]() noexcept { return rxBurst(); });
   if (state_ == PairState::kRunning) reap();
   if (state_ != PairState::kRunning) return;
   // The rest of a large frame would be sent when the pair comes back: too late.

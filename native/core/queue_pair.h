@@ -244,6 +244,8 @@ class QueuePair {
   void watch(int fd, Watch& watch) noexcept;
   void unwatch(int fd) noexcept;
   void setTapInterest(bool on) noexcept;
+  template <typename Burst>
+  void exhaust(Burst burst) noexcept;
   void enter() noexcept;
   void kickAlways() noexcept;
   void leave() noexcept;

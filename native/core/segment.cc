@@ -112,9 +112,12 @@ SegmentPart writeSegment(const SegmentPlan& plan, uint32_t index, const uint8_t*
     header.csumStart = plan.l4;
     header.csumOffset = kTcpChecksum;
   }
-  header.write(slab, vnetBytes);
+  // Made here and copied once: what was just written to lines that the backend's core has cannot be read for its
+  // checksum before they have come, which took an eighth of the time of a stream.
+  std::array<uint8_t, kSegmentHeaderRoom> made;
+  header.write(made.data(), vnetBytes);
 
-  uint8_t* const out = slab + vnetBytes;
+  uint8_t* const out = made.data() + vnetBytes;
   std::memcpy(out, plan.headers.data(), plan.headerBytes);
   uint8_t* const ip = out + plan.l3;
   uint8_t* const tcp = out + plan.l4;
@@ -140,6 +143,7 @@ SegmentPart writeSegment(const SegmentPlan& plan, uint32_t index, const uint8_t*
   }
   const uint16_t folded = checksumFold(sum);
   std::memcpy(tcp + kTcpChecksum, &folded, sizeof folded);
+  std::memcpy(slab, made.data(), part.slabBytes);
   return part;
 }
 

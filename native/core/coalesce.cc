@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "checksum.h"
-#include "frame_fields.h"
 
 namespace vu {
 namespace {
@@ -34,18 +33,31 @@ void gather(const iovec* spans, size_t bytes, uint8_t* to) noexcept {
 
 // By what a receiver tells connections apart. Addresses and ports of IPv6 lie in one piece, as those of IPv4 without
 // options do.
-bool sameFlow(const TcpSegment& a, const TcpSegment& b) noexcept {
-  if (a.ipv6 != b.ipv6) return false;
+bool sameFlow(const Segment& a, const Segment& b) noexcept {
+  if (a.ipv6 != b.ipv6 || a.protocol != b.protocol) return false;
   const size_t bytes = (a.ipv6 ? 32U : 8U) + 4;
   return std::memcmp(a.headers.data() + a.l4 + 4 - bytes, b.headers.data() + b.l4 + 4 - bytes, bytes) == 0;
 }
 
+// What a flow's data looks like: the bytes of headers up to its payload, or 0.
+uint32_t tcpDataOffset(const uint8_t* tcp, uint32_t l4) noexcept {
+  const uint32_t bytes = (tcp[12] >> 4) * 4U;
+  const bool plain = (tcp[13] & ~kTcpPsh) == kTcpAck && (tcp[12] & 0x0f) == 0;
+  return plain && bytes >= 20 ? l4 + bytes : 0;
+}
+// A datagram without a checksum would get one.
+uint32_t udpDataOffset(const uint8_t* udp, uint32_t l4, size_t frameBytes) noexcept {
+  const bool plain = be16(udp + kUdpLength) == frameBytes - l4 && be16(udp + kUdpChecksum) != 0;
+  return plain ? l4 + kUdpBytes : 0;
+}
+constexpr uint16_t checksumOffset(uint8_t protocol) noexcept { return protocol == kUdp ? kUdpChecksum : kTcpChecksum; }
+
 }  // namespace
 
-SegmentKind classifySegment(const VnetHdr& header, const iovec* spans, uint32_t count, TcpSegment& segment) noexcept {
+SegmentKind classifySegment(const VnetHdr& header, const iovec* spans, uint32_t count, Segment& segment) noexcept {
   const size_t bytes = total(spans, count);
-  if (bytes < kEthernetBytes + 40U || bytes > kMaxFrameBytes) return SegmentKind::kOther;
-  const size_t known = std::min<size_t>(bytes, TcpSegment::kHeaderRoom);
+  if (bytes < kEthernetBytes + 20U + kUdpBytes || bytes > kMaxFrameBytes) return SegmentKind::kOther;
+  const size_t known = std::min<size_t>(bytes, Segment::kHeaderRoom);
   gather(spans, known, segment.headers.data());
   const uint8_t* const headers = segment.headers.data();
   uint16_t type = 0;
@@ -53,13 +65,16 @@ SegmentKind classifySegment(const VnetHdr& header, const iovec* spans, uint32_t 
   const uint8_t* const ip = headers + l3;
   segment.ipv6 = type == 0x86dd;
   const uint32_t l4 = l3 + (segment.ipv6 ? 40 : 20);
-  if (l4 + 20 > known) return SegmentKind::kOther;
-  // Whether it is TCP at all, with its ports where we look for them.
+  if (l4 + kUdpBytes > known) return SegmentKind::kOther;
+  // Whether it is TCP or UDP at all, with its ports where we look for them.
   if (segment.ipv6) {
-    if (ip[0] >> 4 != 6 || ip[6] != kTcp) return SegmentKind::kOther;
-  } else if (type != 0x0800 || ip[0] != 0x45 || ip[9] != kTcp || (be16(ip + 6) & 0x3fff) != 0) {
+    if (ip[0] >> 4 != 6) return SegmentKind::kOther;
+  } else if (type != 0x0800 || ip[0] != 0x45 || (be16(ip + 6) & 0x3fff) != 0) {
     return SegmentKind::kOther;
   }
+  segment.protocol = ip[segment.ipv6 ? 6 : 9];
+  if (segment.protocol != kTcp && segment.protocol != kUdp) return SegmentKind::kOther;
+  if (segment.protocol == kTcp && l4 + 20 > known) return SegmentKind::kOther;
   segment.l3 = static_cast<uint16_t>(l3);
   segment.l4 = static_cast<uint16_t>(l4);
 
@@ -70,33 +85,35 @@ SegmentKind classifySegment(const VnetHdr& header, const iovec* spans, uint32_t 
     if ((be16(ip + 6) | kDontFragment) != kDontFragment || l3 + be16(ip + 2) != bytes) return SegmentKind::kFlow;
     if (checksumFold(checksumAdd(0, ip, 20)) != 0xffff) return SegmentKind::kFlow;
   }
-  const uint8_t* const tcp = headers + l4;
-  const uint32_t headerBytes = l4 + (tcp[12] >> 4) * 4U;
-  if (headerBytes < l4 + 20 || headerBytes > known || headerBytes >= bytes) return SegmentKind::kFlow;
-  if ((tcp[13] & ~kTcpPsh) != kTcpAck || (tcp[12] & 0x0f) != 0) return SegmentKind::kFlow;
+  const uint8_t* const transport = headers + l4;
+  const bool tcp = segment.protocol == kTcp;
+  const uint32_t headerBytes = tcp ? tcpDataOffset(transport, l4) : udpDataOffset(transport, l4, bytes);
+  if (headerBytes == 0 || headerBytes > known || headerBytes >= bytes) return SegmentKind::kFlow;
   if ((header.flags & (kHdrNeedsCsum | kHdrDataValid)) == 0) {
-    uint64_t sum = pseudoHeaderSum(ip + (segment.ipv6 ? 8 : 12), segment.ipv6, kTcp, static_cast<uint32_t>(bytes - l4));
-    sum = checksumAdd(sum, tcp, headerBytes - l4);
+    const auto l4Bytes = static_cast<uint32_t>(bytes - l4);
+    uint64_t sum = pseudoHeaderSum(ip + (segment.ipv6 ? 8 : 12), segment.ipv6, segment.protocol, l4Bytes);
+    sum = checksumAdd(sum, transport, headerBytes - l4);
     sum = checksumAddSpans(sum, spans, count, headerBytes);
     if (checksumFold(sum) != 0xffff) return SegmentKind::kFlow;
-  } else if ((header.flags & kHdrNeedsCsum) != 0 && (header.csumStart != l4 || header.csumOffset != kTcpChecksum)) {
+  } else if ((header.flags & kHdrNeedsCsum) != 0 &&
+             (header.csumStart != l4 || header.csumOffset != checksumOffset(segment.protocol))) {
     return SegmentKind::kFlow;
   }
   segment.headerBytes = static_cast<uint16_t>(headerBytes);
-  segment.push = (tcp[13] & kTcpPsh) != 0;
+  segment.push = tcp && (transport[13] & kTcpPsh) != 0;
   segment.mayFragment = !segment.ipv6 && be16(ip + 6) == 0;
   segment.ipId = segment.ipv6 ? uint16_t{0} : be16(ip + 4);
-  segment.seq = be32(tcp + 4);
+  segment.seq = tcp ? be32(transport + 4) : 0;
   segment.payloadBytes = static_cast<uint32_t>(bytes - headerBytes);
   return SegmentKind::kData;
 }
 
-bool parseSegment(const VnetHdr& header, const uint8_t* frame, uint32_t bytes, TcpSegment& segment) noexcept {
+bool parseSegment(const VnetHdr& header, const uint8_t* frame, uint32_t bytes, Segment& segment) noexcept {
   const iovec span{const_cast<uint8_t*>(frame), bytes};
   return classifySegment(header, &span, 1, segment) == SegmentKind::kData;
 }
 
-void Coalescer::begin(const TcpSegment& segment, const iovec* spans, uint32_t count) noexcept {
+void Coalescer::begin(const Segment& segment, const iovec* spans, uint32_t count) noexcept {
   first_ = segment;
   segments_ = 0;
   partCount_ = 1;
@@ -106,13 +123,13 @@ void Coalescer::begin(const TcpSegment& segment, const iovec* spans, uint32_t co
   add(segment, spans, count);
 }
 
-bool Coalescer::append(const TcpSegment& segment, const iovec* spans, uint32_t count) noexcept {
+bool Coalescer::append(const Segment& segment, const iovec* spans, uint32_t count) noexcept {
   if (closed_ || partCount_ + count > kMaxParts || !follows(segment)) return false;
   add(segment, spans, count);
   return true;
 }
 
-void Coalescer::add(const TcpSegment& segment, const iovec* spans, uint32_t count) noexcept {
+void Coalescer::add(const Segment& segment, const iovec* spans, uint32_t count) noexcept {
   ++segments_;
   size_t skip = segment.headerBytes;
   for (uint32_t i = 0; i < count; ++i) {
@@ -128,14 +145,17 @@ void Coalescer::add(const TcpSegment& segment, const iovec* spans, uint32_t coun
   closed_ = segment.push || segment.payloadBytes < first_.payloadBytes || segments_ == kMaxSegments;
 }
 
-// Everything but lengths, identification, sequence number, PSH and checksums must be the same.
-bool Coalescer::follows(const TcpSegment& next) const noexcept {
+// Everything but lengths, identification, sequence number, PSH and checksums must be the same. Of one flow: its
+// protocol is the same.
+bool Coalescer::follows(const Segment& next) const noexcept {
   const uint8_t* const a = first_.headers.data();
   const uint8_t* const b = next.headers.data();
   const uint32_t l3 = first_.l3;
   const uint32_t l4 = first_.l4;
-  if (next.ipv6 != first_.ipv6 || next.l3 != l3 || next.headerBytes != first_.headerBytes) return false;
-  if (next.seq != first_.seq + payloadBytes_ || next.payloadBytes > first_.payloadBytes) return false;
+  const bool tcp = first_.protocol == kTcp;
+  if (next.ipv6 != first_.ipv6 || next.protocol != first_.protocol) return false;
+  if (next.l3 != l3 || next.headerBytes != first_.headerBytes || next.payloadBytes > first_.payloadBytes) return false;
+  if (tcp && next.seq != first_.seq + payloadBytes_) return false;
   if (first_.headerBytes + payloadBytes_ + next.payloadBytes > kMaxFrame) return false;
   if (!same(a, b, 0, l3)) return false;
   if (first_.ipv6) {
@@ -145,6 +165,7 @@ bool Coalescer::follows(const TcpSegment& next) const noexcept {
     // RFC 6864: with DF the identification means nothing.
     if (first_.mayFragment && next.ipId != static_cast<uint16_t>(first_.ipId + segments_)) return false;
   }
+  if (!tcp) return same(a, b, l4, l4 + kUdpLength);
   return same(a, b, l4, l4 + 4) && same(a, b, l4 + 8, l4 + 13) && same(a, b, l4 + 14, l4 + 16) &&
          same(a, b, l4 + 18, first_.headerBytes);
 }
@@ -152,17 +173,19 @@ bool Coalescer::follows(const TcpSegment& next) const noexcept {
 const iovec* Coalescer::finish(uint32_t vnetBytes, uint32_t& count) noexcept {
   VnetHdr header;
   header.flags = kHdrNeedsCsum;
-  header.gsoType = first_.ipv6 ? kGsoTcp6 : kGsoTcp4;
+  const bool udp = first_.protocol == kUdp;
+  const uint16_t checksum = checksumOffset(first_.protocol);
+  header.gsoType = udp ? kGsoUdpL4 : first_.ipv6 ? kGsoTcp6 : kGsoTcp4;
   header.hdrLen = first_.headerBytes;
   header.gsoSize = static_cast<uint16_t>(first_.payloadBytes);
   header.csumStart = first_.l4;
-  header.csumOffset = kTcpChecksum;
+  header.csumOffset = checksum;
   header.numBuffers = 1;
   header.write(merged_.data(), vnetBytes);
   uint8_t* const out = merged_.data() + vnetBytes;
   std::memcpy(out, first_.headers.data(), first_.headerBytes);
   uint8_t* const ip = out + first_.l3;
-  uint8_t* const tcp = out + first_.l4;
+  uint8_t* const transport = out + first_.l4;
   const uint32_t l4Bytes = first_.headerBytes - first_.l4 + payloadBytes_;
   if (first_.ipv6) {
     putBe16(ip + 4, l4Bytes);
@@ -172,9 +195,11 @@ const iovec* Coalescer::finish(uint32_t vnetBytes, uint32_t& count) noexcept {
     const auto sum = static_cast<uint16_t>(~checksumFold(checksumAdd(0, ip, 20)));
     std::memcpy(ip + 10, &sum, sizeof sum);
   }
-  if (push_) tcp[13] |= kTcpPsh;
-  const uint16_t pseudo = checksumFold(pseudoHeaderSum(ip + (first_.ipv6 ? 8 : 12), first_.ipv6, kTcp, l4Bytes));
-  std::memcpy(tcp + kTcpChecksum, &pseudo, sizeof pseudo);
+  if (push_) transport[13] |= kTcpPsh;
+  if (udp) putBe16(transport + kUdpLength, l4Bytes);
+  const uint16_t pseudo =
+      checksumFold(pseudoHeaderSum(ip + (first_.ipv6 ? 8 : 12), first_.ipv6, first_.protocol, l4Bytes));
+  std::memcpy(transport + checksum, &pseudo, sizeof pseudo);
   parts_[0] = iovec{merged_.data(), size_t{vnetBytes} + first_.headerBytes};
   count = partCount_;
   return parts_.data();
@@ -186,8 +211,9 @@ FlowTable::Verdict FlowTable::admit(const iovec* spans, uint32_t count, uint32_t
   auto* const start = static_cast<uint8_t*>(spans[0].iov_base);
   std::copy_n(spans, count, frame_.data());
   frame_[0] = iovec{start + vnetBytes, spans[0].iov_len - vnetBytes};
-  const SegmentKind kind = classifySegment(VnetHdr::read(start, vnetBytes), frame_.data(), count, segment_);
+  SegmentKind kind = classifySegment(VnetHdr::read(start, vnetBytes), frame_.data(), count, segment_);
   if (kind == SegmentKind::kOther) return Verdict::kPassBehindAll;
+  if (segment_.protocol == kUdp && !datagrams_) kind = SegmentKind::kFlow;
   frameBytes_ = segment_.headerBytes + uint64_t{segment_.payloadBytes};
   Run* free = nullptr;
   for (Run& candidate : runs_) {
@@ -215,6 +241,7 @@ CoalescedFrame FlowTable::finish(Run& run, uint32_t vnetBytes) noexcept {
   CoalescedFrame out;
   out.frames = run.merged.segments();
   out.bytes = run.bytes;
+  out.datagrams = run.merged.first().protocol == kUdp;
   if (out.frames == 1) {
     out.parts = run.firstSpans.data();
     out.partCount = run.firstCount;

@@ -1,5 +1,6 @@
-// Software receive coalescing: consecutive TCP segments of one flow become one frame with a segmentation header, which
-// the TAP takes as if the backend had GUEST_TSO. Pure; payload is never copied.
+// Software receive coalescing: consecutive TCP segments, or UDP datagrams of one length, of one flow become one frame
+// with a segmentation header, which the TAP takes as if the backend had GUEST_TSO or GUEST_USO. Pure; payload is never
+// copied. A socket gets the datagrams one by one, as they were sent: its kernel cuts them apart.
 //
 // Coalescer is one run of segments; FlowTable keeps several runs side by side and knows whose buffers they hold.
 #pragma once
@@ -9,40 +10,45 @@
 #include <array>
 #include <cstdint>
 
+#include "frame_fields.h"
 #include "vnet_hdr.h"
 
 namespace vu {
 
 // A segment that may be merged, taken apart. Its headers are copied: the frame lies in memory that the backend can
 // change.
-struct TcpSegment {
+struct Segment {
   // Ethernet with two VLAN tags, IPv6 without extension headers, TCP with all options: 122 bytes.
   static constexpr uint32_t kHeaderRoom = 128;
   std::array<uint8_t, kHeaderRoom> headers{};
   uint16_t headerBytes = 0;
   uint16_t l3 = 0;
   uint16_t l4 = 0;
+  // kTcp or kUdp.
+  uint8_t protocol = 0;
   bool ipv6 = false;
   bool push = false;
   // May be fragmented on its way (no DF): its identification means something, and must count upwards within a run.
   bool mayFragment = false;
   uint16_t ipId = 0;
+  // TCP.
   uint32_t seq = 0;
   uint32_t payloadBytes = 0;
 };
 
 enum class SegmentKind : uint8_t {
   kData,   // may be merged; every field of the segment is set
-  kFlow,   // TCP, not to be merged: addresses and ports are known, so that it stays behind the data of its flow
-  kOther,  // anything else, TCP in disguise (IP options, fragments, extension headers) included
+  kFlow,   // not to be merged: protocol, addresses and ports are known, so that it stays behind the data of its flow
+  kOther,  // anything else, TCP and UDP in disguise (IP options, fragments, extension headers) included
 };
 
-// `spans`: Ethernet frame in any number of pieces, at most 64 KiB and headers. kData: plain data (ACK, perhaps PSH) of
-// one unfragmented packet without padding, whose checksum is right or vouched for by the header.
-SegmentKind classifySegment(const VnetHdr& header, const iovec* spans, uint32_t count, TcpSegment& segment) noexcept;
+// `spans`: Ethernet frame in any number of pieces, at most 64 KiB and headers. kData: plain data (TCP: ACK,
+// perhaps PSH; UDP: with a checksum) of one unfragmented packet without padding, whose checksum is right or vouched for
+// by the header.
+SegmentKind classifySegment(const VnetHdr& header, const iovec* spans, uint32_t count, Segment& segment) noexcept;
 
 // The same for a frame in one piece. true: kData.
-bool parseSegment(const VnetHdr& header, const uint8_t* frame, uint32_t bytes, TcpSegment& segment) noexcept;
+bool parseSegment(const VnetHdr& header, const uint8_t* frame, uint32_t bytes, Segment& segment) noexcept;
 
 class Coalescer {
  public:
@@ -57,17 +63,17 @@ class Coalescer {
   bool empty() const noexcept { return segments_ == 0; }
   // Nothing more may follow: a short segment or PSH was last, or it is full.
   bool closed() const noexcept { return closed_; }
-  const TcpSegment& first() const noexcept { return first_; }
+  const Segment& first() const noexcept { return first_; }
 
   // Starts a run with a segment of at most kMaxParts - 1 spans. Only when empty.
-  void begin(const TcpSegment& segment, const iovec* spans, uint32_t count) noexcept;
-  void begin(const TcpSegment& segment, uint8_t* frame) noexcept {
+  void begin(const Segment& segment, const iovec* spans, uint32_t count) noexcept;
+  void begin(const Segment& segment, uint8_t* frame) noexcept {
     const iovec span{frame, size_t{segment.headerBytes} + segment.payloadBytes};
     begin(segment, &span, 1);
   }
   // false: not the next segment of this run; nothing changed.
-  bool append(const TcpSegment& segment, const iovec* spans, uint32_t count) noexcept;
-  bool append(const TcpSegment& segment, uint8_t* frame) noexcept {
+  bool append(const Segment& segment, const iovec* spans, uint32_t count) noexcept;
+  bool append(const Segment& segment, uint8_t* frame) noexcept {
     const iovec span{frame, size_t{segment.headerBytes} + segment.payloadBytes};
     return append(segment, &span, 1);
   }
@@ -80,16 +86,16 @@ class Coalescer {
   }
 
  private:
-  bool follows(const TcpSegment& segment) const noexcept;
-  void add(const TcpSegment& segment, const iovec* spans, uint32_t count) noexcept;
+  bool follows(const Segment& segment) const noexcept;
+  void add(const Segment& segment, const iovec* spans, uint32_t count) noexcept;
 
-  TcpSegment first_;
+  Segment first_;
   uint32_t segments_ = 0;
   uint32_t partCount_ = 1;
   bool closed_ = false;
   bool push_ = false;
   uint32_t payloadBytes_ = 0;
-  std::array<uint8_t, sizeof(VnetHdr) + TcpSegment::kHeaderRoom> merged_{};
+  std::array<uint8_t, sizeof(VnetHdr) + Segment::kHeaderRoom> merged_{};
   std::array<iovec, kMaxParts> parts_{};
 };
 
@@ -102,12 +108,17 @@ struct CoalescedFrame {
   uint32_t frames = 0;
   // Of the received frames, without vnet headers.
   uint64_t bytes = 0;
+  // UDP: nothing holds the sender back when the pod does not read.
+  bool datagrams = false;
 };
 
 // The runs of one burst. Order is kept within a flow, not between flows. Whoever adds frames flushes at the end of the
 // burst: nothing waits for a timer.
 class FlowTable {
  public:
+  // Whether UDP is merged too; without a word it is.
+  void mergeDatagrams(bool yes) noexcept { datagrams_ = yes; }
+
   static constexpr uint32_t kFlows = 4;
   // Buffers of a frame that takes part: 9000 bytes in 2 KiB ones, and room. One with more goes through as it came.
   static constexpr uint32_t kMaxSpans = 8;
@@ -127,14 +138,14 @@ class FlowTable {
         break;
       case Verdict::kPassBehindRun:
         emit(*run, vnetBytes, sink);
-        pass(spans, count, vnetBytes, sink);
+        pass(spans, count, vnetBytes, segment_.protocol == kUdp, sink);
         return;
       case Verdict::kPassBehindAll:
         flush(vnetBytes, sink);
-        pass(spans, count, vnetBytes, sink);
+        pass(spans, count, vnetBytes, false, sink);
         return;
       case Verdict::kPass:
-        pass(spans, count, vnetBytes, sink);
+        pass(spans, count, vnetBytes, segment_.protocol == kUdp, sink);
         return;
     }
     run->bytes += frameBytes_;
@@ -175,17 +186,18 @@ class FlowTable {
     sink(frame);
   }
   template <typename Sink>
-  static void pass(const iovec* spans, uint32_t count, uint32_t vnetBytes, Sink&& sink) noexcept {
+  static void pass(const iovec* spans, uint32_t count, uint32_t vnetBytes, bool datagram, Sink&& sink) noexcept {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < count; ++i) bytes += spans[i].iov_len;
-    sink(CoalescedFrame{spans, count, 1, bytes > vnetBytes ? bytes - vnetBytes : 0});
+    sink(CoalescedFrame{spans, count, 1, bytes > vnetBytes ? bytes - vnetBytes : 0, datagram});
   }
 
   std::array<Run, kFlows> runs_;
+  bool datagrams_ = true;
   // The run that makes room for the next flow.
   uint32_t victim_ = 0;
   // The frame being added.
-  TcpSegment segment_;
+  Segment segment_;
   std::array<iovec, kMaxSpans> frame_{};
   uint64_t frameBytes_ = 0;
 };

@@ -1,4 +1,4 @@
-// Fields of Ethernet, IP and TCP headers that software offloads read and rewrite, in network byte order.
+// Fields of Ethernet, IP, TCP and UDP headers that software offloads read and rewrite, in network byte order.
 #pragma once
 
 #include <cstdint>
@@ -7,9 +7,14 @@ namespace vu {
 
 inline constexpr uint16_t kEthernetBytes = 14;
 inline constexpr uint8_t kTcp = 6;
+inline constexpr uint8_t kUdp = 17;
 inline constexpr uint8_t kTcpPsh = 0x08;
 // Offset of the checksum in a TCP header.
 inline constexpr uint16_t kTcpChecksum = 16;
+inline constexpr uint16_t kUdpBytes = 8;
+// Offsets in a UDP header.
+inline constexpr uint16_t kUdpLength = 4;
+inline constexpr uint16_t kUdpChecksum = 6;
 
 constexpr uint16_t be16(const uint8_t* at) noexcept { return static_cast<uint16_t>(at[0] << 8 | at[1]); }
 constexpr uint32_t be32(const uint8_t* at) noexcept { return uint32_t{be16(at)} << 16 | be16(at + 2); }

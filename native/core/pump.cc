@@ -3,6 +3,7 @@
 #include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <time.h>
 
 #include <algorithm>
 #include <array>
@@ -30,6 +31,14 @@ constexpr uint64_t kCrowdedMostNs = kSecondNs / 2;
 // thousand. On a Zen 4 32, 64 and 128 lay within the noise of each other; on a Granite Rapids, in thousands that a pod
 // read, on one core and on two: 64: 145 and 166; 128: 159 and 195; 192: 145 and 182; 256: 153 and 194.
 constexpr uint32_t kDeliveredMost = 128;
+// Datagrams: nothing holds a sender back that fills the pod's sockets. Once a default receive buffer (212992 bytes) is
+// nearly full and others want the core, the pump sleeps, so that the pod can read all of it. With merged datagrams on
+// two cores a pod then read 222 thousand small frames/s instead of 190; to yield, as for other frames, gave 180.
+constexpr uint64_t kSocketBytesMost = 192 * 1024;
+constexpr long kRestNs = 250'000;
+// A yield that took longer went to somebody. That is taken to last for a while.
+constexpr uint64_t kSharedYieldNs = 5'000;
+constexpr uint64_t kSharedForNs = 10'000'000;
 // Whoever yields gives the rest of its time slice away (Linux 6.18 all of it), so that it must be a short one: with the
 // usual one the pod above read 19 thousand.
 constexpr uint64_t kTimeSliceNs = 100'000;
@@ -126,7 +135,11 @@ void Pump::run() noexcept {
     }
     if (runRound() != 0) {
       worked_ = true;
-      if (givesWay && context_.delivered >= kDeliveredMost) giveWay();
+      if (givesWay && context_.socketBytes >= kSocketBytesMost) {
+        letRead();
+      } else if (givesWay && context_.delivered >= kDeliveredMost) {
+        giveWay();
+      }
       continue;
     }
     const uint64_t now = monotonicNs();
@@ -199,6 +212,7 @@ uint64_t Pump::lookIntervalNs() const noexcept {
 void Pump::sleep(uint64_t nowNs) noexcept {
   kicker_->rest();
   context_.delivered = 0;
+  context_.socketBytes = 0;
   if (context_.running == 0) {
     poll(-1);
     wakeups_.add(1);
@@ -270,7 +284,21 @@ void Pump::yield(uint64_t nowNs) noexcept {
 
 void Pump::giveWay() noexcept {
   context_.delivered = 0;
+  context_.socketBytes = 0;
   ::sched_yield();
+}
+
+void Pump::letRead() noexcept {
+  const uint64_t nowNs = monotonicNs();
+  if (nowNs >= sharedUntilNs_) {
+    giveWay();
+    if (monotonicNs() - nowNs > kSharedYieldNs) sharedUntilNs_ = nowNs + kSharedForNs;
+    return;
+  }
+  context_.delivered = 0;
+  context_.socketBytes = 0;
+  const timespec rest{0, kRestNs};
+  (void)::nanosleep(&rest, nullptr);
 }
 
 bool Pump::maySpin(uint64_t nowNs) noexcept {

@@ -55,6 +55,7 @@ class Pump {
   uint64_t lookIntervalNs() const noexcept;
   void yield(uint64_t nowNs) noexcept;
   void giveWay() noexcept;
+  void letRead() noexcept;
   bool maySpin(uint64_t nowNs) noexcept;
   void endSpin(uint64_t nowNs) noexcept;
   void runCommands() noexcept;
@@ -78,6 +79,8 @@ class Pump {
   // Until then the core has no time to spin in.
   uint64_t crowdedUntilNs_ = 0;
   uint64_t crowdedForNs_ = 0;
+  // Until then somebody else wants the core.
+  uint64_t sharedUntilNs_ = 0;
   uint64_t idleSinceNs_ = 0;
   uint64_t settledNs_ = 0;
   uint64_t nextLookNs_ = 0;

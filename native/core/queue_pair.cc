@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "tap_offload.h"
+
 namespace vu {
 namespace {
 
@@ -38,6 +40,7 @@ void QueuePair::start(std::shared_ptr<Session> session, std::shared_ptr<PortShar
   mergeable_ = s.mergeable();
   features_ = s.options().features;
   untouched_ = !options.softwareGso && !options.softwareChecksum;
+  pump_->scratch->flows.mergeDatagrams(tapTakesDatagramRuns());
   rx_ = s.virtq(2 * index_);
   tx_ = s.virtq(2 * index_ + 1);
   txState_ = s.state(2 * index_ + 1);

@@ -54,6 +54,7 @@ struct StartOptions {
 struct QueuedWrite {
   uint32_t frames = 0;
   uint64_t bytes = 0;
+  bool datagrams = false;
 };
 
 class QueuePair;
@@ -79,8 +80,10 @@ struct PumpContext {
   uint32_t blocked = 0;
   // Pairs whose call eventfd is muted because of a storm: looked at every 10 ms.
   uint32_t muted = 0;
-  // Frames that pods were given since the pump last let go of its core.
+  // Writes to pods since the pump last let go of its core, and what the datagrams among them take of a socket's
+  // receive buffer.
   uint32_t delivered = 0;
+  uint64_t socketBytes = 0;
 };
 
 // retired: it has a session, its rings are disabled, and its TAP queue is detached (VIRTIO_NET_CTRL_MQ).
@@ -182,6 +185,7 @@ class QueuePair {
   void giveBack(uint16_t head) noexcept;
   void gatherFrame() noexcept;
   void deliver() noexcept;
+  void letGo() noexcept;
   bool passesFilter() const noexcept;
   void repost(uint16_t head) noexcept;
   void publishRx() noexcept;
@@ -329,7 +333,7 @@ inline constexpr uint64_t kSecondNs = 1'000'000'000;
 uint64_t monotonicNs() noexcept;
 
 static_assert(WriteBatch::kMostParts >= Coalescer::kMaxParts && WriteBatch::kMostParts >= QueuePair::kMaxFrameBuffers);
-static_assert(WriteBatch::kMostCopiedBytes >= sizeof(VnetHdr) + TcpSegment::kHeaderRoom);
+static_assert(WriteBatch::kMostCopiedBytes >= sizeof(VnetHdr) + Segment::kHeaderRoom);
 
 struct PumpScratch {
   std::array<iovec, QueuePair::kMaxFrameBuffers> parts;

@@ -19,6 +19,9 @@ constexpr uint32_t kStrikesPerSecond = 16;
 // made idle rings grow: 103 MB of them touched instead of 72.
 constexpr uint16_t kWindowShare = 2;
 constexpr uint16_t kQuietSeconds = 5;
+// What a datagram takes of a socket's receive buffer besides its frame (skb->truesize): 704 or 768 bytes for the
+// smallest.
+constexpr uint64_t kDatagramOverheadBytes = 704;
 
 }  // namespace
 
@@ -43,17 +46,15 @@ uint32_t QueuePair::rxBurst() noexcept {
       } else {
         deliver();
       }
+      if (pump_->scratch->returnedCount >= session_->options().queueSize / kHeldShare) letGo();
     }
     if (state_ != PairState::kRunning) break;
   }
-  // No timer: what came together goes on together, and at once.
-  if (state_ == PairState::kRunning && options_.softwareGro) flushCoalesced();
-  submitWrites();
+  letGo();
   if (state_ != PairState::kRunning) {
     abandonCoalesced();
     return frames;
   }
-  returnBuffers();
   if (rxTaken_ > rxBurstMost_) rxBurstMost_ = rxTaken_;
   if (rxTaken_ >= rxWindow_ / kWindowShare && rx_.freeCount() != 0) growRxWindow();
   if (drained) rxTaken_ = 0;
@@ -172,17 +173,21 @@ void QueuePair::gatherFrame() noexcept {
 }
 
 void QueuePair::deliver() noexcept {
-  PumpScratch& scratch = *pump_->scratch;
-  queueWrite({scratch.parts.data(), frame_.have, 1, frame_.bytes - headerBytes_});
-  if (scratch.returnedCount < session_->options().queueSize / kHeldShare) return;
+  queueWrite({pump_->scratch->parts.data(), frame_.have, 1, frame_.bytes - headerBytes_, false});
+}
+
+// Writes what is held, so that its buffers can go back.
+void QueuePair::letGo() noexcept {
+  // No timer: what came together goes on together, and at once.
+  if (state_ == PairState::kRunning && options_.softwareGro) flushCoalesced();
   submitWrites();
-  returnBuffers();
+  if (state_ == PairState::kRunning) returnBuffers();
 }
 
 void QueuePair::queueWrite(const CoalescedFrame& frame) noexcept {
   PumpScratch& scratch = *pump_->scratch;
   if (!scratch.writes.hasRoom()) submitWrites();
-  scratch.queued[scratch.writes.size()] = {frame.frames, frame.bytes};
+  scratch.queued[scratch.writes.size()] = {frame.frames, frame.bytes, frame.datagrams};
   // The headers of a merged frame are of the run that made it, which begins anew.
   scratch.writes.add(tap_.get(), frame.parts, frame.partCount, frame.frames > 1);
 }
@@ -200,6 +205,7 @@ void QueuePair::account(const QueuedWrite& write, int64_t result) noexcept {
     counters_.rxFrames.add(frames);
     counters_.rxBytes.add(write.bytes);
     ++pump_->delivered;
+    if (write.datagrams) pump_->socketBytes += write.bytes + uint64_t{frames} * kDatagramOverheadBytes;
     return;
   }
   switch (-result) {

@@ -1,7 +1,7 @@
-// Receive for a backend that delivers TCP in MTU-sized frames: merged before the write, so that one system call and one
+// Receive of frames as they were on a wire: TCP segments and UDP datagrams are merged before the write, so that one system call and one
 // pass through the pod's stack move up to 64 KiB. Several flows side by side; order is kept within a flow.
 //
-// The buffers of a burst go back together at its end: a merged frame may hold the first and the last of them.
+// Buffers go back together, when all that is held is written: a merged frame may hold the first and the last of them.
 #include "queue_pair.h"
 
 namespace vu {

@@ -324,7 +324,7 @@ export interface PortStartOptions {
   readonly softwareGso: boolean;
   /** Complete partial checksums in software: the backend lacks CSUM. */
   readonly softwareChecksum: boolean;
-  /** Coalesce TCP segments from the backend before they are written to the TAP. */
+  /** Merge TCP segments and UDP datagrams from the backend before they are written to the TAP. */
   readonly softwareGro: boolean;
   /** Pairs that carry traffic, 1..pairs; the others rest until `enlist`. */
   readonly activePairs: number;

@@ -21,7 +21,9 @@ export interface OffloadPlan {
 /**
  * @param acked negotiated feature mask
  * @param softwareOffloads true: the pod always hands over large, unchecksummed frames, and the pump does what the
- *   backend cannot (4–5 × the throughput on a backend without TSO). false: the TAP follows the backend.
+ *   backend cannot (4–5 × the throughput on a backend without TSO). false: the TAP follows the backend. Frames are
+ *   coalesced whatever the backend takes: one that hands on large frames of its own does not make them of those that
+ *   come from a wire, and none does with datagrams.
  */
 export function planOffloads(acked: bigint, softwareOffloads: boolean): OffloadPlan {
   const has = (bit: number): boolean => hasFeature(acked, bit);
@@ -36,16 +38,6 @@ export function planOffloads(acked: bigint, softwareOffloads: boolean): OffloadP
     tapMask: tunOffload.CSUM | tunOffload.TSO4 | tunOffload.TSO6,
     softwareGso: !(tso4 && tso6),
     softwareChecksum: !checksum,
-    softwareGro: !sendsLargeFrames(acked),
+    softwareGro: true,
   };
-}
-
-/**
- * Whether large frames come from the backend. OVS sends them only where GUEST_CSUM and both GUEST_TSO are acked; and a
- * backend that does not take large frames does not make them either, whatever it offers (OVS without
- * userspace-tso-enable offers GUEST_TSO without HOST_TSO).
- */
-function sendsLargeFrames(acked: bigint): boolean {
-  const { GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4 } = featureBit;
-  return [GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4].every((bit) => hasFeature(acked, bit));
 }

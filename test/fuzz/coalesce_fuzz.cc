@@ -86,7 +86,10 @@ class Burst {
       return;
     }
     const VnetHdr header = VnetHdr::read(out.data(), 12);
-    if (header.flags != kHdrNeedsCsum || header.gsoSize == 0 || header.csumOffset != 16) bug("vnet header");
+    if (header.flags != kHdrNeedsCsum || header.gsoSize == 0) bug("vnet header");
+    const bool udp = header.gsoType == kGsoUdpL4;
+    if (header.csumOffset != (udp ? 6 : 16)) bug("place of the checksum");
+    if (frame.datagrams != udp) bug("kind of frame");
     if (out.size() > 12 + Coalescer::kMaxFrame || 12U + header.hdrLen >= out.size()) bug("frame length");
     Bytes payload;
     for (const size_t member : members) {
@@ -101,20 +104,25 @@ class Burst {
     // Headers: those of the first, but for lengths, PSH and checksums.
     const Bytes& first = frames_[members[0]];
     const size_t l4 = 12U + header.csumStart;
-    const bool ipv6 = header.gsoType == kGsoTcp6;
+    size_t type = 12 + 12;
+    while (test::reference::get16(first, type) == 0x8100 || test::reference::get16(first, type) == 0x88a8) type += 4;
+    const bool ipv6 = test::reference::get16(first, type) == 0x86dd;
+    if (!udp && ipv6 != (header.gsoType == kGsoTcp6)) bug("kind of segmentation");
     const size_t l3 = l4 - (ipv6 ? 40 : 20);
     const size_t length = out.size() - l3 - (ipv6 ? 40 : 0);
     if (test::reference::get16(out, l3 + (ipv6 ? 4 : 2)) != length) bug("IP length");
     if (!ipv6 && test::reference::sum(test::reference::cut(out, l3, 20)) != 0xffff) bug("IP checksum");
     Bytes pseudo = test::reference::cut(out, l3 + (ipv6 ? 8 : 12), ipv6 ? 32 : 8);
     test::reference::append32(pseudo, static_cast<uint32_t>(out.size() - l4));
-    test::reference::append32(pseudo, 6);
-    if (test::reference::sum(pseudo) != test::reference::get16(out, l4 + 16)) bug("pseudo-header checksum");
+    test::reference::append32(pseudo, udp ? 17 : 6);
+    const size_t field = l4 + header.csumOffset;
+    if (test::reference::sum(pseudo) != test::reference::get16(out, field)) bug("pseudo-header checksum");
+    if (udp && test::reference::get16(out, l4 + 4) != out.size() - l4) bug("UDP length");
     for (size_t i = 12; i < 12U + header.hdrLen; ++i) {
       const bool ipChanges =
           ipv6 ? i - l3 == 4 || i - l3 == 5 : i - l3 == 2 || i - l3 == 3 || i - l3 == 10 || i - l3 == 11;
-      if (ipChanges || i == l4 + 16 || i == l4 + 17) continue;
-      const uint8_t ignored = i == l4 + 13 ? 0x08 : 0;
+      if (ipChanges || i == field || i == field + 1 || (udp && (i == l4 + 4 || i == l4 + 5))) continue;
+      const uint8_t ignored = !udp && i == l4 + 13 ? 0x08 : 0;
       if (((out[i] ^ first[i]) & ~ignored) != 0) bug("header");
     }
   }
@@ -139,6 +147,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     packet.fragment = i == 2 ? 0 : 0x4000;
     packet.sourcePort = static_cast<uint16_t>(i);
     packet.tcpOptions = Bytes(i * 4, 1);
+    packet.udp = i >= 4;
     flows.push_back(packet);
   }
   Burst burst;

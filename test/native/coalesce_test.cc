@@ -41,6 +41,7 @@ struct Written {
   uint32_t frames;
   uint32_t parts;
   uint64_t counted;
+  bool datagrams;
   // Numbers of the received frames whose buffers it lies in, in its order.
   std::vector<uint32_t> members;
 };
@@ -73,7 +74,7 @@ class Burst {
 
  private:
   void take(const CoalescedFrame& frame) {
-    Written out{{}, frame.frames, frame.partCount, frame.bytes, {}};
+    Written out{{}, frame.frames, frame.partCount, frame.bytes, frame.datagrams, {}};
     for (uint32_t i = 0; i < frame.partCount; ++i) {
       const auto* start = static_cast<const uint8_t*>(frame.parts[i].iov_base);
       out.bytes.insert(out.bytes.end(), start, start + frame.parts[i].iov_len);
@@ -118,6 +119,7 @@ TEST(Coalesced, FrameIsByteForByteTheReferenceForRandomStreams) {
     const size_t count = 2 + random() % (most - 1);
     Packet packet = reference::randomPacket(random, 1 + mss * (count - 1) + random() % mss, true);
     if (random() % 2 != 0) packet.flags |= kPsh;
+    packet.udp = random() % 3 == 0;
     const std::vector<Packet> parts = packet.segments(static_cast<uint16_t>(mss));
     ASSERT_EQ(parts.size(), count);
     Burst burst;
@@ -163,9 +165,10 @@ TEST(Coalesced, SegmentsOfSoftwareSegmentationAreTheFrameAgain) {
 
 TEST(Coalesced, FramesInSeveralBuffersMergeWhereverTheyAreCut) {
   std::mt19937 random(24);
-  for (const bool ipv6 : {false, true}) {
+  for (const int kind : {0, 1, 2, 3}) {
     Packet packet;
-    packet.ipv6 = ipv6;
+    packet.ipv6 = (kind & 1) != 0;
+    packet.udp = (kind & 2) != 0;
     packet.tcpOptions = Bytes(12, 1);
     const std::vector<Packet> parts = stream(packet, 301, 5);
     for (size_t cut = 12; cut < 420; ++cut) {
@@ -245,7 +248,7 @@ TEST(Coalesced, RunAloneRefusesASegmentThatHasNoRoomForItsPieces) {
   for (const Packet& part : stream(Packet{}, 300, 64)) {
     const Bytes frame = part.build(Checksum::kComplete);
     const Buffers buffers(frame, {60, 100});
-    TcpSegment segment;
+    Segment segment;
     ASSERT_EQ(classifySegment(VnetHdr{}, buffers.spans.data(), 3, segment), SegmentKind::kData);
     if (run.empty()) {
       run.begin(segment, buffers.spans.data(), 3);
@@ -268,6 +271,42 @@ TEST(Coalesced, SegmentsWithReservedBitsStayApart) {
   Burst burst;
   for (const Packet& part : stream(packet, 1000, 2)) burst.add(part);
   EXPECT_EQ(burst.written.size(), 2U);
+}
+
+TEST(Coalesced, DatagramsOfOneLengthBecomeOneFrameThatAShorterOneEnds) {
+  Packet packet;
+  packet.udp = true;
+  Burst burst;
+  for (const Packet& part : stream(packet, 18, 5, 17)) burst.add(part);
+  ASSERT_EQ(burst.written.size(), 1U);
+  EXPECT_EQ(burst.written[0].frames, 5U);
+  EXPECT_TRUE(burst.written[0].datagrams);
+  EXPECT_EQ(burst.written[0].bytes[1], kGsoUdpL4);
+}
+
+TEST(Coalesced, DatagramsPassAsTheyCameWhereTheKernelTakesNoRunOfThem) {
+  Packet packet;
+  packet.udp = true;
+  Burst burst;
+  burst.table->mergeDatagrams(false);
+  const std::vector<Packet> parts = stream(packet, 18, 2);
+  for (const Packet& part : parts) burst.add(part);
+  burst.flush();
+  ASSERT_EQ(burst.written.size(), 2U);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(burst.written[i].bytes, reference::withHeader({}, parts[i].build(Checksum::kComplete)));
+    EXPECT_TRUE(burst.written[i].datagrams);
+  }
+}
+
+TEST(Coalesced, LengthOfTheMergedDatagramIsThatOfAll) {
+  Packet packet;
+  packet.udp = true;
+  Burst burst;
+  for (const Packet& part : stream(packet, 100, 3)) burst.add(part);
+  burst.flush();
+  ASSERT_EQ(burst.written.size(), 1U);
+  EXPECT_EQ(reference::get16(burst.written[0].bytes, 12 + packet.l4() + 4), 308U);
 }
 
 TEST(Coalesced, ShortSegmentOrPushEndsTheRunAtOnce) {
@@ -331,7 +370,11 @@ struct Apart {
   void (*spoil)(VnetHdr& header, Bytes& frame) = nullptr;
   bool ipv6 = false;
   uint16_t fragment = 0x4000;
+  bool udp = false;
 };
+Apart datagram(const char* why, void (*change)(Packet&), void (*spoil)(VnetHdr&, Bytes&) = nullptr, bool ipv6 = false) {
+  return Apart{why, change, spoil, ipv6, 0x4000, true};
+}
 
 class KeptApart : public ::testing::TestWithParam<Apart> {};
 
@@ -341,6 +384,7 @@ TEST_P(KeptApart, BothArriveAsTheyCame) {
   packet.ipv6 = c.ipv6;
   packet.vlans = {5};
   packet.fragment = c.fragment;
+  packet.udp = c.udp;
   packet.tcpOptions = Bytes{1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2};
   std::vector<Packet> parts = stream(packet, 1000, 2);
   {
@@ -415,7 +459,25 @@ INSTANTIATE_TEST_SUITE_P(
         Apart{"coalesced_by_the_device", kNothing, [](VnetHdr& h, Bytes&) { h.flags = 4; }},
         Apart{"partial_checksum_elsewhere", kNothing,
               [](VnetHdr& h, Bytes&) { h.flags = kHdrNeedsCsum, h.csumStart = 38, h.csumOffset = 6; }},
-        Apart{"udp", kNothing, [](VnetHdr&, Bytes& f) { f[18 + 9] = 17; }},
+        Apart{"sctp", kNothing, [](VnetHdr&, Bytes& f) { f[18 + 9] = 132; }},
+        Apart{"datagram_beside_tcp", [](Packet& p) { p.udp = true; }},
+        datagram("segment_beside_udp", [](Packet& p) { p.udp = false; }),
+        datagram("longer_datagram", [](Packet& p) { p.payload.push_back(1); }),
+        datagram("empty_datagram", [](Packet& p) { p.payload.clear(); }),
+        datagram("datagram_of_another_port", [](Packet& p) { p.sourcePort ^= 1; }),
+        datagram("datagram_to_another_port", [](Packet& p) { p.destinationPort ^= 1; }),
+        datagram("datagram_to_another_port_6", [](Packet& p) { p.destinationPort ^= 1; }, nullptr, true),
+        datagram("datagram_of_another_ttl", [](Packet& p) { p.ttl = 63; }),
+        datagram("datagram_with_congestion_experienced", [](Packet& p) { p.trafficClass = 3; }),
+        datagram("datagram_without_checksum", kNothing, [](VnetHdr&, Bytes& f) { f[18 + 26] = f[18 + 27] = 0; }),
+        datagram("wrong_udp_checksum", kNothing, [](VnetHdr&, Bytes& f) { f.back() ^= 1; }),
+        datagram("wrong_udp_checksum_6", kNothing, [](VnetHdr&, Bytes& f) { f.back() ^= 1; }, true),
+        datagram("udp_length_below_ip", kNothing, [](VnetHdr&, Bytes& f) { f[18 + 25] ^= 1; }),
+        datagram("padded_datagram", kNothing, [](VnetHdr&, Bytes& f) { f.push_back(0); }),
+        datagram("datagram_with_checksum_of_tcp", kNothing,
+                 [](VnetHdr& h, Bytes&) { h.flags = kHdrNeedsCsum, h.csumStart = 38, h.csumOffset = 16; }),
+        datagram("datagrams_merged_already", kNothing,
+                 [](VnetHdr& h, Bytes&) { h.gsoType = kGsoUdpL4, h.gsoSize = 100; }),
         Apart{"tcp_header_of_16_bytes", kNothing, [](VnetHdr&, Bytes& f) { f[18 + 20 + 12] = 0x40; }},
         Apart{"tcp_header_longer_than_the_frame", kNothing,
               [](VnetHdr&, Bytes& f) {
@@ -548,6 +610,7 @@ TEST(FlowTable, EachFlowOfRandomTrafficArrivesAsItWasSent) {
     for (uint16_t i = 0; i < 6; ++i) {
       Packet packet = reference::randomPacket(random, 0, true);
       packet.sourcePort = static_cast<uint16_t>(1000 + i);
+      packet.udp = i % 2 != 0;
       flows.push_back(packet);
     }
     Burst burst;

@@ -48,8 +48,9 @@ inline Bytes randomBytes(std::mt19937& random, size_t bytes) {
 
 enum class Checksum : uint8_t { kComplete, kPartial };
 
-// A TCP packet by its fields.
+// A TCP packet by its fields; with `udp` a UDP one, which has none of TCP's but the ports.
 struct Packet {
+  bool udp = false;
   Bytes macs = Bytes{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2};
   std::vector<uint16_t> vlans;
   uint16_t tpid = 0x8100;
@@ -79,39 +80,56 @@ struct Packet {
 
   size_t l3() const { return 14 + 4 * vlans.size(); }
   size_t l4() const { return l3() + (ipv6 ? 40 + extensions.size() : 20 + ipOptions.size()); }
-  size_t headerBytes() const { return l4() + 20 + tcpOptions.size(); }
+  size_t headerBytes() const { return l4() + (udp ? 8 : 20 + tcpOptions.size()); }
+  uint8_t protocol() const { return udp ? 17 : 6; }
+  uint16_t checksumOffset() const { return udp ? 6 : 16; }
+
+  // Header and payload, the checksum 0.
+  Bytes transport() const {
+    Bytes out;
+    append16(out, sourcePort);
+    append16(out, destinationPort);
+    if (udp) {
+      append16(out, static_cast<uint32_t>(8 + payload.size()));
+      append16(out, 0);
+      append(out, payload);
+      return out;
+    }
+    append32(out, seq);
+    append32(out, ack);
+    out.push_back(static_cast<uint8_t>((20 + tcpOptions.size()) / 4 << 4 | reserved));
+    out.push_back(flags);
+    append16(out, window);
+    append16(out, 0);
+    append16(out, urgent);
+    append(out, tcpOptions);
+    append(out, payload);
+    return out;
+  }
 
   // Ethernet frame.
   Bytes build(Checksum checksum) const {
-    Bytes tcp;
-    append16(tcp, sourcePort);
-    append16(tcp, destinationPort);
-    append32(tcp, seq);
-    append32(tcp, ack);
-    tcp.push_back(static_cast<uint8_t>((20 + tcpOptions.size()) / 4 << 4 | reserved));
-    tcp.push_back(flags);
-    append16(tcp, window);
-    append16(tcp, 0);
-    append16(tcp, urgent);
-    append(tcp, tcpOptions);
-    append(tcp, payload);
+    Bytes l4Bytes = transport();
     const size_t addressBytes = ipv6 ? 16 : 4;
     const Bytes from = cut(source, 0, addressBytes);
     const Bytes to = cut(destination, 0, addressBytes);
 
     Bytes pseudo = from;
     append(pseudo, lastDestination.empty() ? to : lastDestination);
-    append32(pseudo, static_cast<uint32_t>(tcp.size()));
-    append32(pseudo, 6);
-    if (checksum == Checksum::kComplete) append(pseudo, tcp);
-    const uint16_t added = sum(pseudo);
-    put16(tcp, 16, checksum == Checksum::kComplete ? static_cast<uint16_t>(~added) : added);
+    append32(pseudo, static_cast<uint32_t>(l4Bytes.size()));
+    append32(pseudo, protocol());
+    if (checksum == Checksum::kComplete) append(pseudo, l4Bytes);
+    auto field = sum(pseudo);
+    if (checksum == Checksum::kComplete) field = static_cast<uint16_t>(~field);
+    // RFC 768: zero means that there is none.
+    if (udp && field == 0) field = 0xffff;
+    put16(l4Bytes, checksumOffset(), field);
 
     Bytes ip;
     if (ipv6) {
       append32(ip, 0x60000000U | static_cast<uint32_t>(trafficClass) << 20 | flowLabel);
-      append16(ip, static_cast<uint32_t>(extensions.size() + tcp.size()));
-      ip.push_back(firstNext);
+      append16(ip, static_cast<uint32_t>(extensions.size() + l4Bytes.size()));
+      ip.push_back(udp && firstNext == 6 ? protocol() : firstNext);
       ip.push_back(ttl);
       append(ip, from);
       append(ip, to);
@@ -120,11 +138,11 @@ struct Packet {
       const size_t headerBytes = 20 + ipOptions.size();
       ip.push_back(static_cast<uint8_t>(0x40 | headerBytes / 4));
       ip.push_back(trafficClass);
-      append16(ip, static_cast<uint32_t>(headerBytes + tcp.size()));
+      append16(ip, static_cast<uint32_t>(headerBytes + l4Bytes.size()));
       append16(ip, id);
       append16(ip, fragment);
       ip.push_back(ttl);
-      ip.push_back(6);
+      ip.push_back(protocol());
       append16(ip, 0);
       append(ip, from);
       append(ip, to);
@@ -138,7 +156,7 @@ struct Packet {
     }
     append16(frame, ipv6 ? 0x86dd : 0x0800);
     append(frame, ip);
-    append(frame, tcp);
+    append(frame, l4Bytes);
     return frame;
   }
 
@@ -146,18 +164,18 @@ struct Packet {
     VnetHdr header;
     header.flags = 1;
     header.csumStart = static_cast<uint16_t>(l4());
-    header.csumOffset = 16;
+    header.csumOffset = checksumOffset();
     return header;
   }
   VnetHdr gsoHeader(uint16_t gsoSize) const {
     VnetHdr header = partialHeader();
-    header.gsoType = ipv6 ? 4 : 1;
+    header.gsoType = udp ? 5 : ipv6 ? 4 : 1;
     header.gsoSize = gsoSize;
     header.hdrLen = static_cast<uint16_t>(headerBytes());
     return header;
   }
 
-  // What a network card with TSO makes of it (Linux: tcp_gso_segment, inet_gso_segment).
+  // What a network card with TSO or USO makes of it (Linux: tcp_gso_segment, __udp_gso_segment, inet_gso_segment).
   std::vector<Packet> segments(uint16_t gsoSize) const {
     std::vector<Packet> out;
     for (size_t at = 0; at < payload.size(); at += gsoSize) {

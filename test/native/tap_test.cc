@@ -8,10 +8,13 @@
 #include <net/if.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/utsname.h>
 
+#include <cstdio>
 #include <thread>
 
 #include "harness.h"
+#include "packet_reference.h"
 #include "tcp_frames.h"
 
 namespace vu::test {
@@ -66,6 +69,28 @@ struct TapInNamespace {
     std::strcpy(request.ifr_name, "pod0");
     request.ifr_flags = static_cast<short>(up ? IFF_UP | IFF_NOARP : IFF_NOARP);
     if (::ioctl(control.get(), SIOCSIFFLAGS, &request) != 0) failed = errno;
+  }
+  Bytes mac() {
+    ifreq request{};
+    std::strcpy(request.ifr_name, "pod0");
+    if (::ioctl(control.get(), SIOCGIFHWADDR, &request) != 0) failed = errno;
+    const auto* bytes = reinterpret_cast<const uint8_t*>(request.ifr_hwaddr.sa_data);
+    return Bytes(bytes, bytes + 6);
+  }
+  // A UDP socket on an address that the interface gets.
+  UniqueFd listen(const char* address, uint16_t port) {
+    ifreq request{};
+    std::strcpy(request.ifr_name, "pod0");
+    sockaddr_in place{};
+    place.sin_family = AF_INET;
+    place.sin_port = htons(port);
+    ::inet_pton(AF_INET, address, &place.sin_addr);
+    std::memcpy(&request.ifr_addr, &place, sizeof place);
+    if (::ioctl(control.get(), SIOCSIFADDR, &request) != 0) failed = errno;
+    // As the control socket is of the namespace, it is bound itself.
+    UniqueFd socket(::fcntl(control.get(), F_DUPFD_CLOEXEC, 0));
+    if (::bind(socket.get(), reinterpret_cast<sockaddr*>(&place), sizeof place) != 0) failed = errno;
+    return socket;
   }
   bool running() {
     ifreq request{};
@@ -201,6 +226,45 @@ TEST_F(RealTap, MergedSegmentsAreTakenByTheKernel) {
   const CounterTotals totals = bench->counters();
   EXPECT_EQ(totals.drop(Drop::kRxInvalid), 0U);
   EXPECT_EQ(totals.event(Event::kGroFrames), 2U);
+}
+
+TEST_F(RealTap, MergedDatagramsReachASocketOneByOneAsTheyWereSent) {
+  utsname kernel{};
+  int major = 0;
+  int minor = 0;
+  ASSERT_EQ(::uname(&kernel), 0);
+  ASSERT_EQ(std::sscanf(kernel.release, "%d.%d", &major, &minor), 2);
+  auto bench = make(1, kFeatureVersion1 | kFeatureMrgRxbuf | kFeatureEventIdx);
+  bench->options_.start.softwareGro = true;
+  ASSERT_TRUE(bench->port->setOffload(TUN_F_CSUM).ok());
+  reference::Packet packet;
+  packet.udp = true;
+  packet.macs = tap->mac();
+  reference::append(packet.macs, Bytes{2, 0, 0, 0, 0, 9});
+  packet.source = {10, 7, 0, 2};
+  packet.destination = {10, 7, 0, 1};
+  packet.destinationPort = 7300;
+  const UniqueFd socket = tap->listen("10.7.0.1", packet.destinationPort);
+  std::vector<Bytes> sent;
+  // Runs of one length, of which a shorter one is the last; alone; and longer than the one before.
+  for (const size_t length : {18U, 18U, 18U, 5U, 700U, 700U, 1U, 1U, 1472U, 1472U, 1472U, 1471U, 900U}) {
+    packet.payload = Bytes(length, static_cast<uint8_t>(sent.size() + 1));
+    sent.push_back(packet.payload);
+    ++packet.id;
+    bench->fill(reference::withHeader({}, packet.build(reference::Checksum::kComplete)), 1);
+  }
+  bench->rx().publish();
+  bench->start();
+  for (const Bytes& expected : sent) {
+    Bytes got(2000);
+    ssize_t length = -1;
+    ASSERT_TRUE(eventually([&] { return (length = ::recv(socket.get(), got.data(), got.size(), MSG_DONTWAIT)) >= 0; }));
+    got.resize(static_cast<size_t>(length));
+    ASSERT_EQ(got, expected);
+  }
+  const CounterTotals totals = bench->counters();
+  EXPECT_EQ(totals.drop(Drop::kRxInvalid), 0U);
+  EXPECT_EQ(totals.event(Event::kGroFrames), major > 6 || (major == 6 && minor >= 2) ? 3U : 0U);
 }
 
 TEST_F(RealTap, S68_InterfaceThatIsDownDropsAndRecovers) {

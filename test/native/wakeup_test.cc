@@ -1,7 +1,8 @@
 // What a pump could miss: a frame that comes between its last look at the TAP and its sleep, one that no call tells of
 // while another pod keeps it busy, and all of them while somebody else has its core. And when it gives that core away.
 //
-// A binary of its own: the linker puts __wrap_… in the place of vuReadTap and sched_yield. Runs in every build.
+// A binary of its own: the linker puts __wrap_… in the place of vuReadTap, sched_yield and nanosleep. Runs in every
+// build.
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -11,6 +12,7 @@
 #include <cstdio>
 
 #include "harness.h"
+#include "packet_reference.h"
 
 namespace {
 // A TAP, and the pod's end of it, which sends a frame when the pump has found the TAP empty so many times.
@@ -25,10 +27,13 @@ std::atomic<uint32_t> busyBytes{64};
 std::atomic<uint32_t> inSuccession{0};
 std::atomic<uint32_t> mostInSuccession{0};
 constexpr std::chrono::microseconds kFrameTime{100};
-// How often a pump has yielded; what it waits then until it has the core again, and how often one has waited.
+// How often a pump has yielded; what it waits then until it has the core again (-1: it has it at once), and how often
+// one has waited.
 std::atomic<uint32_t> yields{0};
 std::atomic<int> crowdUs{0};
 std::atomic<uint32_t> longYields{0};
+// How often a pump has slept without waiting for anything.
+std::atomic<uint32_t> rests{0};
 
 bool isPump() {
   char name[16] = {};
@@ -59,6 +64,14 @@ ssize_t __wrap_vuReadTap(int fd, const iovec* parts, int count) noexcept {
   return -1;
 }
 
+int __real_nanosleep(const timespec* time, timespec* left);
+int __wrap_nanosleep(const timespec* time, timespec* left);
+
+int __wrap_nanosleep(const timespec* time, timespec* left) {
+  if (isPump()) rests.fetch_add(1);
+  return __real_nanosleep(time, left);
+}
+
 int __real_sched_yield();
 int __wrap_sched_yield();
 
@@ -66,10 +79,11 @@ int __wrap_sched_yield() {
   if (!isPump()) return __real_sched_yield();
   yields.fetch_add(1);
   const int us = crowdUs.load();
+  if (us < 0) return 0;
   if (us == 0) return __real_sched_yield();
   longYields.fetch_add(1);
-  std::this_thread::sleep_for(std::chrono::microseconds(us));
-  return 0;
+  const timespec crowd{0, us * 1000L};
+  return __real_nanosleep(&crowd, nullptr);
 }
 }
 
@@ -232,6 +246,65 @@ TEST(Wakeup, PumpGivesItsCoreAwayWhenPodsHaveGotABurstOfFrames) {
   // Asleep in between: these are not added up.
   EXPECT_EQ(yieldsOf(80), 0U);
   EXPECT_EQ(yieldsOf(80), 0U);
+}
+
+// As many datagrams as fit the default receive buffer of a socket, again and again; what a pump did meanwhile.
+class DatagramFlood {
+ public:
+  DatagramFlood() : bench_(withGro()) {
+    bench_.start();
+    // The window grows with the bursts.
+    for (const uint32_t frames : {32U, 64U, 128U, 256U, 300U}) deliver(frames);
+  }
+  void deliver(uint32_t frames) {
+    sent_ += frames;
+    for (uint32_t i = 0; i < frames; ++i) bench_.fill(frame_, 1);
+    bench_.rx().publish();
+    bench_.rx().notify();
+    Bytes got(70'000);
+    ASSERT_TRUE(eventually([&] {
+      while (::recv(bench_.pods[0].get(), got.data(), got.size(), MSG_DONTWAIT) > 0) {
+      }
+      return bench_.port->counters().rxFrames == sent_;
+    }));
+  }
+
+ private:
+  static BenchOptions withGro() {
+    BenchOptions options;
+    options.session.queueSize = 1024;
+    options.start.softwareGro = true;
+    return options;
+  }
+  static Bytes datagram() {
+    reference::Packet packet;
+    packet.udp = true;
+    packet.payload = Bytes(60, 7);
+    return reference::withHeader({}, packet.build(reference::Checksum::kComplete));
+  }
+
+  Bench bench_;
+  const Bytes frame_ = datagram();
+  uint64_t sent_ = 0;
+};
+
+// A yield gives a pod that shares the core one turn at best, in which it may not come to read them all.
+TEST(Wakeup, PumpSleepsWhenDatagramsFillThePodsSocketsWhileOthersWantTheCore) {
+  DatagramFlood flood;
+  crowdUs.store(50);
+  const uint32_t restsBefore = rests.load();
+  EXPECT_TRUE(eventually([&] {
+    flood.deliver(300);
+    return rests.load() >= restsBefore + 10;
+  }));
+  // Alone again it only looks whether it still is.
+  crowdUs.store(-1);
+  const uint32_t yieldsBefore = yields.load();
+  EXPECT_TRUE(eventually([&] {
+    flood.deliver(300);
+    return yields.load() >= yieldsBefore + 10;
+  }));
+  crowdUs.store(0);
 }
 
 TEST(Wakeup, TimeSliceOfAPumpIsShortWhereTheKernelKnowsIt) {

@@ -20,12 +20,12 @@ function legal(mask: number): boolean {
 }
 
 describe('planOffloads', () => {
-  it('needs no software on a backend with everything', () => {
+  it('merges what comes from a backend with everything too: it passes on what was on a wire as it came', () => {
     expect(planOffloads(everything, true)).toEqual({
       tapMask: 7,
       softwareGso: false,
       softwareChecksum: false,
-      softwareGro: false,
+      softwareGro: true,
     });
   });
 
@@ -50,10 +50,6 @@ describe('planOffloads', () => {
   it('segments in software when one of the two TSO is missing', () => {
     expect(planOffloads(everything & ~featureMask(12), true).softwareGso).toBe(true);
     expect(planOffloads(everything & ~featureMask(11), true).softwareGso).toBe(true);
-  });
-
-  it('merges in software when one of GUEST_CSUM, GUEST_TSO4, GUEST_TSO6 is missing: OVS sends TSO only with all', () => {
-    for (const bit of [1, 7, 8]) expect(planOffloads(everything & ~featureMask(bit), true).softwareGro).toBe(true);
   });
 
   it('lets the TAP follow the backend without software offloads', () => {

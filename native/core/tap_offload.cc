@@ -18,7 +18,7 @@ std::atomic<DatagramRuns> datagramRuns{DatagramRuns::kUnknown};
 
 bool set(int tap, unsigned mask) noexcept { return ::ioctl(tap, TUNSETOFFLOAD, static_cast<unsigned long>(mask)) == 0; }
 
-// Until the mask that is wanted follows, the pod might hand over a frame of several datagrams, which is dropped and
+// Until the mask that is wanted is back, the pod might hand over a frame of several datagrams, which is dropped and
 // counted: once in the life of an agent, and only from a pod that sends such in that microsecond.
 void findOut(int tap) noexcept {
   if (set(tap, TUN_F_CSUM | kUso4 | kUso6)) {
@@ -31,7 +31,9 @@ void findOut(int tap) noexcept {
 }  // namespace
 
 Result<void> setTapOffload(int tap, unsigned mask) noexcept {
-  if (datagramRuns.load(std::memory_order_relaxed) == DatagramRuns::kUnknown) findOut(tap);
+  if (!set(tap, mask)) return lastFault("ioctl TUNSETOFFLOAD");
+  if (datagramRuns.load(std::memory_order_relaxed) != DatagramRuns::kUnknown) return {};
+  findOut(tap);
   if (!set(tap, mask)) return lastFault("ioctl TUNSETOFFLOAD");
   return {};
 }

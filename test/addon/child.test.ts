@@ -61,6 +61,23 @@ describe('a child process', () => {
     expect(await killed.ended).toMatchObject({ kind: 'killed', stdout: '' });
   });
 
+  it.each([0, 1 << 20])('gets %d held bytes when they are given, and then the end of its stdin', async (bytes) => {
+    const child = binding.runChild({
+      path: '/usr/bin/wc',
+      environment: ['LC_ALL=C'],
+      input: 'x'.repeat(bytes), // more than a pipe holds, for one
+      holdInput: true,
+      timeoutMs: 10_000,
+      outputLimitBytes: 1024,
+    });
+    child.feed();
+    child.feed();
+    const outcome = await child.ended;
+    expect(outcome).toMatchObject({ kind: 'exited', code: 0 });
+    const [, , counted] = outcome.stdout.trim().split(/ +/); // lines, words, bytes
+    expect(counted).toBe(String(bytes));
+  });
+
   it('tells what looks like a whole answer before it ends, and null when there was none', async () => {
     const child = script('echo \'{"a":{}}\'; exec sleep 60');
     expect(await child.printed).toBe('{"a":{}}\n');

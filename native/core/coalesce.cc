@@ -45,9 +45,12 @@ uint32_t tcpDataOffset(const uint8_t* tcp, uint32_t l4) noexcept {
   const bool plain = (tcp[13] & ~kTcpPsh) == kTcpAck && (tcp[12] & 0x0f) == 0;
   return plain && bytes >= 20 ? l4 + bytes : 0;
 }
-// A datagram without a checksum would get one.
-uint32_t udpDataOffset(const uint8_t* udp, uint32_t l4, size_t frameBytes) noexcept {
-  const bool plain = be16(udp + kUdpLength) == frameBytes - l4 && be16(udp + kUdpChecksum) != 0;
+// A datagram without a checksum would get one. What is for a group is read by packet sockets (a DHCP client's), which
+// get frames as they are.
+uint32_t udpDataOffset(const uint8_t* frame, uint32_t l4, size_t frameBytes) noexcept {
+  const uint8_t* const udp = frame + l4;
+  const bool group = (frame[0] & 1) != 0;
+  const bool plain = !group && be16(udp + kUdpLength) == frameBytes - l4 && be16(udp + kUdpChecksum) != 0;
   return plain ? l4 + kUdpBytes : 0;
 }
 constexpr uint16_t checksumOffset(uint8_t protocol) noexcept { return protocol == kUdp ? kUdpChecksum : kTcpChecksum; }
@@ -87,7 +90,7 @@ SegmentKind classifySegment(const VnetHdr& header, const iovec* spans, uint32_t 
   }
   const uint8_t* const transport = headers + l4;
   const bool tcp = segment.protocol == kTcp;
-  const uint32_t headerBytes = tcp ? tcpDataOffset(transport, l4) : udpDataOffset(transport, l4, bytes);
+  const uint32_t headerBytes = tcp ? tcpDataOffset(transport, l4) : udpDataOffset(headers, l4, bytes);
   if (headerBytes == 0 || headerBytes > known || headerBytes >= bytes) return SegmentKind::kFlow;
   if ((header.flags & (kHdrNeedsCsum | kHdrDataValid)) == 0) {
     const auto l4Bytes = static_cast<uint32_t>(bytes - l4);
@@ -106,11 +109,6 @@ SegmentKind classifySegment(const VnetHdr& header, const iovec* spans, uint32_t 
   segment.seq = tcp ? be32(transport + 4) : 0;
   segment.payloadBytes = static_cast<uint32_t>(bytes - headerBytes);
   return SegmentKind::kData;
-}
-
-bool parseSegment(const VnetHdr& header, const uint8_t* frame, uint32_t bytes, Segment& segment) noexcept {
-  const iovec span{const_cast<uint8_t*>(frame), bytes};
-  return classifySegment(header, &span, 1, segment) == SegmentKind::kData;
 }
 
 void Coalescer::begin(const Segment& segment, const iovec* spans, uint32_t count) noexcept {

@@ -43,15 +43,13 @@ enum class SegmentKind : uint8_t {
 };
 
 // `spans`: Ethernet frame in any number of pieces, at most 64 KiB and headers. kData: plain data (TCP: ACK,
-// perhaps PSH; UDP: with a checksum) of one unfragmented packet without padding, whose checksum is right or vouched for
-// by the header.
+// perhaps PSH; UDP: to one pod, with a checksum) of one unfragmented packet without padding, whose checksum is right or
+// vouched for by the header.
 SegmentKind classifySegment(const VnetHdr& header, const iovec* spans, uint32_t count, Segment& segment) noexcept;
-
-// The same for a frame in one piece. true: kData.
-bool parseSegment(const VnetHdr& header, const uint8_t* frame, uint32_t bytes, Segment& segment) noexcept;
 
 class Coalescer {
  public:
+  // What the kernel takes of datagrams (UDP_MAX_SEGMENTS before 6.9, UDP_GRO_CNT_MAX).
   static constexpr uint32_t kMaxSegments = 64;
   // Pieces of a merged frame: headers, then payload in two buffers a segment.
   static constexpr uint32_t kMaxParts = 2 * kMaxSegments + 1;
@@ -67,16 +65,8 @@ class Coalescer {
 
   // Starts a run with a segment of at most kMaxParts - 1 spans. Only when empty.
   void begin(const Segment& segment, const iovec* spans, uint32_t count) noexcept;
-  void begin(const Segment& segment, uint8_t* frame) noexcept {
-    const iovec span{frame, size_t{segment.headerBytes} + segment.payloadBytes};
-    begin(segment, &span, 1);
-  }
   // false: not the next segment of this run; nothing changed.
   bool append(const Segment& segment, const iovec* spans, uint32_t count) noexcept;
-  bool append(const Segment& segment, uint8_t* frame) noexcept {
-    const iovec span{frame, size_t{segment.headerBytes} + segment.payloadBytes};
-    return append(segment, &span, 1);
-  }
   // The headers of the merged frame, then the payload slices. parts[0] is in this object. Valid until clear().
   // For a run of at least two.
   const iovec* finish(uint32_t vnetBytes, uint32_t& count) noexcept;

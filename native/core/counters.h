@@ -46,7 +46,7 @@ enum class Event : uint8_t {
   kGsoFrames,    // frames from the pod segmented in software
   kGsoSegments,  // what became of them
   kGroFrames,    // frames that went to the pod merged from several
-  kGroMerged,    // segments merged into them
+  kGroMerged,    // segments and datagrams merged into them
   kChecksums,    // completed in software
   kRxRefills,    // publications of receive buffers
   kCallsMuted,   // call storms

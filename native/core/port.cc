@@ -5,8 +5,6 @@
 #include <linux/if_tun.h>
 #include <sys/ioctl.h>
 
-#include "tap_offload.h"
-
 namespace vu {
 
 Result<std::shared_ptr<Port>> Port::create(std::vector<UniqueFd> taps, std::vector<std::shared_ptr<Pump>> pumps,
@@ -53,7 +51,12 @@ void Port::onEveryPair(std::function<void(Pump&, QueuePair&)> action, Done done)
   }
 }
 
-Result<void> Port::setOffload(unsigned mask) noexcept { return setTapOffload(pairs_[0]->tapFd(), mask); }
+Result<void> Port::setOffload(unsigned mask) noexcept {
+  if (::ioctl(pairs_[0]->tapFd(), TUNSETOFFLOAD, static_cast<unsigned long>(mask)) != 0) {
+    return lastFault("ioctl TUNSETOFFLOAD");
+  }
+  return {};
+}
 
 Result<void> Port::setCarrier(bool up) noexcept {
   int value = up ? 1 : 0;

@@ -31,10 +31,10 @@ constexpr uint64_t kCrowdedMostNs = kSecondNs / 2;
 // thousand. On a Zen 4 32, 64 and 128 lay within the noise of each other; on a Granite Rapids, in thousands that a pod
 // read, on one core and on two: 64: 145 and 166; 128: 159 and 195; 192: 145 and 182; 256: 153 and 194.
 constexpr uint32_t kDeliveredMost = 128;
-// Datagrams: nothing holds a sender back that fills the pod's sockets. Once a default receive buffer (212992 bytes) is
-// nearly full and others want the core, the pump sleeps, so that the pod can read all of it. With merged datagrams on
-// two cores a pod then read 222 thousand small frames/s instead of 190; to yield, as for other frames, gave 180.
-constexpr uint64_t kSocketBytesMost = 192 * 1024;
+// Datagrams: nothing holds a sender back that fills a pod's socket. Once that must be nearly full and others want the
+// core, the pump sleeps, so that the pod can read all of it. With merged datagrams on two cores a pod then read 222
+// thousand small frames/s instead of 190; to yield, as for other frames, gave 180. Datagrams that come one by one are
+// yielded for before they are so many; sleeping gave nothing with them.
 constexpr long kRestNs = 250'000;
 // A yield that took longer went to somebody. That is taken to last for a while.
 constexpr uint64_t kSharedYieldNs = 5'000;
@@ -135,7 +135,7 @@ void Pump::run() noexcept {
     }
     if (runRound() != 0) {
       worked_ = true;
-      if (givesWay && context_.socketBytes >= kSocketBytesMost) {
+      if (givesWay && context_.socketFull) {
         letRead();
       } else if (givesWay && context_.delivered >= kDeliveredMost) {
         giveWay();
@@ -211,8 +211,7 @@ uint64_t Pump::lookIntervalNs() const noexcept {
 
 void Pump::sleep(uint64_t nowNs) noexcept {
   kicker_->rest();
-  context_.delivered = 0;
-  context_.socketBytes = 0;
+  beginTurn();
   if (context_.running == 0) {
     poll(-1);
     wakeups_.add(1);
@@ -282,9 +281,14 @@ void Pump::yield(uint64_t nowNs) noexcept {
   crowdedUntilNs_ = backNs + crowdedForNs_;
 }
 
-void Pump::giveWay() noexcept {
+void Pump::beginTurn() noexcept {
   context_.delivered = 0;
-  context_.socketBytes = 0;
+  context_.socketFull = false;
+  ++context_.turn;
+}
+
+void Pump::giveWay() noexcept {
+  beginTurn();
   ::sched_yield();
 }
 
@@ -292,11 +296,11 @@ void Pump::letRead() noexcept {
   const uint64_t nowNs = monotonicNs();
   if (nowNs >= sharedUntilNs_) {
     giveWay();
-    if (monotonicNs() - nowNs > kSharedYieldNs) sharedUntilNs_ = nowNs + kSharedForNs;
+    const uint64_t backNs = monotonicNs();
+    if (backNs - nowNs > kSharedYieldNs) sharedUntilNs_ = backNs + kSharedForNs;
     return;
   }
-  context_.delivered = 0;
-  context_.socketBytes = 0;
+  beginTurn();
   const timespec rest{0, kRestNs};
   (void)::nanosleep(&rest, nullptr);
 }

@@ -54,6 +54,7 @@ class Pump {
   void scheduleLook(uint64_t nowNs) noexcept;
   uint64_t lookIntervalNs() const noexcept;
   void yield(uint64_t nowNs) noexcept;
+  void beginTurn() noexcept;
   void giveWay() noexcept;
   void letRead() noexcept;
   bool maySpin(uint64_t nowNs) noexcept;

@@ -80,10 +80,12 @@ struct PumpContext {
   uint32_t blocked = 0;
   // Pairs whose call eventfd is muted because of a storm: looked at every 10 ms.
   uint32_t muted = 0;
-  // Writes to pods since the pump last let go of its core, and what the datagrams among them take of a socket's
-  // receive buffer.
+  // Of the time since the pump last let go of its core: writes to pods, and whether the datagrams for one of them must
+  // nearly fill a socket.
   uint32_t delivered = 0;
-  uint64_t socketBytes = 0;
+  bool socketFull = false;
+  // Counts how often it did.
+  uint32_t turn = 0;
 };
 
 // retired: it has a session, its rings are disabled, and its TAP queue is detached (VIRTIO_NET_CTRL_MQ).
@@ -195,9 +197,10 @@ class QueuePair {
   void queueWrite(const CoalescedFrame& frame) noexcept;
   void submitWrites() noexcept;
   void account(const QueuedWrite& write, int64_t result) noexcept;
+  void countDatagrams(const QueuedWrite& write) noexcept;
   void returnBuffers() noexcept;
 
-  // Receive in software (rx_software.cc): consecutive TCP segments are written as one frame.
+  // Receive in software (rx_software.cc): consecutive TCP segments or UDP datagrams are written as one frame.
   void coalesce() noexcept;
   void writeCoalesced(const CoalescedFrame& frame) noexcept;
   void flushCoalesced() noexcept;
@@ -311,6 +314,9 @@ class QueuePair {
   RxFrame frame_;
   // Receive buffers that shall be posted; the others wait in the free list of rx_.
   uint16_t rxWindow_ = kRxWindowMin;
+  // What the pod's datagrams of the pump's turn `socketTurn_` take of a socket's receive buffer.
+  uint64_t socketBytes_ = 0;
+  uint32_t socketTurn_ = 0;
   // Buffers taken since the ring was last empty or grew, and the most of that since the last settle().
   uint16_t rxTaken_ = 0;
   uint16_t rxBurstMost_ = 0;

@@ -22,6 +22,8 @@ constexpr uint16_t kQuietSeconds = 5;
 // What a datagram takes of a socket's receive buffer besides its frame (skb->truesize): 704 or 768 bytes for the
 // smallest.
 constexpr uint64_t kDatagramOverheadBytes = 704;
+// A default receive buffer (net.core.rmem_default: 212992 bytes) is nearly full.
+constexpr uint64_t kSocketBytesMost = 192'000;
 
 }  // namespace
 
@@ -205,7 +207,7 @@ void QueuePair::account(const QueuedWrite& write, int64_t result) noexcept {
     counters_.rxFrames.add(frames);
     counters_.rxBytes.add(write.bytes);
     ++pump_->delivered;
-    if (write.datagrams) pump_->socketBytes += write.bytes + uint64_t{frames} * kDatagramOverheadBytes;
+    if (write.datagrams) countDatagrams(write);
     return;
   }
   switch (-result) {
@@ -236,6 +238,15 @@ void QueuePair::account(const QueuedWrite& write, int64_t result) noexcept {
     default:
       counters_.drop(Drop::kRxInvalid, frames);
   }
+}
+
+void QueuePair::countDatagrams(const QueuedWrite& write) noexcept {
+  if (socketTurn_ != pump_->turn) {
+    socketTurn_ = pump_->turn;
+    socketBytes_ = 0;
+  }
+  socketBytes_ += write.bytes + uint64_t{write.frames} * kDatagramOverheadBytes;
+  if (socketBytes_ >= kSocketBytesMost) pump_->socketFull = true;
 }
 
 void QueuePair::returnBuffers() noexcept {

@@ -1,5 +1,6 @@
-// Receive of frames as they were on a wire: TCP segments and UDP datagrams are merged before the write, so that one system call and one
-// pass through the pod's stack move up to 64 KiB. Several flows side by side; order is kept within a flow.
+// Receive of frames as they were on a wire: TCP segments and UDP datagrams are merged before the write, so that one
+// system call and one pass through the pod's stack move up to 64 KiB. Several flows side by side; order is kept within
+// a flow.
 //
 // Buffers go back together, when all that is held is written: a merged frame may hold the first and the last of them.
 #include "queue_pair.h"

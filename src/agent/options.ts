@@ -105,7 +105,11 @@ const definitions: Definitions = {
   pumpThreads: option('threads that move frames', integer(1, 64), '1'),
   spinUs: option('microseconds that an idle pump spins before it sleeps', integer(0, 1000), '50'),
   holdMs: option('milliseconds without a backend before the carrier goes off', integer(0, 3_600_000), '1000'),
-  softwareOffloads: option('segment and checksum in software what a backend cannot, merge what it delivers in small frames', truth, 'true'),
+  softwareOffloads: option(
+    'segment and checksum in software what a backend cannot, merge what it delivers in small frames',
+    truth,
+    'true',
+  ),
 };
 
 export interface OptionHelp {

@@ -194,6 +194,16 @@ TEST(Coalesced, DatagramsPassAsTheyCameWhereTheKernelTakesNoRunOfThem) {
   }
 }
 
+TEST(Coalesced, DatagramsForAGroupPassAsTheyCame) {
+  Packet packet;
+  packet.udp = true;
+  packet.macs[0] |= 1;
+  Burst burst;
+  for (const Packet& part : stream(packet, 300, 2)) burst.add(part);
+  burst.flush();
+  EXPECT_EQ(burst.written.size(), 2U);
+}
+
 TEST(Coalesced, LengthOfTheMergedDatagramIsThatOfAll) {
   Packet packet;
   packet.udp = true;

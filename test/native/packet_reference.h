@@ -211,6 +211,7 @@ inline Bytes extension(uint8_t next, size_t bytes) {
 inline Packet randomPacket(std::mt19937& random, size_t payloadBytes, bool plain) {
   Packet packet;
   packet.macs = randomBytes(random, 12);
+  if (plain) packet.macs[0] &= 0xfe;  // To one pod.
   for (auto tags = random() % 3; tags > 0; --tags) packet.vlans.push_back(static_cast<uint16_t>(random()));
   packet.tpid = random() % 2 != 0 ? 0x8100 : 0x88a8;
   packet.ipv6 = random() % 2 != 0;

@@ -241,6 +241,31 @@ TEST_P(SoftwareOffload, BadFrameWithinARunLosesNoBuffer) {
   bench.expectLawful();
 }
 
+// Else the backend, whose ring is as short as a burst, would wait for all of it.
+TEST_P(SoftwareOffload, RunEndsWhereItHoldsHalfOfAShortRing) {
+  Bench bench(usual(64));
+  std::vector<Bytes> frames;
+  for (uint32_t i = 0; i < 60; ++i) frames.push_back(tcpFrame({.payload = 300, .seq = 300 * i, .checksummed = true}));
+  burst(bench, frames);
+  bench.start();
+  uint32_t total = 0;
+  for (const uint32_t segments : {32U, 28U}) {
+    const Bytes merged = bench.receive();
+    ASSERT_FALSE(merged.empty());
+    const TcpSeen seen = parseTcp(Bytes(merged.begin() + 12, merged.end()), true);
+    ASSERT_TRUE(seen.lawful);
+    EXPECT_EQ(seen.seq, total);
+    ASSERT_EQ(seen.payload.size(), 300 * segments);
+    for (size_t k = 0; k < seen.payload.size(); ++k) {
+      ASSERT_EQ(seen.payload[k], payloadByte(total + static_cast<uint32_t>(k)));
+    }
+    total += 300 * segments;
+  }
+  bench.quiesce();
+  bench.expectNoLeak();
+  bench.expectLawful();
+}
+
 // What must not be merged, by name; the pod gets both frames as they came.
 struct Pairing {
   const char* why;

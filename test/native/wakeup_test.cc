@@ -299,10 +299,23 @@ TEST(Wakeup, PumpSleepsWhenDatagramsFillThePodsSocketsWhileOthersWantTheCore) {
   }));
   // Alone again it only looks whether it still is.
   crowdUs.store(-1);
-  const uint32_t yieldsBefore = yields.load();
+  EXPECT_TRUE(eventually([&] {
+    const uint32_t yieldsBefore = yields.load();
+    const uint32_t restsNow = rests.load();
+    for (int i = 0; i < 10; ++i) flood.deliver(300);
+    return rests.load() == restsNow && yields.load() >= yieldsBefore + 10;
+  }));
+  crowdUs.store(0);
+}
+
+// Whoever has the core for so long is the very one to sleep for.
+TEST(Wakeup, PumpSleepsForTheNextDatagramsWhenItsYieldTookVeryLong) {
+  DatagramFlood flood;
+  crowdUs.store(15'000);
+  const uint32_t restsBefore = rests.load();
   EXPECT_TRUE(eventually([&] {
     flood.deliver(300);
-    return yields.load() >= yieldsBefore + 10;
+    return rests.load() != restsBefore;
   }));
   crowdUs.store(0);
 }

@@ -211,7 +211,7 @@ FlowTable::Verdict FlowTable::admit(const iovec* spans, uint32_t count, uint32_t
   frame_[0] = iovec{start + vnetBytes, spans[0].iov_len - vnetBytes};
   SegmentKind kind = classifySegment(VnetHdr::read(start, vnetBytes), frame_.data(), count, segment_);
   if (kind == SegmentKind::kOther) return Verdict::kPassBehindAll;
-  if (segment_.protocol == kUdp && !datagrams_) kind = SegmentKind::kFlow;
+  if (segment_.protocol == kUdp && !mergesDatagrams_) kind = SegmentKind::kFlow;
   frameBytes_ = segment_.headerBytes + uint64_t{segment_.payloadBytes};
   Run* free = nullptr;
   for (Run& candidate : runs_) {

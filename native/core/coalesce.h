@@ -106,8 +106,8 @@ struct CoalescedFrame {
 // burst: nothing waits for a timer.
 class FlowTable {
  public:
-  // Whether UDP is merged too; without a word it is.
-  void mergeDatagrams(bool yes) noexcept { datagrams_ = yes; }
+  // `mergesDatagrams`: UDP, too.
+  explicit FlowTable(bool mergesDatagrams) noexcept : mergesDatagrams_(mergesDatagrams) {}
 
   static constexpr uint32_t kFlows = 4;
   // Buffers of a frame that takes part: 9000 bytes in 2 KiB ones, and room. One with more goes through as it came.
@@ -183,7 +183,7 @@ class FlowTable {
   }
 
   std::array<Run, kFlows> runs_;
-  bool datagrams_ = true;
+  const bool mergesDatagrams_;
   // The run that makes room for the next flow.
   uint32_t victim_ = 0;
   // The frame being added.

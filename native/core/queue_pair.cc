@@ -5,8 +5,6 @@
 
 #include <algorithm>
 
-#include "datagram_runs.h"
-
 namespace vu {
 namespace {
 
@@ -40,7 +38,6 @@ void QueuePair::start(std::shared_ptr<Session> session, std::shared_ptr<PortShar
   mergeable_ = s.mergeable();
   features_ = s.options().features;
   untouched_ = !options.softwareGso && !options.softwareChecksum;
-  pump_->scratch->flows.mergeDatagrams(kernelTakesDatagramRuns());
   rx_ = s.virtq(2 * index_);
   tx_ = s.virtq(2 * index_ + 1);
   txState_ = s.state(2 * index_ + 1);

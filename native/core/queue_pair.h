@@ -16,6 +16,7 @@
 
 #include "coalesce.h"
 #include "counters.h"
+#include "datagram_runs.h"
 #include "kicker.h"
 #include "rx_filter.h"
 #include "segment.h"
@@ -346,7 +347,7 @@ struct PumpScratch {
   WriteBatch writes;
   std::array<QueuedWrite, WriteBatch::kMostWrites> queued;
   // Runs of segments within one burst.
-  FlowTable flows;
+  FlowTable flows{kernelTakesDatagramRuns()};
   // Buffers of the burst that go back to the backend when their frames are written, in the order in which they came.
   // None comes twice before it has gone back.
   std::array<uint16_t, kMaxQueueSize> returned;

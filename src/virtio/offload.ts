@@ -2,7 +2,7 @@
  * From negotiated features to what the TAP and the pump must do.
  *
  * The direction flips at the TAP: TUNSETOFFLOAD says what the *pod's kernel may hand us*, so it follows what the
- * backend accepts (CSUM, HOST_TSO4/6). The GUEST bits need no TAP setting: the kernel takes every valid type of TCP on write.
+ * backend accepts (CSUM, HOST_TSO4/6). The GUEST bits need no TAP setting: the kernel takes both kinds of TSO on write.
  */
 import { featureBit, hasFeature } from './feature.ts';
 

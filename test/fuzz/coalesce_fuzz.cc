@@ -127,7 +127,7 @@ class Burst {
     }
   }
 
-  std::unique_ptr<FlowTable> table_ = std::make_unique<FlowTable>();
+  std::unique_ptr<FlowTable> table_ = std::make_unique<FlowTable>(true);
   std::vector<std::unique_ptr<uint8_t[]>> memory_;
   std::vector<Bytes> frames_;
   // By the start of each buffer.

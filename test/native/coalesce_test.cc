@@ -182,8 +182,7 @@ TEST(Coalesced, DatagramsOfOneLengthBecomeOneFrameThatAShorterOneEnds) {
 TEST(Coalesced, DatagramsPassAsTheyCameWhereTheKernelTakesNoRunOfThem) {
   Packet packet;
   packet.udp = true;
-  Burst burst;
-  burst.table->mergeDatagrams(false);
+  Burst burst(false);
   const std::vector<Packet> parts = stream(packet, 18, 2);
   for (const Packet& part : parts) burst.add(part);
   burst.flush();

@@ -48,6 +48,8 @@ struct Written {
 // A pump's burst.
 class Burst {
  public:
+  explicit Burst(bool mergesDatagrams = true) : table(std::make_unique<FlowTable>(mergesDatagrams)) {}
+
   // Returns the number of the frame.
   uint32_t add(const VnetHdr& header, const Bytes& frame, const std::vector<size_t>& cuts = {}) {
     return addRaw(reference::withHeader(header, frame), cuts);
@@ -67,7 +69,7 @@ class Burst {
     table->flush(12, [this](const CoalescedFrame& frame) { take(frame); });
   }
 
-  std::unique_ptr<FlowTable> table = std::make_unique<FlowTable>();
+  std::unique_ptr<FlowTable> table;
   std::deque<Buffers> received;
   std::vector<Written> written;
 

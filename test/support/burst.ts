@@ -40,8 +40,7 @@ function serve(port: number): void {
   socket.bind(port, () => process.stdout.write('listening\n'));
 }
 
-function makeBurst(number: number): Buffer[] {
-  const count = 1 + randomInt(mostDatagrams);
+function makeBurst(number: number, count: number): Buffer[] {
   let length = headBytes + randomInt(64);
   return Array.from({ length: count }, () => {
     if (randomInt(8) === 0) length = headBytes + randomInt(randomInt(2) === 0 ? 64 : mostBytes - headBytes);
@@ -64,8 +63,7 @@ async function drive(host: string, port: number, bursts: number): Promise<Driven
     let datagrams = 0;
     for (let number = 0; number < bursts; number++) {
       // One alone first: while the neighbour is unknown the kernel keeps only a few frames for it.
-      const burst = number === 0 ? makeBurst(0).slice(0, 1) : makeBurst(number);
-      burst.forEach((bytes) => bytes.writeUInt32BE(burst.length, 4));
+      const burst = makeBurst(number, number === 0 ? 1 : 1 + randomInt(mostDatagrams));
       const came = await send(socket, burst, port, host).catch(() => 'no answer');
       if (came !== digest(burst)) {
         const lengths = burst.map((bytes) => bytes.length).join(' ');

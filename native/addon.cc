@@ -3,6 +3,7 @@
 #include <napi.h>
 
 #include "bind/child.h"
+#include "bind/cores.h"
 #include "bind/dataplane.h"
 #include "bind/environment.h"
 #include "bind/fd.h"
@@ -39,6 +40,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   vu::bind::registerNetns(env, exports);
   vu::bind::registerChild(env, exports);
   vu::bind::registerFile(env, exports);
+  vu::bind::registerCores(env, exports);
   exports.Set("shutdown", Napi::Function::New(env, shutDown, "shutdown"));
   napi_add_env_cleanup_hook(env, endEnvironment, environment);
   return exports;

@@ -30,10 +30,10 @@ const sockets =
   'accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg sendmsg sendto setsockopt shutdown socketpair';
 /**
  * What is particular to this agent: it enters network namespaces, starts IPAM plugins in sessions of their own, gives
- * pods their frames by Linux AIO, and asks for short turns on a shared core.
+ * pods their frames by Linux AIO, asks for short turns on a shared core, and keeps off cores that are polled.
  */
 const particular =
-  'setns setsid vfork fork pidfd_send_signal setpgid io_setup io_submit io_getevents io_destroy sched_getattr sched_setattr';
+  'setns setsid vfork fork pidfd_send_signal setpgid io_setup io_submit io_getevents io_destroy sched_getattr sched_setattr sched_setaffinity';
 const base = [runc, everyProgram, files, sockets, particular].join(' ').split(' ');
 
 /** Tried by libuv, which does without; a large surface that runtimes' default profiles refuse too. */

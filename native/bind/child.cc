@@ -1,6 +1,7 @@
 #include "child.h"
 
 #include "../core/child_process.h"
+#include "../core/cores.h"
 #include "../core/thread.h"
 #include "convert.h"
 #include "environment.h"
@@ -80,6 +81,7 @@ Napi::Value runChildJs(const Napi::CallbackInfo& info) {
   // THREAD: of its own, for as long as the child runs.
   Result<Thread> thread =
       Thread::start("vu-child", [spec = std::move(*spec), control, ended, printed, events]() noexcept {
+        const ProgramPlace place;
         bool announced = false;
         const auto onPrinted = [&](const std::string& output) {
           announced = true;

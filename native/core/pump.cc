@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 
+#include "cores.h"
 #include "time_slice.h"
 
 namespace vu {
@@ -127,6 +128,7 @@ void Pump::activate(QueuePair& pair) noexcept {
 }
 
 void Pump::run() noexcept {
+  const AnyCore anyCore;
   kicker_->enter();
   const bool givesWay = requestTimeSlice(kTimeSliceNs);
   while (!stop_.load(std::memory_order_acquire)) {

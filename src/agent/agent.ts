@@ -39,6 +39,8 @@ export interface AgentParts {
     /** Refuses new ADDs; resolves when the calls under way are answered or `graceMs` have passed. */
     close(graceMs: number): Promise<void>;
   };
+  /** Open: keeps threads off the cores that the switch polls, as soon as somebody says which. */
+  readonly pollingCores: { open(): void; close(): void };
   /** Open: puts the network configuration on the node, in the background, and never takes it away. */
   readonly networkConf: { open(): void; close(): void };
   readonly introspection: { open(): Promise<void>; close(): void };
@@ -107,8 +109,9 @@ export class Agent {
   }
 
   async start(): Promise<void> {
-    const { health, introspection, attachments, cni, networkConf, log } = this.#parts;
+    const { health, introspection, attachments, cni, networkConf, pollingCores, log } = this.#parts;
     const startedMs = performance.now();
+    pollingCores.open();
     await health.open();
     this.#advance('restoring');
     const restored = await attachments.restore();
@@ -129,7 +132,7 @@ export class Agent {
 
   /** Never rejects: what fails is logged, the rest goes on. */
   async stop(): Promise<void> {
-    const { cni, networkConf, attachments, introspection, health, shutDownNative, log } = this.#parts;
+    const { cni, networkConf, pollingCores, attachments, introspection, health, shutDownNative, log } = this.#parts;
     if (this.#phase === 'stopping' || this.#phase === 'stopped') return;
     this.#phase = 'stopping';
     this.#stopping.abort();
@@ -143,6 +146,7 @@ export class Agent {
       }
     };
     await attempt('network configuration', () => networkConf.close());
+    await attempt('polling cores', () => pollingCores.close());
     await attempt('answering the calls under way', () => cni.close(this.#times.graceMs));
     await attempt('queued deletes', () => this.#draining);
     await attempt('introspection', () => introspection.close());

@@ -17,6 +17,7 @@ import { DelegatedIpam } from '../ipam/delegate.ts';
 import type { NativeBinding, NativeFd, Pump } from '../native/binding.ts';
 import { loadNative } from '../native/load.ts';
 import { OvsdbClient } from '../ovs/ovsdb.ts';
+import { askPollingCores } from '../ovs/polling-cores.ts';
 import { VhostPorts } from '../ovs/vhost-ports.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { Metrics } from '../telemetry/metrics.ts';
@@ -34,6 +35,7 @@ import { askPodCidrs, installNetworkConf } from './network-conf.ts';
 import { NetworkConfWriter } from './network-conf-writer.ts';
 import type { AgentOptions } from './options.ts';
 import { allowedPath } from './paths.ts';
+import { PollingCoreWatch } from './polling-core-watch.ts';
 import { DisconnectCounts, listenToChannels, sampleOf } from './samples.ts';
 import { version } from './version.ts';
 
@@ -58,7 +60,8 @@ export function composeAgent(options: AgentOptions, log: Logger, lostLogLines: (
   const binding = loadNative();
   const lock = takeLock(binding, join(options.stateDir, agentLockName));
   const ovsdbPath = options.ovsdb.slice('unix:'.length);
-  const ovs = new VhostPorts(new OvsdbClient({ socketPath: ovsdbPath }));
+  const ovsdb = new OvsdbClient({ socketPath: ovsdbPath });
+  const ovs = new VhostPorts(ovsdb);
   const attachments: AttachmentManager = new AttachmentManager({
     binding,
     pumps: createPumps(binding, options, log),
@@ -100,6 +103,7 @@ export function composeAgent(options: AgentOptions, log: Logger, lostLogLines: (
     onEntry: (result) => metrics.queuedDelete(result),
     log,
   });
+  const { pollingCores } = options;
   const heap = new HeapTrimmer();
   const verbs = new Verbs({
     attachments,
@@ -135,6 +139,12 @@ export function composeAgent(options: AgentOptions, log: Logger, lostLogLines: (
         await cniServer.close(graceMs);
       },
     },
+    pollingCores: new PollingCoreWatch({
+      ask: (signal) => (pollingCores === 'ovs' ? askPollingCores(ovsdb, signal) : Promise.resolve(pollingCores)),
+      keepOff: (cores) => binding.keepOffCores(cores),
+      clock: systemClock,
+      log,
+    }),
     networkConf: createNetworkConf(options, credentials, log),
     introspection: { open: () => introspection.open(options.runDir), close: () => introspection.close() },
     health: {

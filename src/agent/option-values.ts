@@ -87,6 +87,20 @@ export const directories: Parser<readonly string[]> = (raw) => {
   return [...new Set(items.map((item) => absolutePath(item, accepted)))];
 };
 
+/** `ovs`, or cores: `none`, `1,3-5`, a list in a file. Ascending. */
+export const pollingCores: Parser<'ovs' | readonly number[]> = (raw) => {
+  if (textOf(raw) === 'ovs') return 'ovs';
+  if (textOf(raw) === 'none') return [];
+  const ranges: readonly unknown[] = Array.isArray(raw) ? raw : (textOf(raw) ?? '').split(',');
+  const cores = ranges.flatMap((range) => {
+    const [, first, last] = /^(\d{1,4})(?:-(\d{1,4}))?$/.exec(textOf(range) ?? '') ?? [];
+    const length = Number(last ?? first) - Number(first) + 1;
+    if (!(length >= 1)) throw new Unacceptable('ovs, none, or cores such as 1,3-5');
+    return Array.from({ length }, (_, index) => Number(first) + index);
+  });
+  return [...new Set(cores)].sort((a, b) => a - b);
+};
+
 /** `HOST:PORT`, `[IPV6]:PORT`; port 0 lets the kernel choose. */
 export const listenAddress: Parser<ListenAddress> = (raw) => {
   const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(textOf(raw) ?? '');

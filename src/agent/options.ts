@@ -22,6 +22,7 @@ import {
   oneOf,
   ovsdbRemote,
   type Parser,
+  pollingCores,
   type RawValue,
   socketPath,
   truth,
@@ -45,6 +46,8 @@ export interface AgentOptions {
   readonly deviceInfoDir: string;
   readonly vhostGroup: string | null;
   readonly pumpThreads: number;
+  /** Cores that are polled: known, or to be asked of OVS. */
+  readonly pollingCores: 'ovs' | readonly number[];
   readonly spinUs: number;
   readonly holdMs: number;
   readonly softwareOffloads: boolean;
@@ -103,6 +106,11 @@ const definitions: Definitions = {
   deviceInfoDir: option('where device-info files may lie that Multus names', directory(), defaultDeviceInfoDir),
   vhostGroup: option('group that may connect to the vhost sockets', groupName, 'none', () => null),
   pumpThreads: option('threads that move frames', integer(1, 64), '1'),
+  pollingCores: option(
+    'cores that a switch polls, which all threads but the pumps keep off: ovs (its pmd-cpu-mask), none, or such as 1,3-5',
+    pollingCores,
+    'ovs',
+  ),
   spinUs: option('microseconds that an idle pump spins before it sleeps', integer(0, 1000), '50'),
   holdMs: option('milliseconds without a backend before the carrier goes off', integer(0, 3_600_000), '1000'),
   softwareOffloads: option(
@@ -174,6 +182,7 @@ export function resolveAgentOptions(sources: OptionSources): AgentOptions {
     deviceInfoDir: pick('deviceInfoDir', settled),
     vhostGroup: pick('vhostGroup', settled),
     pumpThreads: pick('pumpThreads', settled),
+    pollingCores: pick('pollingCores', settled),
     spinUs: pick('spinUs', settled),
     holdMs: pick('holdMs', settled),
     softwareOffloads: pick('softwareOffloads', settled),

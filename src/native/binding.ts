@@ -459,6 +459,14 @@ export interface NativeBinding {
   /** Makes durable what was created, renamed or removed in a directory. @throws NativeFault EIO, ENOENT, EACCES … */
   syncDirectory(path: string): Promise<void>;
 
+  /**
+   * Every thread of this process but the pumps' keeps off these cores from now on, as do the programs that it runs; none
+   * named: all run wherever the process could at its start.
+   * @returns false when nothing else is left to it; then nothing has changed
+   * @throws NativeFault EPERM (a seccomp filter), EMFILE …
+   */
+  keepOffCores(cores: readonly number[]): boolean;
+
   /** flock(LOCK_EX|LOCK_NB) on a file, created 0600. null: another process holds it. Released by close. */
   tryLockFile(path: string, shared: boolean): NativeFd | null;
   /** Stops every thread and closes every object of this environment, at once; for shutdown and for tests. Idempotent. */

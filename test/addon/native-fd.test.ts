@@ -48,6 +48,7 @@ it('the addon exports what the binding says, and nothing else', () => {
     runChild: true,
     replaceFile: true,
     syncDirectory: true,
+    keepOffCores: true,
     tryLockFile: true,
     shutdown: true,
   };

@@ -1,12 +1,23 @@
 /** The agent as a process: what a supervisor, an admin with a typing error and a second agent see of it. */
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:net';
 import { once } from 'node:events';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Agent } from '../support/agent.ts';
 import { Cleanup } from '../support/cleanup.ts';
+import { OvsdbServer } from '../support/ovsdb-server.ts';
 import { Daemon, type Finished, run, runAny, until } from '../support/process.ts';
 import { type CniOutcome, newContainerId, Runtime } from '../support/runtime.ts';
 
@@ -172,6 +183,41 @@ describe('a full disk under the log', () => {
     await agent.stop();
     expect(agent.exit).toBe('exit 0');
   }, 30_000);
+});
+
+describe('beside a switch that polls a core', () => {
+  /** Cores of each thread of a process, as lists of the kernel; `true`: a pump. */
+  function placed(pid: number): readonly (readonly [boolean, string])[] {
+    return readdirSync(`/proc/${pid}/task`).map((thread) => {
+      const status = readFileSync(`/proc/${pid}/task/${thread}/status`, 'utf8');
+      return [
+        /^Name:\s*vu-pump/m.test(status),
+        /^Cpus_allowed_list:\s*(\S+)$/m.exec(status)?.[1] ?? 'unknown',
+      ] as const;
+    });
+  }
+
+  it('the agent asks OVS for it, and all threads but the pumps keep off', async () => {
+    const server = new OvsdbServer();
+    cleanup.add('ovsdb-server', () => server.destroy());
+    await server.start();
+    server.vsctl('init');
+    server.vsctl('set', 'Open_vSwitch', '.', 'dpdk_initialized=true', 'other_config:pmd-cpu-mask=0x2');
+    const all = placed(process.pid)[0]?.[1];
+    const agent = await Agent.start(join(directory, 'agent'), { ovsdb: `unix:${server.socketPath}` }, cleanup);
+    await until('the threads to keep off core 1', () => placed(agent.pid).some(([, cores]) => cores !== all));
+    const threads = placed(agent.pid);
+    expect(threads.filter(([isPump]) => isPump)).toEqual([[true, all]]);
+    const others = new Set(threads.filter(([isPump]) => !isPump).map(([, cores]) => cores));
+    expect([...others]).toEqual([all === '0-1' ? '0' : `0,2-${availableParallelism() - 1}`]);
+  });
+
+  it('--polling-cores=none leaves them where they are', async () => {
+    const extraArgs = ['--polling-cores=none'];
+    const agent = await Agent.start(join(directory, 'agent'), { extraArgs }, cleanup);
+    const all = placed(process.pid)[0]?.[1];
+    expect(placed(agent.pid).filter(([, cores]) => cores !== all)).toEqual([]);
+  });
 });
 
 describe('commands beside a running agent', () => {

@@ -1,6 +1,7 @@
 /** Open vSwitch, where the node has one: reachable, with DPDK, with the offloads that pods profit from. */
 import { messageOf } from '../../errors.ts';
 import { OvsdbClient, type OvsdbResult, readMap } from '../../ovs/ovsdb.ts';
+import { pollingCoresOf, switchRow } from '../../ovs/polling-cores.ts';
 import { fail, type Finding, info, ok, warn } from './finding.ts';
 
 const timeoutMs = 3_000;
@@ -9,17 +10,7 @@ const timeoutMs = 3_000;
 export async function ovsFindings(remote: string): Promise<readonly Finding[]> {
   const client = new OvsdbClient({ socketPath: remote.replace(/^unix:/, ''), deadlineMs: timeoutMs });
   try {
-    const outcome = await client.transact(
-      [
-        {
-          op: 'select',
-          table: 'Open_vSwitch',
-          where: [],
-          columns: ['other_config', 'dpdk_initialized', 'ovs_version'],
-        },
-      ],
-      AbortSignal.timeout(timeoutMs),
-    );
+    const outcome = await client.transact([switchRow], AbortSignal.timeout(timeoutMs));
     if (outcome.kind === 'refused')
       return [fail('OVSDB', `${outcome.error}: ${outcome.details}`, 'upgrade Open vSwitch')];
     return [ok('OVSDB', remote), ...dpdkFindings(outcome.results[0])];
@@ -47,7 +38,23 @@ export function dpdkFindings(result: OvsdbResult | undefined): readonly Finding[
         : 'dpdk-init is set and DPDK did not start: the log of ovs-vswitchd says why (often: no free hugepages)';
     return [fail('OVS-DPDK', `Open vSwitch ${version} runs without DPDK`, remedy)];
   }
-  return [ok('OVS-DPDK', `Open vSwitch ${version}, DPDK is initialised`), offload(config['userspace-tso-enable'])];
+  return [
+    ok('OVS-DPDK', `Open vSwitch ${version}, DPDK is initialised`),
+    offload(config['userspace-tso-enable']),
+    pollingCores(pollingCoresOf(result)),
+  ];
+}
+
+function pollingCores(cores: readonly number[]): Finding {
+  return cores.length > 0
+    ? ok(
+        'polling cores',
+        `${cores.join(', ')} (pmd-cpu-mask): the agent keeps off them, unless --polling-cores says otherwise`,
+      )
+    : info(
+        'polling cores',
+        'OVS says nothing of them: set other_config:pmd-cpu-mask, or --polling-cores, for the agent to keep off them',
+      );
 }
 
 function offload(setting: string | undefined): Finding {

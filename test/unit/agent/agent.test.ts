@@ -100,6 +100,7 @@ function agentOfFakes(changes: Partial<AgentParts> = {}): Agent {
       open: note('cni open'),
       close: async (graceMs) => void events.push(`cni close ${graceMs}`),
     },
+    pollingCores: { open: note('cores open'), close: note('cores close') },
     networkConf: { open: note('configuration open'), close: note('configuration close') },
     introspection: { open: async () => void events.push('introspection open'), close: note('introspection close') },
     health: { open: async () => void events.push('health open'), close: note('health close') },
@@ -123,8 +124,13 @@ describe('start', () => {
     await settle();
     const pass = ['lock', 'list', 'unlock', 'drain'];
     const opened = ['introspection open', 'cni open', 'configuration open'];
-    expect(events.filter((event) => !pass.includes(event))).toEqual(['health open', 'restore', ...opened]);
-    expect(events.slice(2, 2 + pass.length)).toEqual(pass);
+    expect(events.filter((event) => !pass.includes(event))).toEqual([
+      'cores open',
+      'health open',
+      'restore',
+      ...opened,
+    ]);
+    expect(events.slice(3, 3 + pass.length)).toEqual(pass);
     expect(events.filter((event) => pass.includes(event))).toEqual([...pass, ...pass]);
   });
 
@@ -277,10 +283,10 @@ describe('stop', () => {
     const stopped = agent.stop();
     expect(failing(agent)).toEqual(['not-stopping']);
     await settle();
-    expect(events).toEqual(['configuration close']);
+    expect(events).toEqual(['configuration close', 'cores close']);
     answered();
     await stopped;
-    expect(events.slice(1)).toEqual(['introspection close', 'release', 'health close', 'native']);
+    expect(events.slice(2)).toEqual(['introspection close', 'release', 'health close', 'native']);
     expect(clock.waiting).toEqual([]);
   });
 

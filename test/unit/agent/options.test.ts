@@ -35,6 +35,7 @@ describe('options of the agent', () => {
       deviceInfoDir: '/var/run/k8s.cni.cncf.io/devinfo/cni',
       vhostGroup: null,
       pumpThreads: 1,
+      pollingCores: 'ovs',
       spinUs: 50,
       holdMs: 1000,
       softwareOffloads: true,
@@ -70,6 +71,20 @@ describe('options of the agent', () => {
     expect(resolve({ yaml: 'backend-dirs: [/a, /b]' }).backendDirs).toEqual(['/a', '/b']);
   });
 
+  it.each([
+    ['ovs', 'ovs'],
+    ['none', []],
+    ['7', [7]],
+    ['5,1-3,2', [1, 2, 3, 5]],
+  ])('polling cores given as %j are %j', (raw, cores) => {
+    expect(resolve({ flags: { 'polling-cores': raw } }).pollingCores).toEqual(cores);
+  });
+
+  it('polling cores may be a list or a number in the file', () => {
+    expect(resolve({ yaml: 'polling-cores: [4, 1-2]' }).pollingCores).toEqual([1, 2, 4]);
+    expect(resolve({ yaml: 'polling-cores: 3' }).pollingCores).toEqual([3]);
+  });
+
   it.each(['true', '', true])('software offloads given as %j are on', (raw) => {
     expect(resolve({ flags: { 'software-offloads': raw } }).softwareOffloads).toBe(true);
   });
@@ -103,6 +118,11 @@ describe('options of the agent', () => {
     ['pump-threads', '0', 'from 1 to 64'],
     ['pump-threads', '1.5', 'from 1 to 64'],
     ['pump-threads', '0x2', 'from 1 to 64'],
+    ['polling-cores', 'auto', 'ovs, none, or cores such as 1,3-5'],
+    ['polling-cores', '', 'such as 1,3-5'],
+    ['polling-cores', '3-1', 'such as 1,3-5'],
+    ['polling-cores', '1,,2', 'such as 1,3-5'],
+    ['polling-cores', '0x2', 'such as 1,3-5'],
     ['spin-us', '-1', 'from 0 to 1000'],
     ['hold-ms', '99999999999', 'from 0 to 3600000'],
     ['software-offloads', 'maybe', 'true or false'],
@@ -131,7 +151,7 @@ describe('options of the agent', () => {
 
   it('each has a flag, a variable and a line of help', () => {
     expect(agentOptionHelp.map(({ flag }) => flag).sort()).toEqual(
-      'backend-dirs cni-bin-dir cni-conf-dir conf device-info-dir hold-ms kubernetes log-level metrics-address node-name ovsdb pump-threads run-dir socket software-offloads spin-us state-dir vhost-group'.split(
+      'backend-dirs cni-bin-dir cni-conf-dir conf device-info-dir hold-ms kubernetes log-level metrics-address node-name ovsdb polling-cores pump-threads run-dir socket software-offloads spin-us state-dir vhost-group'.split(
         ' ',
       ),
     );

@@ -56,13 +56,25 @@ describe('doctor about Open vSwitch', () => {
     rows: [{ ovs_version: '3.1.0', dpdk_initialized: true, other_config: ['map', []], ...changes }],
   });
 
-  it('with DPDK and segmentation offload has nothing to say', () => {
-    const config = ['map', [['userspace-tso-enable', 'true']]];
-    expect(levels(dpdkFindings(row({ other_config: config })))).toEqual(['OVS-DPDK: ok', 'segmentation offload: ok']);
+  it('with DPDK, segmentation offload and cores of its own has nothing to say', () => {
+    const config = [
+      'map',
+      [
+        ['userspace-tso-enable', 'true'],
+        ['pmd-cpu-mask', '0x6'],
+      ],
+    ];
+    const findings = dpdkFindings(row({ other_config: config }));
+    expect(levels(findings)).toEqual(['OVS-DPDK: ok', 'segmentation offload: ok', 'polling cores: ok']);
+    expect(findings.at(-1)?.detail).toContain('1, 2');
   });
 
-  it('tells that pods would be faster with segmentation offload', () => {
-    expect(levels(dpdkFindings(row({})))).toEqual(['OVS-DPDK: ok', 'segmentation offload: info']);
+  it('tells what would be faster: segmentation offload, and polling cores that the agent knows', () => {
+    expect(levels(dpdkFindings(row({})))).toEqual([
+      'OVS-DPDK: ok',
+      'segmentation offload: info',
+      'polling cores: info',
+    ]);
   });
 
   it('without DPDK tells how to switch it on, or where to look when it is on', () => {

@@ -31,7 +31,7 @@ const dataplane = quick
 
 const parts: Readonly<Record<string, (directory: string) => Promise<unknown>>> = {
   executable: (directory) => benchExecutable(directory, quick ? 20 : 300),
-  verbs: (directory) => benchVerbs(directory, quick ? 3 : 30, quick ? 1 : 5, say),
+  verbs: (directory) => benchVerbs(directory, quick ? 3 : 100, quick ? 1 : 5, say),
   'dataplane-tso': (directory) => benchDataplane(true, directory, dataplane, say),
   'dataplane-own': (directory) => benchDataplane(true, directory, { ...dataplane, placement: 'own' }, say),
   dataplane: (directory) => benchDataplane(false, directory, { ...dataplane, tcpOnly: true }, say),

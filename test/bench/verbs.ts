@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { Cleanup } from '../support/cleanup.ts';
 import { Netns } from '../support/netns.ts';
-import { runAny } from '../support/process.ts';
+import { runAny, until } from '../support/process.ts';
 import { hostLocal, type Netconf, newContainerId, type PodCall, Runtime } from '../support/runtime.ts';
 import type { Table } from './dataplane.ts';
 import { bridge, startNode } from './node.ts';
@@ -18,6 +18,17 @@ async function timed(contender: Contender, verb: 'ADD' | 'DEL', call: PodCall): 
   const outcome = await contender.runtime.call(verb, contender.netconf, call);
   if (!outcome.ok) throw new Error(`${contender.row} ${verb}: ${outcome.error.msg}`);
   return outcome.durationMs;
+}
+
+/** A pod that stays: without a port the switch has no polling thread, which shares the cores with every row. */
+async function keepPolling(netconf: Netconf, runtime: Runtime, cleanup: Cleanup): Promise<void> {
+  const netns = await Netns.create('vu-bench-stays', cleanup);
+  const call: PodCall = { containerId: newContainerId(), netnsPath: netns.path };
+  await runtime.add(netconf, call);
+  cleanup.add('pod that stays', () => runtime.del(netconf, call));
+  await until('carrier of the pod that stays', async () =>
+    (await netns.run('ip', 'link', 'show', 'eth0')).includes('LOWER_UP'),
+  );
 }
 
 export async function benchVerbs(
@@ -54,6 +65,11 @@ export async function benchVerbs(
         netconf: { ...common('bench-ovs', '10.83.0.0/16'), type: 'virtio-user', ovs: { bridge } },
       },
     ];
+    await keepPolling(
+      { ...common('bench-stays', '10.84.0.0/16'), type: 'virtio-user', ovs: { bridge } },
+      agent.runtime,
+      cleanup,
+    );
     const namespaces: Netns[] = [];
     for (let index = 0; index < 32; index++) namespaces.push(await Netns.create(`vu-bench-v${index}`, cleanup));
     const callFor = (netns: Netns): PodCall => ({ containerId: newContainerId(), netnsPath: netns.path });

@@ -81,13 +81,14 @@ Napi::Value runChildJs(const Napi::CallbackInfo& info) {
   // THREAD: of its own, for as long as the child runs.
   Result<Thread> thread =
       Thread::start("vu-child", [spec = std::move(*spec), control, ended, printed, events]() noexcept {
-        const ProgramPlace place;
+        std::optional<ProgramPlace> place(std::in_place);
         bool announced = false;
         const auto onPrinted = [&](const std::string& output) {
           announced = true;
           events->post([printed, output](Napi::Env inner) { printed->Resolve(text(inner, output)); });
         };
         auto result = std::make_shared<Result<ChildResult>>(runChild(spec, *control, onPrinted));
+        place.reset();  // before somebody hears of the end, and starts the next
         const std::string path = spec.path;
         events->post([result, ended, printed, announced, events, path](Napi::Env inner) {
           events->letGo(inner);

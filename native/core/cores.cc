@@ -15,20 +15,34 @@ namespace vu {
 namespace {
 
 struct State {
-  // What the kernel let this process have when it was first asked, before anything was changed here.
-  cpu_set_t atStart{};
+  // What threads that keep off nothing ask the kernel for.
+  cpu_set_t whole{};
   int error = 0;
   std::mutex mutex;
+  bool keepsOff = false;
   std::set<pid_t> anyCore;
   std::atomic<int> programs = 0;
 
+  // By a thread that has the cores that the process was started with. Where the cpuset alone decides, the whole is
+  // every core there can be, of which the kernel gives what the cpuset has, also when that grows. Where somebody chose
+  // (taskset, isolcpus) it is what was chosen.
   State() noexcept {
-    if (::sched_getaffinity(0, sizeof atStart, &atStart) != 0) error = errno;
+    cpu_set_t atStart{}, most{};
+    if (::sched_getaffinity(0, sizeof atStart, &atStart) != 0) {
+      error = errno;
+      return;
+    }
+    for (size_t core = 0; core < CPU_SETSIZE; core++) CPU_SET(core, &whole);
+    const bool asked = ::sched_setaffinity(0, sizeof whole, &whole) == 0;
+    if (asked && ::sched_getaffinity(0, sizeof most, &most) == 0 && CPU_EQUAL(&most, &atStart)) return;
+    whole = atStart;
+    if (asked) (void)!::sched_setaffinity(0, sizeof whole, &whole);
   }
 };
 
+// Never destroyed: a detached thread may still run while the process exits.
 State& state() noexcept {
-  static State only;
+  static State& only = *new State;
   return only;
 }
 
@@ -56,11 +70,8 @@ AnyCore::AnyCore() noexcept {
   State& known = state();
   const std::lock_guard lock(known.mutex);
   known.anyCore.insert(ownThread());
-  cpu_set_t inherited;
-  if (known.error != 0 || ::sched_getaffinity(0, sizeof inherited, &inherited) != 0) return;
-  // Only where the thread that started this one keeps off some: a set that was asked for does not grow with the cpuset.
-  // Refused: it runs where that one may.
-  if (!CPU_EQUAL(&inherited, &known.atStart)) (void)!::sched_setaffinity(0, sizeof known.atStart, &known.atStart);
+  // Refused: it runs where the thread may that started it.
+  if (known.keepsOff) (void)!::sched_setaffinity(0, sizeof known.whole, &known.whole);
 }
 
 AnyCore::~AnyCore() {
@@ -80,11 +91,20 @@ ProgramPlace::~ProgramPlace() { state().programs.fetch_sub(1); }
 Result<bool> keepOffCores(const std::vector<uint32_t>& cores) noexcept {
   State& known = state();
   if (known.error != 0) return Fault{known.error, "sched_getaffinity"};
-  cpu_set_t allowed = known.atStart;
+  cpu_set_t left = known.whole;
   for (const uint32_t core : cores) {
-    if (core < CPU_SETSIZE) CPU_CLR(core, &allowed);
+    if (core < CPU_SETSIZE) CPU_CLR(core, &left);
   }
-  if (CPU_COUNT(&allowed) == 0) return false;
+  // Asked for this thread first, which shows whether the cpuset has any of them.
+  if (CPU_COUNT(&left) == 0) return false;
+  if (::sched_setaffinity(0, sizeof left, &left) != 0) {
+    if (errno == EINVAL) return false;
+    return lastFault("sched_setaffinity");
+  }
+  {
+    const std::lock_guard lock(known.mutex);
+    known.keepsOff = !cores.empty();
+  }
   // Twice: one that was started by a thread that had not been reached yet shows up in the second list.
   for (int pass = 0; pass < 2; pass++) {
     const auto listed = threads();
@@ -92,9 +112,7 @@ Result<bool> keepOffCores(const std::vector<uint32_t>& cores) noexcept {
     for (const pid_t thread : listed.value()) {
       const std::lock_guard lock(known.mutex);
       if (known.anyCore.contains(thread)) continue;
-      if (::sched_setaffinity(thread, sizeof allowed, &allowed) == 0 || errno == ESRCH) continue;
-      if (errno == EINVAL) return false;  // the first one told; the cpuset is the same for all
-      return lastFault("sched_setaffinity");
+      if (::sched_setaffinity(thread, sizeof left, &left) != 0 && errno != ESRCH) return lastFault("sched_setaffinity");
     }
   }
   return true;

@@ -24,6 +24,7 @@ import { Metrics } from '../telemetry/metrics.ts';
 import { featureNames } from '../virtio/feature.ts';
 import { Agent, type AgentParts } from './agent.ts';
 import { Cluster, type Credentials, findCredentials } from './cluster.ts';
+import { CoreLoad } from './core-load.ts';
 import { DeleteQueue } from './delete-queue.ts';
 import { type Directories, prepareDirectories } from './directories.ts';
 import type { Installed } from './file-install.ts';
@@ -104,6 +105,7 @@ export function composeAgent(options: AgentOptions, log: Logger, lostLogLines: (
     log,
   });
   const { pollingCores } = options;
+  const load = new CoreLoad();
   const heap = new HeapTrimmer();
   const verbs = new Verbs({
     attachments,
@@ -141,6 +143,7 @@ export function composeAgent(options: AgentOptions, log: Logger, lostLogLines: (
     },
     pollingCores: new PollingCoreWatch({
       ask: (signal) => (pollingCores === 'ovs' ? askPollingCores(ovsdb, signal) : Promise.resolve(pollingCores)),
+      idleShares: () => load.idleShares(),
       keepOff: (cores) => binding.keepOffCores(cores),
       clock: systemClock,
       log,

@@ -1,5 +1,6 @@
 /** Limits of this process, as the kernel reports them. */
 import { readFileSync } from 'node:fs';
+import { coreList } from './option-values.ts';
 
 /** Descriptors per attachment: TAP, memfd, kick and call per ring, socket; 250 attachments must fit with room to spare. */
 export const comfortableOpenFiles = 8192;
@@ -8,4 +9,9 @@ export const comfortableOpenFiles = 8192;
 export function openFilesLimit(): number | null {
   const soft = /^Max open files\s+(\S+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1];
   return soft === undefined || soft === 'unlimited' ? null : Number(soft);
+}
+
+/** Cores that this process may use, ascending. */
+export function allowedCores(): readonly number[] {
+  return coreList(/^Cpus_allowed_list:\s*(\S+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]);
 }

@@ -87,18 +87,27 @@ export const directories: Parser<readonly string[]> = (raw) => {
   return [...new Set(items.map((item) => absolutePath(item, accepted)))];
 };
 
-/** `ovs`, or cores: `none`, `1,3-5`, a list in a file. Ascending. */
-export const pollingCores: Parser<'ovs' | readonly number[]> = (raw) => {
-  if (textOf(raw) === 'ovs') return 'ovs';
-  if (textOf(raw) === 'none') return [];
+/** Cores as the kernel lists them (`1,3-5`), or a list in a file. Ascending. */
+export const coreList: Parser<readonly number[]> = (raw) => {
   const ranges: readonly unknown[] = Array.isArray(raw) ? raw : (textOf(raw) ?? '').split(',');
   const cores = ranges.flatMap((range) => {
     const [, first, last] = /^(\d{1,4})(?:-(\d{1,4}))?$/.exec(textOf(range) ?? '') ?? [];
     const length = Number(last ?? first) - Number(first) + 1;
-    if (!(length >= 1)) throw new Unacceptable('ovs, none, or cores such as 1,3-5');
+    if (!(length >= 1)) throw new Unacceptable('cores such as 1,3-5');
     return Array.from({ length }, (_, index) => Number(first) + index);
   });
   return [...new Set(cores)].sort((a, b) => a - b);
+};
+
+/** `ovs`, `none`, or cores. */
+export const pollingCores: Parser<'ovs' | readonly number[]> = (raw) => {
+  if (textOf(raw) === 'ovs') return 'ovs';
+  if (textOf(raw) === 'none') return [];
+  try {
+    return coreList(raw);
+  } catch (error) {
+    throw error instanceof Unacceptable ? new Unacceptable(`ovs, none, or ${error.message}`) : error;
+  }
 };
 
 /** `HOST:PORT`, `[IPV6]:PORT`; port 0 lets the kernel choose. */

@@ -46,7 +46,7 @@ export interface AgentOptions {
   readonly deviceInfoDir: string;
   readonly vhostGroup: string | null;
   readonly pumpThreads: number;
-  /** Cores that are polled: known, or to be asked of OVS. */
+  /** Polling cores: known, or to be asked of OVS. */
   readonly pollingCores: 'ovs' | readonly number[];
   readonly spinUs: number;
   readonly holdMs: number;

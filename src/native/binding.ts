@@ -460,8 +460,8 @@ export interface NativeBinding {
   syncDirectory(path: string): Promise<void>;
 
   /**
-   * Every thread of this process but the pumps' keeps off these cores from now on, as do the programs that it runs; none
-   * named: all run wherever the process could at its start.
+   * Every thread of this process but the pumps' keeps off these cores, and so do as many of the programs that it runs as
+   * there are cores left; none named: all run wherever the process may. Before Linux 6.2 a change of the cpuset undoes it.
    * @returns false when nothing else is left to it; then nothing has changed
    * @throws NativeFault EPERM (a seccomp filter), EMFILE …
    */

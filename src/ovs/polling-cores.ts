@@ -30,10 +30,11 @@ export async function askPollingCores(client: OvsdbClient, signal: AbortSignal):
   throw new VirtioUserError('OVS_REFUSED', `ask for pmd-cpu-mask: ${outcome.error}: ${outcome.details}`);
 }
 
-/** OVS ignores a mask that is none, and so do we. */
+/** As `ovs_numa_dump_cores_with_cmask` of OVS reads it: what is no hexadecimal digit counts as 0. */
 function coresOfMask(mask: string): readonly number[] {
-  const digits = /^(?:0x)?([0-9a-f]+)$/i.exec(mask)?.[1];
-  if (digits === undefined || digits.length > mostCores / 4) return [];
-  const bits = BigInt(`0x${digits}`);
-  return Array.from({ length: digits.length * 4 }, (_, core) => core).filter((core) => (bits >> BigInt(core)) & 1n);
+  const digits = mask.replace(/^0x(?=.)/i, '').slice(-mostCores / 4);
+  return Array.from({ length: digits.length * 4 }, (_, core) => core).filter((core) => {
+    const digit = digits.charAt(digits.length - 1 - Math.floor(core / 4));
+    return /[0-9a-f]/i.test(digit) && (parseInt(digit, 16) >> (core % 4)) & 1;
+  });
 }

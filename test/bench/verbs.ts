@@ -1,5 +1,7 @@
 /** (b) Latency of ADD and DEL, one by one and 32 at a time, against the `bridge` plugin with the same host-local. */
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Agent } from '../support/agent.ts';
 import { Cleanup } from '../support/cleanup.ts';
 import { Netns } from '../support/netns.ts';
 import { runAny, until } from '../support/process.ts';
@@ -21,7 +23,10 @@ async function timed(contender: Contender, verb: 'ADD' | 'DEL', call: PodCall): 
 }
 
 /** A pod that stays: without a port the switch has no polling thread, which shares the cores with every row. */
-async function keepPolling(netconf: Netconf, runtime: Runtime, cleanup: Cleanup): Promise<void> {
+async function keepPolling(netconf: Netconf, agent: Agent, cleanup: Cleanup): Promise<void> {
+  const { runtime } = agent;
+  const cores = (): string => /^Cpus_allowed:.*$/m.exec(readFileSync(`/proc/${agent.pid}/status`, 'utf8'))?.[0] ?? '';
+  const atStart = cores();
   const netns = await Netns.create('vu-bench-stays', cleanup);
   const call: PodCall = { containerId: newContainerId(), netnsPath: netns.path };
   await runtime.add(netconf, call);
@@ -29,6 +34,7 @@ async function keepPolling(netconf: Netconf, runtime: Runtime, cleanup: Cleanup)
   await until('carrier of the pod that stays', async () =>
     (await netns.run('ip', 'link', 'show', 'eth0')).includes('LOWER_UP'),
   );
+  await until('the agent to keep off the polling core', () => cores() !== atStart);
 }
 
 export async function benchVerbs(
@@ -65,11 +71,8 @@ export async function benchVerbs(
         netconf: { ...common('bench-ovs', '10.83.0.0/16'), type: 'virtio-user', ovs: { bridge } },
       },
     ];
-    await keepPolling(
-      { ...common('bench-stays', '10.84.0.0/16'), type: 'virtio-user', ovs: { bridge } },
-      agent.runtime,
-      cleanup,
-    );
+    const netconf = { ...common('bench-stays', '10.84.0.0/16'), type: 'virtio-user', ovs: { bridge } };
+    await keepPolling(netconf, agent, cleanup);
     const namespaces: Netns[] = [];
     for (let index = 0; index < 32; index++) namespaces.push(await Netns.create(`vu-bench-v${index}`, cleanup));
     const callFor = (netns: Netns): PodCall => ({ containerId: newContainerId(), netnsPath: netns.path });

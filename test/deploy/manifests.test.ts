@@ -109,6 +109,7 @@ describe('the chart', () => {
     ['an unknown key', { replicas: 3 }, /replicas/],
     ['an unknown option of the agent', { agent: { 'log-levle': 'info' } }, /log-levle/],
     ['a value outside of its range', { agent: { 'pump-threads': 0 } }, /pump-threads/],
+    ['a mask for a list of cores', { agent: { 'polling-cores': '0x6' } }, /polling-cores/],
     ['a relative path', { hostPaths: { runDir: 'run' } }, /runDir/],
     ['a mount without a name', { extraHostPaths: [{ path: '/etc/x' }] }, /extraHostPaths/],
     ['a capability that opens the node', { extraCapabilities: ['SYS_MODULE'] }, /extraCapabilities/],

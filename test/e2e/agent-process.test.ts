@@ -1,24 +1,16 @@
 /** The agent as a process: what a supervisor, an admin with a typing error and a second agent see of it. */
-import {
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  truncateSync,
-  writeFileSync,
-} from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { once } from 'node:events';
-import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { allowedCores } from '../../src/agent/limits.ts';
 import { Agent } from '../support/agent.ts';
 import { Cleanup } from '../support/cleanup.ts';
 import { OvsdbServer } from '../support/ovsdb-server.ts';
 import { Daemon, type Finished, run, runAny, until } from '../support/process.ts';
+import { threadCores, type ThreadCores } from '../support/thread-cores.ts';
 import { type CniOutcome, newContainerId, Runtime } from '../support/runtime.ts';
 
 const mainPath = fileURLToPath(new URL('../../dist/main.js', import.meta.url));
@@ -186,37 +178,34 @@ describe('a full disk under the log', () => {
 });
 
 describe('beside a switch that polls a core', () => {
-  /** Cores of each thread of a process, as lists of the kernel; `true`: a pump. */
-  function placed(pid: number): readonly (readonly [boolean, string])[] {
-    return readdirSync(`/proc/${pid}/task`).map((thread) => {
-      const status = readFileSync(`/proc/${pid}/task/${thread}/status`, 'utf8');
-      return [
-        /^Name:\s*vu-pump/m.test(status),
-        /^Cpus_allowed_list:\s*(\S+)$/m.exec(status)?.[1] ?? 'unknown',
-      ] as const;
-    });
-  }
+  const allowed = allowedCores();
+  const polling = allowed.at(-1) ?? 0;
 
-  it('the agent asks OVS for it, and all threads but the pumps keep off', async () => {
+  const isPump = ({ name }: ThreadCores): boolean => name.startsWith('vu-pump');
+
+  it('all threads of the agent but the pumps keep off; with --polling-cores=none they stay', async () => {
     const server = new OvsdbServer();
     cleanup.add('ovsdb-server', () => server.destroy());
     await server.start();
     server.vsctl('init');
-    server.vsctl('set', 'Open_vSwitch', '.', 'dpdk_initialized=true', 'other_config:pmd-cpu-mask=0x2');
-    const all = placed(process.pid)[0]?.[1];
-    const agent = await Agent.start(join(directory, 'agent'), { ovsdb: `unix:${server.socketPath}` }, cleanup);
-    await until('the threads to keep off core 1', () => placed(agent.pid).some(([, cores]) => cores !== all));
-    const threads = placed(agent.pid);
-    expect(threads.filter(([isPump]) => isPump)).toEqual([[true, all]]);
-    const others = new Set(threads.filter(([isPump]) => !isPump).map(([, cores]) => cores));
-    expect([...others]).toEqual([all === '0-1' ? '0' : `0,2-${availableParallelism() - 1}`]);
-  });
-
-  it('--polling-cores=none leaves them where they are', async () => {
+    const mask = (1n << BigInt(polling)).toString(16);
+    server.vsctl('set', 'Open_vSwitch', '.', 'dpdk_initialized=true', `other_config:pmd-cpu-mask=0x${mask}`);
+    const poller = new Daemon(
+      'poller',
+      'timeout',
+      ['60', 'taskset', '-c', String(polling), 'sh', '-c', 'while :; do :; done'],
+      join(directory, 'poller.log'),
+    );
+    cleanup.add('poller', () => poller.stop('SIGTERM'));
+    const ovsdb = `unix:${server.socketPath}`;
     const extraArgs = ['--polling-cores=none'];
-    const agent = await Agent.start(join(directory, 'agent'), { extraArgs }, cleanup);
-    const all = placed(process.pid)[0]?.[1];
-    expect(placed(agent.pid).filter(([, cores]) => cores !== all)).toEqual([]);
+    const staying = await Agent.start(join(directory, 'staying'), { ovsdb, extraArgs }, cleanup);
+    const agent = await Agent.start(join(directory, 'agent'), { ovsdb }, cleanup);
+    const others = (): readonly ThreadCores[] => threadCores(agent.pid).filter((thread) => !isPump(thread));
+    await until('the threads to keep off', () => others().every(({ cores }) => !cores.includes(polling)));
+    expect(new Set(others().map(({ cores }) => cores.join()))).toEqual(new Set([allowed.slice(0, -1).join()]));
+    expect(threadCores(agent.pid).filter(isPump)).toEqual([{ name: 'vu-pump-0', cores: allowed }]);
+    expect(threadCores(staying.pid).filter(({ cores }) => cores.length !== allowed.length)).toEqual([]);
   });
 });
 

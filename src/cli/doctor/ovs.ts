@@ -1,4 +1,5 @@
 /** Open vSwitch, where the node has one: reachable, with DPDK, with the offloads that pods profit from. */
+import { allowedCores } from '../../agent/limits.ts';
 import { messageOf } from '../../errors.ts';
 import { OvsdbClient, type OvsdbResult, readMap } from '../../ovs/ovsdb.ts';
 import { pollingCoresOf, switchRow } from '../../ovs/polling-cores.ts';
@@ -13,7 +14,7 @@ export async function ovsFindings(remote: string): Promise<readonly Finding[]> {
     const outcome = await client.transact([switchRow], AbortSignal.timeout(timeoutMs));
     if (outcome.kind === 'refused')
       return [fail('OVSDB', `${outcome.error}: ${outcome.details}`, 'upgrade Open vSwitch')];
-    return [ok('OVSDB', remote), ...dpdkFindings(outcome.results[0])];
+    return [ok('OVSDB', remote), ...dpdkFindings(outcome.results[0], allowedCores())];
   } catch (error) {
     // Without "ovs" in the network configuration nobody needs it: VPP, testpmd, ports made by hand.
     const remedy = 'start ovsdb-server or set --ovsdb, if network configurations have "ovs"';
@@ -23,7 +24,8 @@ export async function ovsFindings(remote: string): Promise<readonly Finding[]> {
   }
 }
 
-export function dpdkFindings(result: OvsdbResult | undefined): readonly Finding[] {
+/** @param cores what this process may use */
+export function dpdkFindings(result: OvsdbResult | undefined, cores: readonly number[]): readonly Finding[] {
   const row = result?.rows?.[0];
   if (row === undefined) {
     return [fail('OVS-DPDK', 'the table Open_vSwitch is empty', 'start ovs-vswitchd, or run ovs-vsctl init')];
@@ -41,20 +43,20 @@ export function dpdkFindings(result: OvsdbResult | undefined): readonly Finding[
   return [
     ok('OVS-DPDK', `Open vSwitch ${version}, DPDK is initialised`),
     offload(config['userspace-tso-enable']),
-    pollingCores(pollingCoresOf(result)),
+    placement(pollingCoresOf(result), cores),
   ];
 }
 
-function pollingCores(cores: readonly number[]): Finding {
-  return cores.length > 0
-    ? ok(
-        'polling cores',
-        `${cores.join(', ')} (pmd-cpu-mask): the agent keeps off them, unless --polling-cores says otherwise`,
-      )
-    : info(
-        'polling cores',
-        'OVS says nothing of them: set other_config:pmd-cpu-mask, or --polling-cores, for the agent to keep off them',
-      );
+function placement(polling: readonly number[], cores: readonly number[]): Finding {
+  const check = 'polling cores';
+  if (polling.length === 0) {
+    const advice = 'set other_config:pmd-cpu-mask, or --polling-cores, for the agent to keep off them';
+    return info(check, `OVS says nothing of them: ${advice}`);
+  }
+  const listed = `${polling.join(', ')} (pmd-cpu-mask)`;
+  return cores.every((core) => polling.includes(core))
+    ? warn(check, `${listed}: all that there are here`, 'leave a core out of pmd-cpu-mask, or calls will be slow')
+    : ok(check, `${listed}: while they are polled the agent keeps off them, unless --polling-cores says otherwise`);
 }
 
 function offload(setting: string | undefined): Finding {

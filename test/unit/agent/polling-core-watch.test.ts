@@ -12,22 +12,34 @@ describe('the watch on polling cores', () => {
   let clock: ManualTimers;
   let log: RecordingLogger;
   let answer: () => Promise<readonly number[]>;
+  /** Core → idle share, as the next look finds it. */
+  let idle: Record<number, number>;
   let obeyed: (readonly number[])[];
   let keepOff: (cores: readonly number[]) => boolean;
+  let looks: number;
+  let repeats: number;
 
   beforeEach(() => {
     clock = new ManualTimers();
     log = new RecordingLogger();
     obeyed = [];
     answer = () => Promise.resolve([1]);
+    idle = { 0: 0.9, 1: 0, 2: 0, 3: 0 };
     keepOff = () => true;
+    looks = 0;
+    repeats = 0;
   });
 
   async function open(): Promise<PollingCoreWatch> {
     const watch = new PollingCoreWatch({
       ask: () => answer(),
+      idleShares: () => {
+        looks += 1;
+        return new Map(looks === 1 ? [] : Object.entries(idle).map(([core, share]) => [Number(core), share]));
+      },
       keepOff: (cores) => {
-        obeyed.push(cores);
+        if (cores.join() !== obeyed.at(-1)?.join()) obeyed.push(cores);
+        repeats += 1;
         return keepOff(cores);
       },
       clock,
@@ -35,45 +47,92 @@ describe('the watch on polling cores', () => {
     });
     watch.open();
     await settle();
+    await second();
     return watch;
   }
 
-  async function later(): Promise<void> {
-    clock.advance(aMinuteMs);
+  async function second(): Promise<void> {
+    clock.advance(1_000);
     await settle();
   }
 
-  it('keeps off what is polled, and says so once', async () => {
+  async function minute(): Promise<void> {
+    clock.advance(aMinuteMs);
+    await settle();
+    await second();
+  }
+
+  it('keeps off what is the switch’s and polled, and says so once', async () => {
     await open();
-    await later();
+    await minute();
     expect(obeyed).toEqual([[1]]);
     expect(log.lines.map(({ level, fields }) => ({ level, fields }))).toEqual([
-      { level: 'info', fields: { cores: [1] } },
+      { level: 'info', fields: { polled: [1] } },
     ]);
   });
 
-  it('touches nothing where nothing is polled', async () => {
+  it('says it to the kernel again each second, which forgets it with a change of the cpuset', async () => {
+    await open();
+    for (let count = 0; count < 5; count++) await second();
+    expect(repeats).toBe(6);
+  });
+
+  it('tries again what failed, and says when it has become well', async () => {
+    keepOff = () => false;
+    await open();
+    keepOff = () => true;
+    await second();
+    expect(log.lines.map(({ level }) => level)).toEqual(['warn', 'info']);
+  });
+
+  it('touches nothing, and looks at nothing, where no core is the switch’s', async () => {
     answer = () => Promise.resolve([]);
     await open();
+    await minute();
+    expect([obeyed, log.lines, looks]).toEqual([[], [], 0]);
+  });
+
+  it('leaves a busy core alone that is not the switch’s', async () => {
+    idle = { 0: 0, 1: 0.9 };
+    await open();
     expect(obeyed).toEqual([]);
-    expect(log.lines).toEqual([]);
+  });
+
+  it('keeps off as soon as the switch begins to poll, and no longer than it does', async () => {
+    idle[1] = 0.9;
+    await open();
+    expect(obeyed).toEqual([]);
+    idle[1] = 0.05;
+    await second();
+    expect(obeyed).toEqual([[1]]);
+    // Its threads stop for a moment when a port comes or goes.
+    idle[1] = 0.4;
+    await second();
+    expect(obeyed).toEqual([[1]]);
+    idle[1] = 0.6;
+    await second();
+    expect(obeyed).toEqual([[1], []]);
+    // Once let go of, a core that somebody uses a lot is not one that is polled.
+    idle[1] = 0.4;
+    await second();
+    expect(obeyed).toEqual([[1], []]);
   });
 
   it('follows a mask that changes, and one that goes', async () => {
     await open();
     answer = () => Promise.resolve([2, 3]);
-    await later();
+    await minute();
     answer = () => Promise.resolve([]);
-    await later();
+    await minute();
     expect(obeyed).toEqual([[1], [2, 3], []]);
   });
 
   it('keeps to what was known while nobody answers, without a word above debug', async () => {
     await open();
     answer = () => Promise.reject(new Error('no switch'));
-    await later();
+    await minute();
     answer = () => Promise.resolve([1]);
-    await later();
+    await minute();
     expect(obeyed).toEqual([[1]]);
     expect(log.lines.map(({ level }) => level)).toEqual(['info', 'debug']);
   });
@@ -82,7 +141,8 @@ describe('the watch on polling cores', () => {
     answer = () => Promise.reject(new Error('no switch yet'));
     await open();
     answer = () => Promise.resolve([1]);
-    await later();
+    await minute();
+    await second();
     expect(obeyed).toEqual([[1]]);
   });
 
@@ -97,7 +157,7 @@ describe('the watch on polling cores', () => {
   ])('warns once when %s', async (_why, refuse) => {
     keepOff = refuse;
     await open();
-    await later();
+    await minute();
     expect(log.lines.map(({ level }) => level)).toEqual(['warn']);
   });
 

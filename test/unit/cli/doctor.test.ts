@@ -64,13 +64,21 @@ describe('doctor about Open vSwitch', () => {
         ['pmd-cpu-mask', '0x6'],
       ],
     ];
-    const findings = dpdkFindings(row({ other_config: config }));
+    const findings = dpdkFindings(row({ other_config: config }), [0, 1, 2]);
     expect(levels(findings)).toEqual(['OVS-DPDK: ok', 'segmentation offload: ok', 'polling cores: ok']);
     expect(findings.at(-1)?.detail).toContain('1, 2');
   });
 
+  it('warns of a mask that leaves the agent no core', () => {
+    const config = ['map', [['pmd-cpu-mask', 'f']]];
+    expect(dpdkFindings(row({ other_config: config }), [1, 2]).at(-1)).toMatchObject({
+      level: 'warn',
+      detail: expect.stringContaining('0, 1, 2, 3'),
+    });
+  });
+
   it('tells what would be faster: segmentation offload, and polling cores that the agent knows', () => {
-    expect(levels(dpdkFindings(row({})))).toEqual([
+    expect(levels(dpdkFindings(row({}), [0, 1]))).toEqual([
       'OVS-DPDK: ok',
       'segmentation offload: info',
       'polling cores: info',
@@ -78,19 +86,19 @@ describe('doctor about Open vSwitch', () => {
   });
 
   it('without DPDK tells how to switch it on, or where to look when it is on', () => {
-    expect(dpdkFindings(row({ dpdk_initialized: false }))[0]).toMatchObject({
+    expect(dpdkFindings(row({ dpdk_initialized: false }), [0])[0]).toMatchObject({
       level: 'fail',
       remedy: expect.stringContaining('dpdk-init=true'),
     });
     const wanted = row({ dpdk_initialized: false, other_config: ['map', [['dpdk-init', 'true']]] });
-    expect(dpdkFindings(wanted)[0]).toMatchObject({
+    expect(dpdkFindings(wanted, [0])[0]).toMatchObject({
       level: 'fail',
       remedy: expect.stringContaining('log of ovs-vswitchd'),
     });
   });
 
   it.each([[undefined], [{ rows: [] }]])('an empty database is a failure: %j', (result) => {
-    expect(levels(dpdkFindings(result))).toEqual(['OVS-DPDK: fail']);
+    expect(levels(dpdkFindings(result, [0]))).toEqual(['OVS-DPDK: fail']);
   });
 });
 

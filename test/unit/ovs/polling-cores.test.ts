@@ -38,10 +38,11 @@ describe('the cores that OVS polls', () => {
     ['', []],
     ['0', []],
     ['0x', []],
-    ['1,2', []],
-    ['-1', []],
-    ['f'.repeat(5000), []],
-  ])('of the mask %j are %j', (mask, cores) => {
+    // OVS warns of these, and takes what is no digit for 0.
+    ['1,2', [1, 8]],
+    ['0x-1', [0]],
+    [`${'f'.repeat(5000)}${'0'.repeat(2047)}`, [8188, 8189, 8190, 8191]],
+  ])('of the mask %.40j are %j', (mask, cores) => {
     const row = { dpdk_initialized: true, other_config: ['map', [['pmd-cpu-mask', mask]]] };
     expect(pollingCoresOf({ rows: [row] })).toEqual(cores);
   });

@@ -104,8 +104,6 @@ export function composeAgent(options: AgentOptions, log: Logger, lostLogLines: (
     onEntry: (result) => metrics.queuedDelete(result),
     log,
   });
-  const { pollingCores } = options;
-  const load = new CoreLoad();
   const heap = new HeapTrimmer();
   const verbs = new Verbs({
     attachments,
@@ -141,13 +139,7 @@ export function composeAgent(options: AgentOptions, log: Logger, lostLogLines: (
         await cniServer.close(graceMs);
       },
     },
-    pollingCores: new PollingCoreWatch({
-      ask: (signal) => (pollingCores === 'ovs' ? askPollingCores(ovsdb, signal) : Promise.resolve(pollingCores)),
-      idleShares: () => load.idleShares(),
-      keepOff: (cores) => binding.keepOffCores(cores),
-      clock: systemClock,
-      log,
-    }),
+    pollingCores: createPollingCoreWatch(options, ovsdb, binding, log),
     networkConf: createNetworkConf(options, credentials, log),
     introspection: { open: () => introspection.open(options.runDir), close: () => introspection.close() },
     health: {
@@ -205,6 +197,22 @@ function createNetworkConf(
   const podCidrs = (): Promise<readonly string[]> => askPodCidrs({ source, credentials, nodeName, waitMs: 0 });
   const install = (signal: AbortSignal): Promise<Installed> => installNetworkConf({ source, target, podCidrs, signal });
   return new NetworkConfWriter({ path: target, install, clock: systemClock, log });
+}
+
+function createPollingCoreWatch(
+  { pollingCores: cores }: AgentOptions,
+  ovsdb: OvsdbClient,
+  binding: NativeBinding,
+  log: Logger,
+): PollingCoreWatch {
+  const load = new CoreLoad();
+  return new PollingCoreWatch({
+    ask: (signal) => (cores === 'ovs' ? askPollingCores(ovsdb, signal) : Promise.resolve(cores)),
+    idleShares: () => load.idleShares(),
+    keepOff: (polled) => binding.keepOffCores(polled),
+    clock: systemClock,
+    log,
+  });
 }
 
 /** More threads than cores would only wait for each other. */

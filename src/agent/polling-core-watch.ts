@@ -36,6 +36,8 @@ export class PollingCoreWatch {
   #cancelLook: () => void = () => undefined;
   #named: readonly number[] = [];
   #polled: readonly number[] = [];
+  /** What the threads keep off at the moment. */
+  #keptOff = '';
   /** What the log has last been told. */
   #said = '';
 
@@ -67,10 +69,14 @@ export class PollingCoreWatch {
   }
 
   #name(named: readonly number[]): void {
+    const looks = this.#named.length > 0;
     this.#named = named;
+    if (named.length > 0) {
+      if (!looks) this.#look();
+      return;
+    }
     this.#cancelLook();
-    if (named.length > 0) this.#look();
-    else this.#obey([]);
+    this.#obey([]);
   }
 
   #look(): void {
@@ -90,22 +96,25 @@ export class PollingCoreWatch {
   /** Also when nothing has changed: before Linux 6.2 a change of the cpuset gives all cores back. */
   #obey(polled: readonly number[]): void {
     const { keepOff, log } = this.#parts;
-    if (polled.length === 0 && this.#polled.length === 0) return;
     this.#polled = polled;
-    let outcome: string;
-    let failure: unknown = null;
+    if (polled.length === 0 && this.#keptOff === '') return;
+    const listed = polled.join();
     try {
-      outcome = keepOff(polled) ? 'kept' : 'no other core';
+      if (keepOff(polled)) {
+        this.#keptOff = listed;
+        this.#once(listed, () => log.info({ polled }, 'all threads but the pumps keep off the cores that are polled'));
+      } else {
+        const what = 'the agent has no core that the switch does not poll: calls are slow';
+        this.#once(`none but ${listed}`, () => log.warn({ polled }, what));
+      }
     } catch (error) {
-      outcome = messageOf(error);
-      failure = error;
+      const what = 'the agent cannot keep off the cores that are polled: calls are slow';
+      this.#once(`${listed}: ${messageOf(error)}`, () => log.warn({ error, polled }, what));
     }
-    const said = `${polled.join()}: ${outcome}`;
-    if (said === this.#said) return;
-    this.#said = said;
-    if (outcome === 'kept') log.info({ polled }, 'all threads but the pumps keep off the cores that are polled');
-    else if (failure === null)
-      log.warn({ polled }, 'the agent has no core that the switch does not poll: calls are slow');
-    else log.warn({ error: failure, polled }, 'the agent cannot keep off the cores that are polled: calls are slow');
+  }
+
+  #once(outcome: string, tell: () => void): void {
+    if (outcome !== this.#said) tell();
+    this.#said = outcome;
   }
 }

@@ -85,6 +85,20 @@ describe('the watch on polling cores', () => {
     expect(log.lines.map(({ level }) => level)).toEqual(['warn', 'info']);
   });
 
+  it('gives a core that is polled no more back, even if the kernel refuses at first', async () => {
+    await open();
+    idle[1] = 0.9;
+    keepOff = () => {
+      throw new Error('EMFILE');
+    };
+    await second();
+    keepOff = () => true;
+    await second();
+    await second();
+    expect(repeats).toBe(3);
+    expect(log.lines.map(({ level }) => level)).toEqual(['info', 'warn', 'info']);
+  });
+
   it('touches nothing, and looks at nothing, where no core is the switch’s', async () => {
     answer = () => Promise.resolve([]);
     await open();

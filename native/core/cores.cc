@@ -95,8 +95,7 @@ Result<bool> keepOffCores(const std::vector<uint32_t>& cores) noexcept {
   for (const uint32_t core : cores) {
     if (core < CPU_SETSIZE) CPU_CLR(core, &left);
   }
-  // Asked for this thread first, which shows whether the cpuset has any of them.
-  if (CPU_COUNT(&left) == 0) return false;
+  // This thread first: that shows whether anything is left, and what it starts from now on is right.
   if (::sched_setaffinity(0, sizeof left, &left) != 0) {
     if (errno == EINVAL) return false;
     return lastFault("sched_setaffinity");

@@ -11,7 +11,7 @@ export function openFilesLimit(): number | null {
   return soft === undefined || soft === 'unlimited' ? null : Number(soft);
 }
 
-/** Cores that this process may use, ascending. */
-export function allowedCores(): readonly number[] {
-  return coreList(/^Cpus_allowed_list:\s*(\S+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]);
+/** Cores that a process or thread may use, ascending. @param status text of its /proc/…/status */
+export function allowedCores(status = readFileSync('/proc/self/status', 'utf8')): readonly number[] {
+  return coreList(/^Cpus_allowed_list:\s*(\S+)$/m.exec(status)?.[1]);
 }

@@ -36,8 +36,8 @@ export class PollingCoreWatch {
   #cancelLook: () => void = () => undefined;
   #named: readonly number[] = [];
   #polled: readonly number[] = [];
-  /** What the threads keep off at the moment. */
-  #keptOff = '';
+  /** Whether threads keep off something at the moment. */
+  #keepsOff = false;
   /** What the log has last been told. */
   #said = '';
 
@@ -85,7 +85,7 @@ export class PollingCoreWatch {
       const shares = idleShares();
       // Without a share, as at the first look, a core stays what it was.
       const isPolled = (core: number): boolean =>
-        this.#polled.includes(core) ? !((shares.get(core) ?? 0) >= idleLeast) : (shares.get(core) ?? 1) <= polledMost;
+        this.#polled.includes(core) ? (shares.get(core) ?? 0) < idleLeast : (shares.get(core) ?? 1) <= polledMost;
       this.#obey(this.#named.filter(isPolled));
     } catch (error) {
       log.debug({ reason: messageOf(error) }, 'nobody says how idle the cores are');
@@ -97,11 +97,11 @@ export class PollingCoreWatch {
   #obey(polled: readonly number[]): void {
     const { keepOff, log } = this.#parts;
     this.#polled = polled;
-    if (polled.length === 0 && this.#keptOff === '') return;
+    if (polled.length === 0 && !this.#keepsOff) return;
     const listed = polled.join();
     try {
       if (keepOff(polled)) {
-        this.#keptOff = listed;
+        this.#keepsOff = polled.length > 0;
         this.#once(listed, () => log.info({ polled }, 'all threads but the pumps keep off the cores that are polled'));
       } else {
         const what = 'the agent has no core that the switch does not poll: calls are slow';

@@ -32,9 +32,10 @@ export async function askPollingCores(client: OvsdbClient, signal: AbortSignal):
 
 /** As `ovs_numa_dump_cores_with_cmask` of OVS reads it: what is no hexadecimal digit counts as 0. */
 function coresOfMask(mask: string): readonly number[] {
-  const digits = mask.replace(/^0x(?=.)/i, '').slice(-mostCores / 4);
-  return Array.from({ length: digits.length * 4 }, (_, core) => core).filter((core) => {
-    const digit = digits.charAt(digits.length - 1 - Math.floor(core / 4));
-    return /[0-9a-f]/i.test(digit) && (parseInt(digit, 16) >> (core % 4)) & 1;
-  });
+  const digits = mask
+    .replace(/^0x(?=.)/i, '')
+    .slice(-mostCores / 4)
+    .replace(/[^0-9a-f]/gi, '0');
+  const bits = BigInt(`0x0${digits}`);
+  return Array.from({ length: digits.length * 4 }, (_, core) => core).filter((core) => (bits >> BigInt(core)) & 1n);
 }

@@ -4,7 +4,7 @@ import { allowedCores } from '../../src/agent/limits.ts';
 import type { Child } from '../../src/native/binding.ts';
 import { loadNative } from '../../src/native/load.ts';
 import { until } from '../support/process.ts';
-import { coresOf, threadCores, type ThreadCores } from '../support/thread-cores.ts';
+import { threadCores, type ThreadCores } from '../support/thread-cores.ts';
 
 const binding = loadNative();
 const all = allowedCores();
@@ -56,14 +56,14 @@ describe('with a core that is polled', () => {
     const runners = (): readonly ThreadCores[] => threadCores('self').filter(isRunner);
     await until('one of all to run anywhere', () => runners().length === running.length && runners().some(isWhole));
     for (const child of running) child.feed();
-    const cores = await Promise.all(running.map(async (child) => coresOf((await child.ended).stdout).join()));
+    const cores = await Promise.all(running.map(async (child) => allowedCores((await child.ended).stdout).join()));
     expect(cores.sort()).toEqual([...rest.map(() => rest.join()), all.join()].sort());
   });
 
   it('a program that is started when another has ended keeps off, too', async () => {
     binding.keepOffCores([polled]);
     for (let round = 0; round < 20; round++) {
-      expect(coresOf((await askedProgram(false).ended).stdout)).toEqual(rest);
+      expect(allowedCores((await askedProgram(false).ended).stdout)).toEqual(rest);
     }
   });
 

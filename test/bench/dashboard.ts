@@ -91,7 +91,7 @@ async function live(world: World): Promise<void> {
     await world.addPod(),
     await world.addPod(),
   ];
-  for (const pod of [one, two, three, four]) await world.waitForCarrier(pod.netns, true);
+  for (const pod of [one, two, three, four]) await pod.netns.waitForCarrier();
   const transfer = (from: typeof one, to: typeof one, port: number, mebibytesPerSecond: number): Promise<TcpTransfer> =>
     TcpTransfer.start(
       from.netns,

@@ -40,9 +40,7 @@ export async function ourPath(
     cleanup.add(`pod ${netns.name}`, () => agent.runtime.del(netconf, call));
     ports.push(result.interfaces[1]?.name ?? '');
     address = (result.ips?.[0]?.address ?? '').split('/')[0] ?? '';
-    await until(`carrier in ${netns.name}`, async () =>
-      (await netns.run('ip', 'link', 'show', 'eth0')).includes('LOWER_UP'),
-    );
+    await netns.waitForCarrier();
   }
   const switchDrops = async (): Promise<number> => {
     let drops = 0;

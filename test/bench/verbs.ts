@@ -1,11 +1,12 @@
 /** (b) Latency of ADD and DEL, one by one and 32 at a time, against the `bridge` plugin with the same host-local. */
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Agent } from '../support/agent.ts';
 import { Cleanup } from '../support/cleanup.ts';
 import { Netns } from '../support/netns.ts';
+import { pollingCore } from '../support/ovs.ts';
 import { runAny, until } from '../support/process.ts';
 import { hostLocal, type Netconf, newContainerId, type PodCall, Runtime } from '../support/runtime.ts';
+import { threadCores } from '../support/thread-cores.ts';
 import type { Table } from './dataplane.ts';
 import { bridge, startNode } from './node.ts';
 import { Samples } from './statistics.ts';
@@ -25,16 +26,14 @@ async function timed(contender: Contender, verb: 'ADD' | 'DEL', call: PodCall): 
 /** A pod that stays: without a port the switch has no polling thread, which shares the cores with every row. */
 async function keepPolling(netconf: Netconf, agent: Agent, cleanup: Cleanup): Promise<void> {
   const { runtime } = agent;
-  const cores = (): string => /^Cpus_allowed:.*$/m.exec(readFileSync(`/proc/${agent.pid}/status`, 'utf8'))?.[0] ?? '';
-  const atStart = cores();
   const netns = await Netns.create('vu-bench-stays', cleanup);
   const call: PodCall = { containerId: newContainerId(), netnsPath: netns.path };
   await runtime.add(netconf, call);
   cleanup.add('pod that stays', () => runtime.del(netconf, call));
-  await until('carrier of the pod that stays', async () =>
-    (await netns.run('ip', 'link', 'show', 'eth0')).includes('LOWER_UP'),
+  await netns.waitForCarrier();
+  await until('the agent to keep off it', () =>
+    threadCores(agent.pid).some(({ cores }) => !cores.includes(pollingCore)),
   );
-  await until('the agent to keep off the polling core', () => cores() !== atStart);
 }
 
 export async function benchVerbs(

@@ -98,11 +98,7 @@ async function demo(): Promise<void> {
   const [one, two] = pods;
   if (one === undefined || two === undefined) throw new Error('two pods were added');
 
-  for (const { netns } of pods) {
-    await until(`carrier in ${netns.name}`, async () =>
-      (await netns.run('ip', 'link', 'show', 'eth0')).includes('LOWER_UP'),
-    );
-  }
+  for (const { netns } of pods) await netns.waitForCarrier();
   await step(
     'ping from pod one to pod two',
     () => one.netns.run('ping', '-n', '-c', '20', '-i', '0.05', '-W', '5', two.address),

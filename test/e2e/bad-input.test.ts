@@ -25,7 +25,7 @@ beforeAll(async () => {
   outside = join(world.directory, 'outside');
   mkdirSync(outside);
   bystanders = [await world.addPod(), await world.addPod()];
-  await Promise.all(bystanders.map((pod) => world.waitForCarrier(pod.netns, true)));
+  await Promise.all(bystanders.map((pod) => pod.netns.waitForCarrier()));
 }, 60_000);
 afterAll(async () => {
   try {
@@ -238,7 +238,7 @@ describe('a backend that connects to us', () => {
     await unnoticed(async () => {
       await world.agent.runtime.add(netconf, call);
       await until('the backend to be connected', () => caller.calls > 0);
-      expect(await world.carrier(netns)).toBe(false);
+      expect(await netns.carrier()).toBe(false);
       await world.agent.runtime.del(netconf, call);
     });
     expect(await caller.hangUp()).toBeGreaterThan(0);

@@ -16,7 +16,7 @@ beforeAll(async () => {
   const netconf = world.netconf({ device: { queues: 4 } });
   one = await world.addPod(netconf);
   two = await world.addPod(netconf);
-  await Promise.all([one, two].map((pod) => world.waitForCarrier(pod.netns, true)));
+  await Promise.all([one, two].map((pod) => pod.netns.waitForCarrier()));
 }, 60_000);
 afterAll(() => world.close(), 60_000);
 
@@ -61,7 +61,7 @@ describe('attachments set-queues', () => {
 
   it('switches between one pair and the 128 that can be asked for', async () => {
     const many = await world.addPod(world.netconf({ device: { queues: 128, queueSize: 64 } }));
-    await world.waitForCarrier(many.netns, true);
+    await many.netns.waitForCarrier();
     expect(await report(many)).toMatchObject({ queuePairs: 128, activePairs: 128, configuredPairs: 128, reason: null });
     await ping(many, two.ipv4);
     for (const pairs of ['1', '128']) {

@@ -16,7 +16,7 @@ beforeAll(async () => {
   leaseFile = join(world.directory, 'leases');
   socketPath = join(world.directory, 'dhcp.sock');
   server = await world.addPod();
-  await world.waitForCarrier(server.netns, true);
+  await server.netns.waitForCarrier();
   const arguments_ = ['--keep-in-foreground', '--log-facility=-', '--port=0', '--conf-file=/dev/null', '--pid-file='];
   const range = ['--interface=eth0', '--dhcp-range=10.77.0.100,10.77.0.150,1h', `--dhcp-leasefile=${leaseFile}`];
   const log = (name: string): string => join(world.directory, `${name}.log`);

@@ -13,7 +13,7 @@ beforeAll(async () => {
   world = await World.create({ tag: 'restart' });
   one = await world.addPod();
   two = await world.addPod();
-  await Promise.all([one, two].map((pod) => world.waitForCarrier(pod.netns, true)));
+  await Promise.all([one, two].map((pod) => pod.netns.waitForCarrier()));
 }, 60_000);
 afterAll(() => world.close(), 60_000);
 
@@ -74,14 +74,14 @@ describe('an established TCP connection', () => {
 describe('while the switch is away', () => {
   it('[67] carrier goes off after the hold time and comes back with the switch; ADD, CHECK and DEL work', async () => {
     await world.ovs.killSwitch();
-    await world.waitForCarrier(one.netns, false, 3_000);
+    await one.netns.waitForCarrier(false, 3_000);
     expect((await world.agent.runtime.check(one.netconf, one.call, one.result)).ok).toBe(true);
     const third = await world.addPod();
-    expect(await world.carrier(third.netns)).toBe(false);
+    expect(await third.netns.carrier()).toBe(false);
     await world.agent.runtime.del(third.netconf, third.call, third.result);
     const fourth = await world.addPod();
     await world.ovs.startSwitch();
-    await Promise.all([one, two, fourth].map((pod) => world.waitForCarrier(pod.netns, true)));
+    await Promise.all([one, two, fourth].map((pod) => pod.netns.waitForCarrier()));
     expect(await fourth.netns.run('ping', '-n', '-c', '2', '-i', '0.2', '-W', '5', one.ipv4)).toContain(
       ' 0% packet loss',
     );
@@ -95,7 +95,7 @@ describe('while the switch is away', () => {
     await world.ovs.killSwitch();
     try {
       await until('the loss', async () => (await world.agent.cli('attachments', 'list')).includes('held'));
-      await world.waitForCarrier(one.netns, false, 3_000);
+      await one.netns.waitForCarrier(false, 3_000);
       expect(await answers()).toEqual([
         ['/livez', true],
         ['/readyz', true],

@@ -12,7 +12,7 @@ beforeAll(async () => {
   world = await World.create({ tag: 'pods' });
   one = await world.addPod();
   two = await world.addPod();
-  await Promise.all([one, two].map((pod) => world.waitForCarrier(pod.netns, true)));
+  await Promise.all([one, two].map((pod) => pod.netns.waitForCarrier()));
 }, 60_000);
 afterAll(() => world.close(), 60_000);
 
@@ -106,11 +106,11 @@ describe('a second pod life', () => {
   it('VLAN tags separate pods', async () => {
     const tagged = world.netconf({ ovs: { bridge, vlan: 100 } });
     const apart = await world.addPod(tagged);
-    await world.waitForCarrier(apart.netns, true);
+    await apart.netns.waitForCarrier();
     const across = await apart.netns.runAny('ping', ['-n', '-c', '2', '-i', '0.2', '-W', '1', two.ipv4]);
     expect(across.stdout).toContain('100% packet loss');
     const along = await world.addPod(tagged);
-    await world.waitForCarrier(along.netns, true);
+    await along.netns.waitForCarrier();
     expect(await apart.netns.run('ping', '-n', '-c', '2', '-i', '0.2', '-W', '3', along.ipv4)).toContain(
       ' 0% packet loss',
     );

@@ -8,8 +8,7 @@
 #include <list>
 #include <optional>
 #include <thread>
-
-#include "thread.h"
+#include <vector>
 
 namespace vu::test {
 namespace {

@@ -1,6 +1,6 @@
 /** Network namespaces that stand for pods. Names start with `vu-`, so that strays are recognised. */
 import type { Cleanup } from './cleanup.ts';
-import { Daemon, type Finished, run, runAny, type RunOptions } from './process.ts';
+import { Daemon, type Finished, run, runAny, type RunOptions, until } from './process.ts';
 
 /** Where commands can be run: a namespace of ours, or that of a real pod. */
 export type Inside = Pick<Netns, 'name' | 'run' | 'runAny' | 'daemon'>;
@@ -36,6 +36,19 @@ export class Netns {
   /** A long-running command inside; `ip netns exec` replaces itself, so the pid is the command's. */
   daemon(name: string, logPath: string, command: string, ...args: string[]): Daemon {
     return new Daemon(name, 'ip', ['netns', 'exec', this.name, command, ...args], logPath);
+  }
+
+  /** Whether the pod's interface has a backend. */
+  async carrier(): Promise<boolean> {
+    return (await this.run('ip', 'link', 'show', 'eth0')).includes('LOWER_UP');
+  }
+
+  waitForCarrier(wanted = true, timeoutMs?: number): Promise<true> {
+    return until(
+      `carrier ${wanted ? 'on' : 'off'} in ${this.name}`,
+      async () => (await this.carrier()) === wanted,
+      timeoutMs,
+    );
   }
 
   async delete(): Promise<void> {

@@ -5,7 +5,6 @@ import { Agent, type AgentOptions } from './agent.ts';
 import { Cleanup } from './cleanup.ts';
 import { Netns } from './netns.ts';
 import { Ovs } from './ovs.ts';
-import { until } from './process.ts';
 import { type CniResult, hostLocal, type Netconf, newContainerId, type PodCall } from './runtime.ts';
 
 export const bridge = 'br-vu-e2e';
@@ -98,19 +97,6 @@ export class World {
   async links(netns: Netns): Promise<string[]> {
     const links = JSON.parse(await netns.run('ip', '-j', 'link')) as { ifname: string }[];
     return links.map((link) => link.ifname).filter((name) => name !== 'lo');
-  }
-
-  async carrier(netns: Netns, ifName = 'eth0'): Promise<boolean> {
-    const [link] = JSON.parse(await netns.run('ip', '-j', 'link', 'show', ifName)) as { flags: string[] }[];
-    return link?.flags.includes('LOWER_UP') === true;
-  }
-
-  waitForCarrier(netns: Netns, wanted: boolean, timeoutMs = 10_000): Promise<true> {
-    return until(
-      `carrier ${wanted ? 'on' : 'off'} in ${netns.name}`,
-      async () => (await this.carrier(netns)) === wanted,
-      timeoutMs,
-    );
   }
 
   leases(): string[] {

@@ -1,10 +1,9 @@
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import { PollingCoreWatch } from '../../../src/agent/polling-core-watch.ts';
+import { settle } from '../../support/fake-clock.ts';
 import { ManualTimers } from '../../support/manual-timers.ts';
 import { RecordingLogger } from '../../support/recording-logger.ts';
 
-/** Lets every promise that can go on go on. */
-const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 /** The longest that a minute may last. */
 const aMinuteMs = 66_000;
 

@@ -5,7 +5,7 @@ import { afterAll, afterEach, beforeEach, describe, expect, it } from '@jest/glo
 import type { PodLinkFilter, PodLinkWatch } from '../../src/native/binding.ts';
 import { loadNative } from '../../src/native/load.ts';
 import { Cleanup } from '../support/cleanup.ts';
-import { openDescriptors } from '../support/native-sockets.ts';
+import { openDescriptors } from '../support/open-descriptors.ts';
 import { Netns } from '../support/netns.ts';
 import { until } from '../support/process.ts';
 

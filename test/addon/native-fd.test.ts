@@ -7,7 +7,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import type { NativeBinding, NativeFd } from '../../src/native/binding.ts';
 import { loadNative } from '../../src/native/load.ts';
-import { faultOf, openDescriptors } from '../support/native-sockets.ts';
+import { openDescriptors } from '../support/open-descriptors.ts';
+import { faultOf } from '../support/native-sockets.ts';
 import { runAny } from '../support/process.ts';
 
 const native = loadNative();

@@ -8,7 +8,8 @@ import { loadNative } from '../../src/native/load.ts';
 import { closeDependencies, featureMask } from '../../src/virtio/feature.ts';
 import { planOffloads } from '../../src/virtio/offload.ts';
 import { Cleanup } from '../support/cleanup.ts';
-import { faultOf, openDescriptors } from '../support/native-sockets.ts';
+import { descriptorsBackTo, openDescriptors } from '../support/open-descriptors.ts';
+import { faultOf } from '../support/native-sockets.ts';
 import { Netns } from '../support/netns.ts';
 import { run, until } from '../support/process.ts';
 
@@ -216,7 +217,7 @@ describe('a TAP', () => {
     await expect(refusal).rejects.toMatchObject({ code, path: 'eth0' });
     await expect(refusal).rejects.toThrow(/RTM_NEWLINK/);
     expect((await ipLinks()).map(({ ifname }) => ifname)).toEqual(['lo']);
-    expect(openDescriptors()).toBe(before);
+    await descriptorsBackTo(before);
   });
 
   it('carries the explanation of the kernel in its error', async () => {
@@ -237,7 +238,7 @@ describe('a TAP', () => {
       closeQueues(tap);
     }
     // The sender of a removal is let go by the kernel some time after the link is gone.
-    await until('the descriptors of the last removal', () => openDescriptors() === before);
+    await descriptorsBackTo(before);
     expect((await ipLinks()).map(({ ifname }) => ifname)).toEqual(['lo']);
   });
 

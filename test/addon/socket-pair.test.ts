@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import type { SocketHandlers } from '../../src/native/binding.ts';
 import { loadNative } from '../../src/native/load.ts';
-import { connectedPair, faultOf, give, openDescriptors, SocketRecorder } from '../support/native-sockets.ts';
+import { openDescriptors } from '../support/open-descriptors.ts';
+import { connectedPair, faultOf, give, SocketRecorder } from '../support/native-sockets.ts';
 
 const native = loadNative();
 let directory = '';

@@ -7,7 +7,8 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import type { Listener } from '../../src/native/binding.ts';
 import { loadNative } from '../../src/native/load.ts';
-import { faultOf, openDescriptors, SocketRecorder, TestListener } from '../support/native-sockets.ts';
+import { openDescriptors } from '../support/open-descriptors.ts';
+import { faultOf, SocketRecorder, TestListener } from '../support/native-sockets.ts';
 import { run } from '../support/process.ts';
 
 const native = loadNative();

@@ -7,11 +7,11 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import type { NativeFd } from '../../src/native/binding.ts';
 import { loadNative } from '../../src/native/load.ts';
+import { descriptorsBackTo, openDescriptors } from '../support/open-descriptors.ts';
 import {
   connectedPair,
   faultOf,
   foreignPeer,
-  openDescriptors,
   openSockets,
   SocketRecorder,
   TestListener,
@@ -165,7 +165,7 @@ describe('descriptors', () => {
     again.near.socket.send(Buffer.from('x'), [file, file]);
     again.far.socket.close();
     again.near.socket.close();
-    await until('descriptors are back', () => openDescriptors() <= before);
+    await descriptorsBackTo(before);
     file.close();
   });
 });
@@ -326,7 +326,7 @@ describe('the end', () => {
       near.socket.close();
       await far.seen.ended();
     }
-    await until('descriptors are back', () => openDescriptors() <= before);
+    await descriptorsBackTo(before);
   });
 });
 

@@ -15,8 +15,8 @@ import { silentLogger } from '../../src/telemetry/log.ts';
 import { failureOf } from '../support/connection.ts';
 import { FakeDataPath } from '../support/fake-data-path.ts';
 import { deviceOptions } from '../support/fake-session.ts';
+import { descriptorsBackTo, openDescriptors } from '../support/open-descriptors.ts';
 import { give } from '../support/native-sockets.ts';
-import { until } from '../support/process.ts';
 import { dpdkOffer, ScriptedBackend, type ScriptedOptions, vppOffer } from '../support/scripted-backend.ts';
 
 const native = loadNative();
@@ -33,11 +33,6 @@ afterEach(() => {
 });
 
 const socketPath = () => ({ baseDirectory: directory, relativePath: 'vhost.sock' });
-
-/** Sockets, memory and eventfds of this process: what a connection and its session are made of. */
-function openDescriptors(): number {
-  return readdirSync('/proc/self/fd').length;
-}
 
 /** What else a session could leave behind: its mappings, and threads of ours. */
 function held(): { readonly descriptors: number; readonly mappings: number; readonly threads: number } {
@@ -161,8 +156,7 @@ describe('over a real socket', () => {
       expect((await failureOf(device.bringUp(frontend))).code).toBe('DISCONNECTED');
       await backend.ended;
       released();
-      // Fewer: the process has other tests, and what they left to the garbage collector may go meanwhile.
-      await until('descriptors are back', () => openDescriptors() <= fewest);
+      await descriptorsBackTo(fewest);
       const { descriptors, ...others } = held();
       fewest = Math.min(fewest, descriptors);
       expect(others).toEqual({ mappings: 0, threads: 1 });
@@ -271,7 +265,7 @@ assert s.recv(1) == b""
     expect(code).toBe(0);
     expect(backend.trace.at(-1)).toBe('GET_STATUS');
     // Ours is closed; the one that the backend holds is still there.
-    await until('descriptors are closed', () => openDescriptors() === before - 1);
+    await descriptorsBackTo(before - 1);
     expect(await device.shutDown()).toEqual([]);
   });
 

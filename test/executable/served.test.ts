@@ -1,7 +1,7 @@
 /** The real executable, the real socket of the addon, the real server and verbs; only the life cycle is a recording. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
@@ -11,6 +11,7 @@ import { loadNative } from '../../src/native/load.ts';
 import { silentLogger } from '../../src/telemetry/log.ts';
 import { Cleanup } from '../support/cleanup.ts';
 import { Netns } from '../support/netns.ts';
+import { descriptorsBackTo, openDescriptors } from '../support/open-descriptors.ts';
 import { type Finished, outputOf, runAny, until } from '../support/process.ts';
 import { recordedCall } from '../support/recorded-call.ts';
 import { RecordingAttachments } from '../support/recording-attachments.ts';
@@ -85,10 +86,6 @@ function call(changes: Readonly<Record<string, string>> = {}, stdin = recordedCa
   return runAny(executablePath, [], { env: environment(changes), stdin });
 }
 
-function openDescriptors(): number {
-  return readdirSync('/proc/self/fd').length;
-}
-
 describe('the executable, served by the agent', () => {
   it('ADD hands over the namespace itself, and prints the result', async () => {
     const before = openDescriptors();
@@ -107,7 +104,7 @@ describe('the executable, served by the agent', () => {
     });
     expect(identities).toEqual([statSync(pod.path, { bigint: true }).ino]);
     expect(attachments.added).toMatchObject([{ spec: { pod: { namespace: 'w', name: 'life' } } }]);
-    await until('descriptors are closed', () => openDescriptors() === before);
+    await descriptorsBackTo(before);
     expect(attachments.removed).toEqual([]);
   });
 
@@ -141,7 +138,7 @@ describe('the executable, served by the agent', () => {
     const calls = await Promise.all(containers.map((CNI_CONTAINERID) => call({ CNI_CONTAINERID })));
     expect(calls.map(({ code }) => code)).toEqual(containers.map(() => 0));
     expect(attachments.added.map(({ spec }) => spec.key.containerId).sort()).toEqual(containers.sort());
-    await until('descriptors are closed', () => openDescriptors() === before);
+    await descriptorsBackTo(before);
     expect(attachments.removed).toEqual([]);
   });
 

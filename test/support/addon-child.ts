@@ -12,7 +12,8 @@ import { isMainThread, parentPort, Worker, workerData } from 'node:worker_thread
 import { errnoOf } from '../../src/errors.ts';
 import type { Child } from '../../src/native/binding.ts';
 import { loadNative } from '../../src/native/load.ts';
-import { connectedPair, openDescriptors, SocketRecorder, TestListener } from './native-sockets.ts';
+import { openDescriptors } from './open-descriptors.ts';
+import { connectedPair, SocketRecorder, TestListener } from './native-sockets.ts';
 
 const scenario = isMainThread ? (process.argv[2] ?? '') : 'in-a-worker';
 const directory = isMainThread ? (process.argv[3] ?? '') : String(workerData);

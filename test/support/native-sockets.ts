@@ -147,11 +147,6 @@ export async function foreignPeer(
   return { near, peer };
 }
 
-/** Descriptors of this process. */
-export function openDescriptors(): number {
-  return readdirSync('/proc/self/fd').length;
-}
-
 /** Number and link (`socket:[inode]`) of every socket of this process. */
 function sockets(): (readonly [string, string])[] {
   return readdirSync('/proc/self/fd').flatMap((name) => {

@@ -189,6 +189,7 @@ class QueuePair {
   void gatherFrame() noexcept;
   void deliver() noexcept;
   void letGo() noexcept;
+  void abandonBurst() noexcept;
   bool passesFilter() const noexcept;
   void repost(uint16_t head) noexcept;
   void publishRx() noexcept;
@@ -205,7 +206,6 @@ class QueuePair {
   void coalesce() noexcept;
   void writeCoalesced(const CoalescedFrame& frame) noexcept;
   void flushCoalesced() noexcept;
-  void abandonCoalesced() noexcept;
 
   // A frame of the pod that is being segmented: kept while the ring has no room for the rest.
   struct TxSegmentation {

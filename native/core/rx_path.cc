@@ -54,7 +54,7 @@ uint32_t QueuePair::rxBurst() noexcept {
   }
   letGo();
   if (state_ != PairState::kRunning) {
-    abandonCoalesced();
+    abandonBurst();
     return frames;
   }
   if (rxTaken_ > rxBurstMost_) rxBurstMost_ = rxTaken_;
@@ -176,6 +176,14 @@ void QueuePair::gatherFrame() noexcept {
 
 void QueuePair::deliver() noexcept {
   queueWrite({pump_->scratch->parts.data(), frame_.have, 1, frame_.bytes - headerBytes_, false});
+}
+
+// The pair stopped within a burst: the pump's work space is another pair's next.
+void QueuePair::abandonBurst() noexcept {
+  PumpScratch& scratch = *pump_->scratch;
+  counters_.drop(Drop::kRxLost, scratch.flows.pending());
+  scratch.flows.clear();
+  scratch.returnedCount = 0;
 }
 
 // Writes what is held, so that its buffers can go back.

@@ -30,12 +30,4 @@ void QueuePair::flushCoalesced() noexcept {
   scratch.flows.flush(headerBytes_, [this](const CoalescedFrame& frame) noexcept { writeCoalesced(frame); });
 }
 
-// The pair stopped within a burst: the pump's work space is another pair's next.
-void QueuePair::abandonCoalesced() noexcept {
-  PumpScratch& scratch = *pump_->scratch;
-  counters_.drop(Drop::kRxLost, scratch.flows.pending());
-  scratch.flows.clear();
-  scratch.returnedCount = 0;
-}
-
 }  // namespace vu

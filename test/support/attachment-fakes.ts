@@ -12,7 +12,7 @@ import type { AttachmentSpec } from '../../src/attachment/spec.ts';
 import { nodeFiles, type StoreFiles } from '../../src/attachment/store.ts';
 import type { NativeBinding, NativeFd, Pump } from '../../src/native/binding.ts';
 import { FakeClock, settle } from './fake-clock.ts';
-import { type Backend, FakeDevice, type FakeFrontend, FakePort, FakeSource } from './fake-device.ts';
+import { type Backend, FakeDevice, type FakeConnection, FakePort, FakeSource } from './fake-device.ts';
 import { FakeIpam } from './fake-ipam.ts';
 import { FakeKernel } from './fake-kernel.ts';
 import { FakeOvs } from './fake-ovs.ts';
@@ -153,7 +153,7 @@ export class FakeNode {
   }
 
   /** The backend connects and the handshake is over. */
-  async connect(backend: Backend = { kind: 'willing' }): Promise<FakeFrontend> {
+  async connect(backend: Backend = { kind: 'willing' }): Promise<FakeConnection> {
     const frontend = this.source.connect(backend);
     await settle();
     await settle();

@@ -1,36 +1,27 @@
 /** Time that passes when a test says so, and waits that end with events. */
 import type { Clock } from '../../src/clock.ts';
+import { ManualTimers } from './manual-timers.ts';
 
 export class FakeClock implements Clock {
-  #now = 1_000_000;
-  #timers: { readonly at: number; readonly run: () => void }[] = [];
+  readonly #timers = new ManualTimers(1_000_000);
 
   now(): number {
-    return this.#now;
+    return this.#timers.now();
   }
 
   wallMs(): number {
-    return 1_700_000_000_000 + this.#now;
+    return 1_700_000_000_000 + this.now();
   }
 
   after(ms: number, run: () => void): () => void {
-    const timer = { at: this.#now + ms, run };
-    this.#timers.push(timer);
-    return () => void (this.#timers = this.#timers.filter((other) => other !== timer));
+    return this.#timers.after(ms, run);
   }
 
   /** Runs what falls due, in order, letting promises settle in between. */
   async advance(ms: number): Promise<void> {
-    const end = this.#now + ms;
-    for (;;) {
-      await settle();
-      const [next] = this.#timers.filter(({ at }) => at <= end).sort((one, other) => one.at - other.at);
-      if (next === undefined) break;
-      this.#timers = this.#timers.filter((timer) => timer !== next);
-      this.#now = next.at;
-      next.run();
-    }
-    this.#now = end;
+    const end = this.now() + ms;
+    do await settle();
+    while (this.#timers.runNext(end));
     await settle();
   }
 }

@@ -98,7 +98,7 @@ export type Backend =
   | { readonly kind: 'failing'; readonly error: Error }
   | { readonly kind: 'stalling' };
 
-export class FakeFrontend {
+export class FakeConnection {
   readonly generation = 1;
   readonly backendPid = 4711;
   onDisconnect: ((error: Error) => void) | null = null;
@@ -143,8 +143,8 @@ export class FakeSource implements FrontendSource {
     this.#onConnection = onConnection;
   }
 
-  connect(backend: Backend = { kind: 'willing' }): FakeFrontend {
-    const frontend = new FakeFrontend(backend);
+  connect(backend: Backend = { kind: 'willing' }): FakeConnection {
+    const frontend = new FakeConnection(backend);
     this.#onConnection?.(frontend as unknown as Frontend, () => {
       frontend.released = true;
     });
@@ -221,7 +221,7 @@ export class FakeDevice implements VirtioUserDevice {
   }
 
   async bringUp(frontend: Frontend): Promise<ReadyDevice> {
-    const { backend } = frontend as unknown as FakeFrontend;
+    const { backend } = frontend as unknown as FakeConnection;
     this.state = { kind: 'negotiating', step: 'GET_FEATURES' };
     await turn();
     if (backend.kind === 'stalling') {

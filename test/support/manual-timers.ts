@@ -7,8 +7,12 @@ interface Alarm {
 }
 
 export class ManualTimers implements Timers {
-  #now = 0;
+  #now: number;
   readonly #alarms = new Set<Alarm>();
+
+  constructor(startMs = 0) {
+    this.#now = startMs;
+  }
 
   now(): number {
     return this.#now;
@@ -27,14 +31,17 @@ export class ManualTimers implements Timers {
 
   /** Lets time pass; due alarms run in order, those they set too. */
   advance(milliseconds: number): void {
-    const until = this.#now + milliseconds;
-    for (;;) {
-      const next = [...this.#alarms].filter(({ at }) => at <= until).sort((a, b) => a.at - b.at)[0];
-      if (next === undefined) break;
-      this.#alarms.delete(next);
-      this.#now = next.at;
-      next.run();
-    }
-    this.#now = until;
+    const end = this.#now + milliseconds;
+    while (this.runNext(end));
+  }
+
+  /** Lets time pass up to the next alarm and runs it. With none until `end` it is `end`, and the answer false. */
+  runNext(end: number): boolean {
+    const next = [...this.#alarms].filter(({ at }) => at <= end).sort((a, b) => a.at - b.at)[0];
+    this.#now = next?.at ?? end;
+    if (next === undefined) return false;
+    this.#alarms.delete(next);
+    next.run();
+    return true;
   }
 }

@@ -5,7 +5,7 @@ import { VirtioUserError } from '../../../src/errors.ts';
 import { type ChannelName, type ChannelPayloads, subscribe } from '../../../src/telemetry/channels.ts';
 import { FakeNode } from '../../support/attachment-fakes.ts';
 import { settle, until } from '../../support/fake-clock.ts';
-import type { Backend, FakeFrontend } from '../../support/fake-device.ts';
+import type { Backend, FakeConnection } from '../../support/fake-device.ts';
 
 let node: FakeNode;
 let spec: AttachmentSpec;
@@ -29,7 +29,7 @@ function record<Name extends ChannelName>(name: Name): ChannelPayloads[Name][] {
   return told;
 }
 
-async function lose(frontend: FakeFrontend): Promise<void> {
+async function lose(frontend: FakeConnection): Promise<void> {
   frontend.hangUp();
   await settle();
   await settle();

@@ -3,12 +3,21 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <time.h>
 
 namespace vu {
 namespace {
 
-// A kick is held up for two looks at most; a thread that was merely not scheduled meanwhile notices nothing.
+// A kick is held up from one look to the next at most. One that is let go earlier is caught all the same: it is under
+// way for a part of the time, and so at that part of the looks.
 constexpr int kLookMs = 20;
+// Kicks that are measured after such a look. Reading the clock twice costs about as much as the kick.
+constexpr uint32_t kMeasured = 64;
+// A kick takes well below a microsecond, or some where it wakes a thread; so much only with thousands of watches on the
+// file. Several within a second: one may have been the hypervisor's doing.
+constexpr uint64_t kLongNs = 1'000'000;
+constexpr uint32_t kLongMost = 4;
+constexpr uint64_t kSecondNs = 1'000'000'000;
 // Ignored where it has no handler, so that a stray one harms nobody; nothing of Node.js uses it.
 constexpr int kInterrupt = SIGURG;
 
@@ -17,6 +26,12 @@ bool installHandler() noexcept {
   struct sigaction action {};
   action.sa_handler = [](int) {};
   return ::sigaction(kInterrupt, &action, nullptr) == 0;
+}
+
+uint64_t clockNs(clockid_t clock) noexcept {
+  timespec now{};
+  ::clock_gettime(clock, &now);
+  return static_cast<uint64_t>(now.tv_sec) * kSecondNs + static_cast<uint64_t>(now.tv_nsec);
 }
 
 }  // namespace
@@ -41,15 +56,41 @@ void Kicker::enter() noexcept {
   ::pthread_sigmask(SIG_UNBLOCK, &interrupt, nullptr);
 }
 
-bool Kicker::kick(int fd) noexcept {
+Kicked Kicker::kick(int fd) noexcept {
   if (resting_.load(std::memory_order_relaxed)) rouse();
+  const bool measured = measures();
+  const uint64_t beforeNs = measured ? clockNs(CLOCK_THREAD_CPUTIME_ID) : 0;
   const uint32_t mark = mark_.load(std::memory_order_relaxed);
   mark_.store(mark + 1, std::memory_order_release);
   const uint64_t one = 1;
   const ssize_t written = ::write(fd, &one, sizeof one);
-  mark_.store(mark + 2, std::memory_order_release);
   // EAGAIN: the counter is full, so a kick is pending already.
-  return written >= 0 || errno != EINTR;
+  const bool blocked = written < 0 && errno == EINTR;
+  mark_.store(mark + 2, std::memory_order_release);
+  if (blocked) return Kicked::kBlocked;
+  return measured && isCostly(clockNs(CLOCK_THREAD_CPUTIME_ID) - beforeNs) ? Kicked::kCostly : Kicked::kMade;
+}
+
+bool Kicker::measures() noexcept {
+  if (suspect_.load(std::memory_order_relaxed)) {
+    suspect_.store(false, std::memory_order_relaxed);
+    measured_ = kMeasured;
+  }
+  if (measured_ == 0) return false;
+  --measured_;
+  return true;
+}
+
+bool Kicker::isCostly(uint64_t tookNs) noexcept {
+  if (tookNs < kLongNs) return false;
+  const uint64_t nowNs = clockNs(CLOCK_MONOTONIC);
+  if (long_ == 0 || nowNs - firstLongNs_ > kSecondNs) {
+    firstLongNs_ = nowNs;
+    long_ = 0;
+  }
+  if (++long_ < kLongMost) return false;
+  long_ = 0;
+  return true;
 }
 
 void Kicker::rest() noexcept {
@@ -80,8 +121,12 @@ void Kicker::watch() noexcept {
       asleep_.store(false);
     }
     const uint32_t mark = mark_.load(std::memory_order_acquire);
-    // Again at each look: the pump may not have been inside the write yet.
-    if (needed && mark == seen && mark % 2 == 1) ::pthread_kill(pump_, kInterrupt);
+    // At each look, not just when the same kick was there at the last: a backend that lets go of each in between would
+    // hold up the pump for good. The pump may not be inside the write yet; then the next look interrupts it.
+    if (needed && mark % 2 == 1) {
+      suspect_.store(true, std::memory_order_relaxed);
+      ::pthread_kill(pump_, kInterrupt);
+    }
     // Light traffic rests and kicks in turn: sleeping and waking with it would cost more than looking on.
     needed = !resting_.load() || mark != seen;
     seen = mark;

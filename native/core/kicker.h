@@ -2,8 +2,12 @@
 //
 // A kick eventfd is one open file with the backend's: it can clear O_NONBLOCK and fill the counter, and our next write
 // would never return. Nothing helps beforehand: between a look and the write is a gap, and eventfds know no RWF_NOWAIT.
-// So a second thread watches while kicks are made, and interrupts one that is under way at two looks in succession.
-// While the pump sleeps so does the watch.
+// So a second thread looks every now and then while kicks are made, and interrupts one that is under way. That does not
+// harm an honest one: a write to an eventfd that does not block knows no EINTR. While the pump sleeps so does the
+// watch.
+//
+// The backend can also hang so many epoll watches on the file that a write wakes them for milliseconds, which nothing
+// interrupts. So kicks that follow a look which found one under way are measured, by the thread's own time.
 #pragma once
 
 #include <pthread.h>
@@ -18,6 +22,8 @@
 
 namespace vu {
 
+enum class Kicked : uint8_t { kMade, kBlocked, kCostly };
+
 class Kicker {
  public:
   // Errors: EMFILE, EAGAIN (no more threads), …
@@ -28,8 +34,9 @@ class Kicker {
 
   // On the pump thread, before its first kick.
   void enter() noexcept;
-  // On the pump thread. false: the write blocked and was interrupted, which an honest backend never causes.
-  bool kick(int fd) noexcept;
+  // On the pump thread. What is not kMade no honest backend causes. kBlocked: the write was interrupted. kCostly: it
+  // was made, as several before it that took long.
+  Kicked kick(int fd) noexcept;
   // On the pump thread: there may be no kick for long.
   void rest() noexcept;
   // Ends and joins the watch, when the pump thread has ended. Idempotent.
@@ -38,6 +45,8 @@ class Kicker {
  private:
   explicit Kicker(UniqueFd wake) noexcept : wake_(std::move(wake)) {}
   void rouse() noexcept;
+  bool measures() noexcept;
+  bool isCostly(uint64_t tookNs) noexcept;
   void watch() noexcept;
   void wait(int timeoutMs) noexcept;
   void wake() noexcept;
@@ -46,9 +55,15 @@ class Kicker {
   pthread_t pump_{};
   // Odd while a kick is under way.
   std::atomic<uint32_t> mark_{0};
+  // A look found a kick under way.
+  std::atomic<bool> suspect_{false};
   std::atomic<bool> resting_{true};
   std::atomic<bool> asleep_{false};
   std::atomic<bool> stopped_{false};
+  // Pump thread only: kicks still to be measured, and those that took long since the first of them.
+  uint32_t measured_ = 0;
+  uint32_t long_ = 0;
+  uint64_t firstLongNs_ = 0;
   Thread thread_;
 };
 

@@ -73,8 +73,7 @@ void QueuePair::enter() noexcept {
   counted_ = true;
   ++pump_->running;
   setTapInterest(true);
-  watch(callRx_, callWatch_);
-  watch(callTx_, callWatch_);
+  watchCalls();
 }
 
 // VPP starts a ring only when its kick eventfd becomes readable: once, whatever the flags say.
@@ -140,8 +139,7 @@ void QueuePair::leave() noexcept {
     muted_ = false;
     --pump_->muted;
   } else if (counted_) {
-    unwatch(callRx_);
-    unwatch(callTx_);
+    unwatchCalls();
   }
   if (counted_) {
     counted_ = false;
@@ -214,11 +212,12 @@ void QueuePair::wake() noexcept {
 }
 
 bool QueuePair::overdue() noexcept {
-  return state_ == PairState::kRunning &&
-         (session_->memoryLost() || rx_.usedPending() || (txBlocked_ && tx_.usedPending()));
+  return state_ == PairState::kRunning && (session_->memoryLost() || rx_.usedPending() ||
+                                           (txBlocked_ && tx_.usedPending()) || (wantsTap() && !tapWatched_));
 }
 
 void QueuePair::settle() noexcept {
+  watchAgain();
   settleRxWindow();
   watchForStall();
 }
@@ -230,8 +229,7 @@ void QueuePair::fruitlessCall(uint64_t nowNs) noexcept {
     fruitlessCalls_ = 0;
   }
   if (++fruitlessCalls_ < kCallStorm) return;
-  unwatch(callRx_);
-  unwatch(callTx_);
+  unwatchCalls();
   muted_ = true;
   ++pump_->muted;
   counters_.event(Event::kCallsMuted);
@@ -241,8 +239,7 @@ void QueuePair::unmute(uint64_t nowNs) noexcept {
   if (!muted_ || nowNs - callWindowNs_ <= kSecondNs) return;
   muted_ = false;
   --pump_->muted;
-  watch(callRx_, callWatch_);
-  watch(callTx_, callWatch_);
+  watchCalls();
 }
 
 void QueuePair::fail(const char* reason) noexcept {
@@ -278,10 +275,18 @@ void QueuePair::kick(int fd, Virtq& queue) noexcept {
 }
 
 void QueuePair::writeKick(int fd) noexcept {
-  // Not again after one that blocked: each costs the pump's other pairs as long.
+  // Not again after one that blocked, of whichever pair: each costs the pump's other pairs as long.
   if (state_ != PairState::kRunning && state_ != PairState::kRetired) return;
+  if (shared_->broken.load(std::memory_order_relaxed)) return;
   counters_.event(Event::kKicks);
-  if (!pump_->kicker->kick(fd)) breakPort(PortEventKind::kKickBlocked, "the backend made its kick eventfd block");
+  switch (pump_->kicker->kick(fd)) {
+    case Kicked::kMade:
+      return;
+    case Kicked::kBlocked:
+      return breakPort(PortEventKind::kKickBlocked, "the backend made its kick eventfd block");
+    case Kicked::kCostly:
+      return breakPort(PortEventKind::kKickBlocked, "the backend made kicks take milliseconds");
+  }
 }
 
 void QueuePair::setBlocked(bool blocked) noexcept {
@@ -299,11 +304,12 @@ void QueuePair::setBlocked(bool blocked) noexcept {
   }
 }
 
-void QueuePair::watch(int fd, Watch& watch) noexcept {
+// false: the kernel has no memory, or the user no watch left (ENOSPC: fs.epoll.max_user_watches).
+bool QueuePair::watch(int fd, Watch& watch) noexcept {
   epoll_event event{};
   event.events = EPOLLIN | EPOLLET;
   event.data.ptr = &watch;
-  ::epoll_ctl(pump_->epollFd, EPOLL_CTL_ADD, fd, &event);
+  return ::epoll_ctl(pump_->epollFd, EPOLL_CTL_ADD, fd, &event) == 0;
 }
 
 void QueuePair::unwatch(int fd) noexcept { ::epoll_ctl(pump_->epollFd, EPOLL_CTL_DEL, fd, nullptr); }
@@ -311,12 +317,32 @@ void QueuePair::unwatch(int fd) noexcept { ::epoll_ctl(pump_->epollFd, EPOLL_CTL
 // Adding anew reports what is readable already, so no edge is lost.
 void QueuePair::setTapInterest(bool on) noexcept {
   if (on == tapWatched_ || !tap_) return;
-  tapWatched_ = on;
   if (on) {
-    watch(tap_.get(), tapWatch_);
+    tapWatched_ = watch(tap_.get(), tapWatch_);
   } else {
     unwatch(tap_.get());
+    tapWatched_ = false;
   }
+}
+
+bool QueuePair::wantsTap() const noexcept { return state_ == PairState::kRunning && !detached_ && !tapSuspended_; }
+
+void QueuePair::watchCalls() noexcept {
+  callsWatched_ = watch(callRx_, callWatch_) && watch(callTx_, callWatch_);
+  if (!callsWatched_) unwatchCalls();
+}
+
+void QueuePair::unwatchCalls() noexcept {
+  unwatch(callRx_);
+  unwatch(callTx_);
+  callsWatched_ = false;
+}
+
+// Where the kernel refused it: until then the pump's look each second is all that moves frames.
+void QueuePair::watchAgain() noexcept {
+  if (state_ != PairState::kRunning) return;
+  if (!muted_ && !callsWatched_) watchCalls();
+  if (wantsTap()) setTapInterest(true);
 }
 
 }  // namespace vu

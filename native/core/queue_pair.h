@@ -249,8 +249,12 @@ class QueuePair {
   void kick(int fd, Virtq& queue) noexcept;
   void writeKick(int fd) noexcept;
   void setBlocked(bool blocked) noexcept;
-  void watch(int fd, Watch& watch) noexcept;
+  bool watch(int fd, Watch& watch) noexcept;
   void unwatch(int fd) noexcept;
+  void watchCalls() noexcept;
+  void unwatchCalls() noexcept;
+  void watchAgain() noexcept;
+  bool wantsTap() const noexcept;
   void setTapInterest(bool on) noexcept;
   template <typename Burst>
   void exhaust(Burst burst) noexcept;
@@ -275,6 +279,7 @@ class QueuePair {
   bool untouched_ = false;
   bool txBlocked_ = false;
   bool tapWatched_ = false;
+  bool callsWatched_ = false;
   bool tapSuspended_ = false;
   bool muted_ = false;
   bool counted_ = false;

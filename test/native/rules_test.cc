@@ -1,4 +1,4 @@
-// Rules of the conformance list that belong to no single story: eventfds, signals, header size, full counters.
+// Rules of the conformance list that belong to no single story: eventfds, signals, header size.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/eventfd.h>
@@ -152,108 +152,6 @@ TEST(Rules, F49_WithoutDescriptorsAPeerIsTurnedAwayAndListeningGoesOn) {
   listener.value()->close();
   reactor.value()->stop();
   EXPECT_EQ(::rmdir(directory), 0);
-}
-
-class Kick : public ::testing::TestWithParam<RingCase> {};
-INSTANTIATE_TEST_SUITE_P(Rings, Kick, ::testing::ValuesIn(ringCases()), ringCaseName);
-
-// As full as it gets: one more would block, or be refused with EAGAIN.
-void fillCounter(int fd) {
-  const uint64_t full = 0xfffffffffffffffe;
-  ASSERT_EQ(::write(fd, &full, sizeof full), static_cast<ssize_t>(sizeof full));
-}
-
-TEST_P(Kick, F41_OfAFullCounterIsPendingAnywayAndTrafficGoesOn) {
-  Bench bench(benchOptions(GetParam()));
-  for (uint32_t ring = 0; ring < 2; ++ring) fillCounter(bench.session->kickFd(ring));
-  bench.start();
-  for (uint8_t seed = 1; seed < 5; ++seed) {
-    bench.send(plainFrame(300, seed));
-    Chain chain;
-    ASSERT_TRUE(bench.await(chain));
-    EXPECT_EQ(gather(chain), plainFrame(300, seed));
-  }
-  bench.deliver(plainFrame(300, 9), 1);
-  EXPECT_EQ(bench.receive().size(), plainFrame(300, 9).size());
-  bench.quiesce();
-  bench.expectLawful();
-}
-
-// O_NONBLOCK belongs to the open file, which the backend has too.
-void letKicksBlock(Bench& bench, uint32_t ring) {
-  bench.devices[ring]->drainKicks();
-  const int fd = bench.session->kickFd(ring);
-  fillCounter(fd);
-  ASSERT_EQ(::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) & ~O_NONBLOCK), 0);
-}
-
-class BlockedKick : public ::testing::TestWithParam<RingCase> {
- protected:
-  BlockedKick() : options_(benchOptions(GetParam())) {
-    auto made = Pump::create("vu-kick", 0);
-    EXPECT_TRUE(made.ok());
-    options_.sharedPump = std::move(made).value();
-    options_.session.pairs = 2;
-    hostile = std::make_unique<Bench>(options_);
-    neighbour = std::make_unique<Bench>(options_);
-    neighbour->start();
-  }
-  ~BlockedKick() override {
-    hostile.reset();
-    neighbour.reset();
-    options_.sharedPump->stop();
-  }
-  void expectBrokenAlone() {
-    ASSERT_TRUE(hostile->corruption->signal.wait());
-    EXPECT_EQ(hostile->corruption->events[0].first, PortEventKind::kKickBlocked);
-    neighbour->expectPassed(plainFrame(60, 1));
-    hostile->quiesce();
-    hostile->newSession();
-    hostile->start();
-    for (uint32_t ring = 0; ring < 4; ++ring) EXPECT_EQ(hostile->devices[ring]->drainKicks(), 1U);
-    EXPECT_EQ(hostile->corruption->signal.count(), 1);
-  }
-
-  BenchOptions options_;
-  std::unique_ptr<Bench> hostile;
-  std::unique_ptr<Bench> neighbour;
-};
-INSTANTIATE_TEST_SUITE_P(Rings, BlockedKick, ::testing::ValuesIn(ringCases()), ringCaseName);
-
-TEST_P(BlockedKick, F41_OfATransmitRingBreaksItsPortAndNoOther) {
-  hostile->start();
-  letKicksBlock(*hostile, 1);
-  hostile->send(plainFrame(60, 1));
-  expectBrokenAlone();
-}
-
-TEST_P(BlockedKick, F41_OfAReceiveRingBreaksItsPortAndNoOther) {
-  hostile->start();
-  letKicksBlock(*hostile, 0);
-  // A ring without a buffer left is what its device wants a kick for.
-  for (uint32_t i = 0; i < kRxWindowMin; ++i) hostile->fill(plainFrame(60, 1), 1);
-  hostile->rx().armKicks();
-  hostile->rx().publish();
-  hostile->rx().notify();
-  expectBrokenAlone();
-}
-
-TEST_P(BlockedKick, F41_OfARingThatRestsBreaksThePortAsItStarts) {
-  letKicksBlock(*hostile, 3);
-  hostile->start(1);
-  expectBrokenAlone();
-}
-
-TEST_P(Kick, F42_ThatThePeerHasClosedIsStillOurs) {
-  Bench bench(benchOptions(GetParam()));
-  // What a backend gets are duplicates; it closes them whenever it likes.
-  for (const int fd : {bench.session->kickFd(1), bench.session->callFd(1)}) ::close(::dup(fd));
-  bench.start();
-  bench.send(plainFrame(300, 1));
-  Chain chain;
-  ASSERT_TRUE(bench.await(chain));
-  EXPECT_GT(bench.tx().drainKicks(), 0U);
-  EXPECT_EQ(gather(chain), plainFrame(300, 1));
 }
 
 }  // namespace

@@ -30,8 +30,10 @@ napi_value outcome(napi_env env, const ChildResult& result) {
   napi_create_object(env, &object);
   napi_set_named_property(env, object, "kind", text(env, kindOf(result.end)));
   napi_set_named_property(env, object, "code", number(env, static_cast<uint32_t>(result.code)));
-  napi_set_named_property(env, object, "stdout", text(env, result.output));
-  napi_set_named_property(env, object, "stderr", text(env, result.errors));
+  // What was cut off is no answer, and may be as long as the limit.
+  const bool whole = result.end == ChildEnd::kExited;
+  napi_set_named_property(env, object, "stdout", text(env, whole ? result.output : ""));
+  napi_set_named_property(env, object, "stderr", text(env, whole ? result.errors : ""));
   return object;
 }
 

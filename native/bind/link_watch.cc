@@ -112,13 +112,10 @@ Napi::Value LinkWatchObject::read(const Napi::CallbackInfo& info) {
   if (watch_) watch_->listen();
   auto found = std::make_shared<std::optional<LinkFilter>>();
   return inNetns(
-      env, operations_, netns_.get(), [found, ifindex = ifindex_] { return readLinkFilter(ifindex, found.get()); },
-      [found, groups = groups_](Napi::Env inner) -> napi_value {
-        if (!*found) return inner.Null();
-        // Nobody tells when the pod joins a group: it gets them all.
-        if (!groups) (*found)->allMulticast = true;
-        return filterValue(inner, **found);
-      });
+      env, operations_, netns_.get(),
+      // Where nobody tells when the pod joins a group it gets them all.
+      [found, ifindex = ifindex_, groups = groups_] { return readLinkFilter(ifindex, groups, found.get()); },
+      [found](Napi::Env inner) -> napi_value { return *found ? filterValue(inner, **found) : inner.Null(); });
 }
 
 void LinkWatchObject::shutDown() {

@@ -19,6 +19,8 @@ namespace {
 constexpr int64_t kDrainMs = 250;
 // Without a pidfd (no descriptor was left for it) nothing tells of the child's end: it is asked for this often.
 constexpr int64_t kUnwatchedMs = 50;
+// Between two looks at children that are dying.
+constexpr int kDyingMs = 2;
 constexpr size_t kReadBytes = 16 << 10;
 
 int64_t nowMs() noexcept {
@@ -68,19 +70,32 @@ class FileActions {
   posix_spawn_file_actions_t raw{};
 };
 
-// Takes what is there. false: the end of the stream.
-bool drain(const UniqueFd& from, std::string& into) noexcept {
+// Takes what is there, until there is more than `limit`: somebody may write faster than we read. false: the end of the
+// stream.
+bool drain(const UniqueFd& from, std::string& into, size_t limit) noexcept {
   std::array<char, kReadBytes> buffer;
   for (;;) {
     const ssize_t count = ::read(from.get(), buffer.data(), buffer.size());
     if (count > 0) {
       into.append(buffer.data(), static_cast<size_t>(count));
-      if (static_cast<size_t>(count) < buffer.size()) return true;
+      if (static_cast<size_t>(count) < buffer.size() || into.size() > limit) return true;
     } else if (count == 0) {
       return false;
     } else if (errno != EINTR) {
       return errno == EAGAIN;
     }
+  }
+}
+
+// As PID 1 of a container we are given the orphans of every program: those in its group are reaped here, as nobody else
+// does it. libuv's children have groups of their own, or ours. With a deadline (0: none), those that have been killed
+// and are still dying are waited for.
+void reapOrphans(pid_t group, int64_t untilMs) noexcept {
+  for (;;) {
+    const pid_t reaped = ::waitpid(-group, nullptr, WNOHANG);
+    if (reaped > 0 || (reaped < 0 && errno == EINTR)) continue;
+    if (reaped < 0 || nowMs() >= untilMs) return;
+    ::poll(nullptr, 0, kDyingMs);
   }
 }
 
@@ -133,6 +148,11 @@ Result<ChildResult> superviseChild(const ChildSpec& spec, const ChildControl& co
     out.reset();
     err.reset();
   };
+  // Of both together, counting what the other one has.
+  const auto room = [&](const std::string& other) {
+    return other.size() < spec.outputLimitBytes ? spec.outputLimitBytes - other.size() : 0;
+  };
+  const auto flooded = [&] { return result.output.size() + result.errors.size() > spec.outputLimitBytes; };
   bool held = spec.holdInput;
   if (spec.input.empty() && !held) in.reset();
   while (!ended || ((out || err) && !judged)) {
@@ -164,9 +184,9 @@ Result<ChildResult> superviseChild(const ChildSpec& spec, const ChildControl& co
       // A program may end before it has read everything (EPIPE).
       if (written == spec.input.size() || (count < 0 && errno != EAGAIN && errno != EINTR)) in.reset();
     }
-    if (out && watched[3].revents != 0 && !drain(out, result.output)) out.reset();
-    if (err && watched[4].revents != 0 && !drain(err, result.errors)) err.reset();
-    if (!judged && result.output.size() + result.errors.size() > spec.outputLimitBytes) end(ChildEnd::kFlooded);
+    if (out && watched[3].revents != 0 && !drain(out, result.output, room(result.errors))) out.reset();
+    if (err && watched[4].revents != 0 && !flooded() && !drain(err, result.errors, room(result.output))) err.reset();
+    if (!judged && flooded()) end(ChildEnd::kFlooded);
     if (!announced && !ended && !judged && looksWhole(result.output)) {
       announced = true;
       printed(result.output);
@@ -182,10 +202,12 @@ Result<ChildResult> superviseChild(const ChildSpec& spec, const ChildControl& co
       }
     }
   }
+  const bool killed = judged || !ended;
   if (!ended) {
     ::kill(-pid, SIGKILL);
     ::waitpid(pid, nullptr, 0);
   }
+  reapOrphans(pid, killed ? nowMs() + kDrainMs : 0);
   return result;
 }
 

@@ -68,7 +68,8 @@ class ChildControl {
 // been reaped. Freeing the memory of a Go program takes the kernel 0.5 ms, in which its answer can be worked on.
 using PrintedListener = std::function<void(const std::string& output)>;
 
-// Blocks the calling thread until the child has been reaped. A fault: it could not be started.
+// Blocks the calling thread until the child has been reaped, and with it, where this process is PID 1, those of its
+// group that were killed: for a quarter of a second at most. A fault: it could not be started.
 Result<ChildResult> runChild(const ChildSpec& spec, ChildControl& control, const PrintedListener& printed) noexcept;
 
 }  // namespace vu

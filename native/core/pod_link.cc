@@ -33,12 +33,12 @@ std::string text(const LinkRoute& route) {
 // The namespace is bound when /dev/net/tun is opened, not at TUNSETIFF: this thread has entered it before. `more`:
 // flags of TUNSETIFF beside those of all our TAPs. With IFF_TUN_EXCL the device must not be there, whatever was asked a
 // moment ago.
-Result<UniqueFd> openQueue(const TapSpec& spec, int more) noexcept {
+Result<UniqueFd> openQueue(const TapSpec& spec, const std::string& name, int more) noexcept {
   UniqueFd fd(::open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
   if (!fd) return lastFault("open /dev/net/tun");
   ifreq request{};
   request.ifr_flags = static_cast<short>(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | more);
-  std::strncpy(request.ifr_name, spec.name.c_str(), IFNAMSIZ - 1);
+  std::strncpy(request.ifr_name, name.c_str(), IFNAMSIZ - 1);
   if (::ioctl(fd.get(), TUNSETIFF, &request) != 0) {
     const Fault fault = lastFault("ioctl TUNSETIFF");
     return (more & IFF_TUN_EXCL) != 0 && fault.errnum == EBUSY ? Fault{EEXIST, fault.operation} : fault;
@@ -52,29 +52,32 @@ Result<UniqueFd> openQueue(const TapSpec& spec, int more) noexcept {
 // Multi-queue only where there is more than one: for such a device the kernel makes 256 transmit queues, whatever is
 // asked for, and when it goes up a qdisc for each. That is 4.7 MB of kernel memory and a millisecond; with one queue it
 // is 8 KB and 0.07 ms (measured on Linux 6.18).
-Result<void> openQueues(const TapSpec& spec, std::vector<UniqueFd>* queues) noexcept {
+Result<void> openQueues(const TapSpec& spec, const std::string& name, std::vector<UniqueFd>* queues) noexcept {
   const int kind = spec.queues == 1 ? 0 : IFF_MULTI_QUEUE;
   for (uint32_t queue = 0; queue < spec.queues; ++queue) {
     const bool create = queue == 0 && !spec.adoptIfindex;
-    Result<UniqueFd> fd = openQueue(spec, kind | (create ? IFF_TUN_EXCL : 0));
+    Result<UniqueFd> fd = openQueue(spec, name, kind | (create ? IFF_TUN_EXCL : 0));
     // A device of an older version is multi-queue with one queue, too.
-    if (!fd && fd.fault().errnum == EINVAL && spec.adoptIfindex && kind == 0) fd = openQueue(spec, IFF_MULTI_QUEUE);
+    if (!fd && fd.fault().errnum == EINVAL && spec.adoptIfindex && kind == 0) {
+      fd = openQueue(spec, name, IFF_MULTI_QUEUE);
+    }
     if (!fd) return fd.fault();
     queues->push_back(std::move(fd).value());
   }
   return {};
 }
 
-// Checks what is there by that name before anything is made.
-std::optional<Fault> checkName(Rtnetlink& netlink, const TapSpec& spec) noexcept {
-  const auto link = netlink.link(spec.name);
+// The name for TUNSETIFF, judged before anything is made. What is taken over is known by its index alone: the pod may
+// give it another name and MAC (KubeVirt does both), and the name to something else. An index is not given to a second
+// link of a namespace, unless somebody inside asks for that number.
+Result<std::string> nameToOpen(Rtnetlink& netlink, const TapSpec& spec) noexcept {
+  const auto link = spec.adoptIfindex ? netlink.link(*spec.adoptIfindex) : netlink.link(spec.name);
   if (!link) return link.fault();
   const std::optional<LinkInfo>& info = link.value();
-  if (!spec.adoptIfindex) return info ? std::optional<Fault>(Fault{EEXIST, "TUNSETIFF"}) : std::nullopt;
+  if (!spec.adoptIfindex) return info ? Result<std::string>(Fault{EEXIST, "TUNSETIFF"}) : spec.name;
   if (!info) return Fault{ENODEV, "TUNSETIFF"};
-  if (info->ifindex != *spec.adoptIfindex) return Fault{ESTALE, "TUNSETIFF"};
   if (info->kind != "tun") return Fault{EEXIST, "TUNSETIFF"};
-  return std::nullopt;
+  return info->name;
 }
 
 // Makes a fresh device what the pod shall see; its queues are open. It becomes persistent last: before, it vanishes
@@ -108,17 +111,21 @@ LinkAddress linkLocalOf(const MacAddress& mac) noexcept {
 std::optional<LinkFault> openTap(const TapSpec& spec, OpenedTap* opened) noexcept {
   Result<Rtnetlink> netlink = Rtnetlink::open();
   if (!netlink) return at(netlink.fault(), spec.name);
-  if (const auto refused = checkName(netlink.value(), spec)) return at(*refused, spec.name);
+  const Result<std::string> name = nameToOpen(netlink.value(), spec);
+  if (!name) return at(name.fault(), spec.name);
   OpenedTap tap;
-  const Result<void> queues = openQueues(spec, &tap.queues);
+  const Result<void> queues = openQueues(spec, name.value(), &tap.queues);
   if (!queues) return at(queues.fault(), spec.name);
   // Created in this namespace and nowhere else: a TUNSETIFF by name makes a device wherever the fd was opened.
-  const auto made = netlink.value().link(spec.name);
+  const auto made = netlink.value().link(name.value());
   if (!made) return at(netlink.value(), made.fault(), spec.name);
-  if (!made.value() || made.value()->kind != "tun") return at(Fault{ENODEV, "TUNSETIFF"}, spec.name);
-  tap.ifindex = made.value()->ifindex;
+  const bool isTap = made.value() && made.value()->kind == "tun";
+  if (isTap) tap.ifindex = made.value()->ifindex;
   if (spec.adoptIfindex) {
-    if (tap.ifindex != *spec.adoptIfindex) return at(Fault{ESTALE, "TUNSETIFF"}, spec.name);
+    // Renamed meanwhile. What TUNSETIFF made instead is not persistent, and goes with the queues.
+    if (!isTap || tap.ifindex != *spec.adoptIfindex) return at(Fault{ESTALE, "TUNSETIFF"}, spec.name);
+  } else if (!isTap) {
+    return at(Fault{ENODEV, "TUNSETIFF"}, spec.name);
   } else if (auto fault = dress(netlink.value(), spec, tap)) {
     return fault;
   }
@@ -177,11 +184,11 @@ std::optional<LinkFault> inspectLink(const std::string& name, std::optional<Link
   return std::nullopt;
 }
 
-std::optional<LinkFault> readLinkFilter(uint32_t ifindex, std::optional<LinkFilter>* filter) noexcept {
+std::optional<LinkFault> readLinkFilter(uint32_t ifindex, bool groups, std::optional<LinkFilter>* filter) noexcept {
   const std::string what = "link " + std::to_string(ifindex);
   Result<Rtnetlink> netlink = Rtnetlink::open();
   if (!netlink) return at(netlink.fault(), what);
-  auto found = netlink.value().filter(ifindex);
+  auto found = netlink.value().filter(ifindex, groups);
   if (!found) return at(netlink.value(), found.fault(), what);
   *filter = std::move(found).value();
   return std::nullopt;
@@ -191,9 +198,9 @@ std::optional<LinkFault> deleteLink(const std::string& name, uint32_t ifindex, b
   *deleted = false;
   Result<Rtnetlink> netlink = Rtnetlink::open();
   if (!netlink) return at(netlink.fault(), name);
-  const auto link = netlink.value().link(name);
+  const auto link = netlink.value().link(ifindex);
   if (!link) return at(netlink.value(), link.fault(), name);
-  if (!link.value() || link.value()->ifindex != ifindex) return std::nullopt;
+  if (!link.value() || link.value()->kind != "tun") return std::nullopt;
   const Result<void> done = removeLink(std::move(netlink).value(), ifindex);
   if (!done && done.fault().errnum != ENODEV) return at(done.fault(), name);
   *deleted = done.ok();

@@ -24,7 +24,7 @@ struct TapSpec {
   std::string name;
   uint32_t queues = 1;
   uint32_t headerBytes = 12;
-  // Take over an existing device, which must have this index.
+  // Take over the device with this index, whatever its name is by now.
   std::optional<uint32_t> adoptIfindex;
   LinkAttributes attributes;
 };
@@ -46,14 +46,14 @@ struct LinkState {
   std::vector<LinkRoute> routes;
 };
 
-// EEXIST: the name is taken. Adopting: ENODEV no such link, ESTALE another index, EEXIST not a TAP.
+// EEXIST: the name is taken. Adopting: ENODEV no such link, EEXIST not a TAP, ESTALE renamed or deleted meanwhile.
 // A device made here is removed again when a later step fails.
 std::optional<LinkFault> openTap(const TapSpec& spec, OpenedTap* opened) noexcept;
 std::optional<LinkFault> setupLink(const LinkSetup& setup) noexcept;
 std::optional<LinkFault> inspectLink(const std::string& name, std::optional<LinkState>* state) noexcept;
-// Empty: there is no such link.
-std::optional<LinkFault> readLinkFilter(uint32_t ifindex, std::optional<LinkFilter>* filter) noexcept;
-// `deleted` is false when there is no link of that name and index.
+// Empty: there is no such link. `groups`: see Rtnetlink::filter.
+std::optional<LinkFault> readLinkFilter(uint32_t ifindex, bool groups, std::optional<LinkFilter>* filter) noexcept;
+// `deleted` is false when there is no TAP of that index; `name`, which the pod may have changed, is for messages.
 std::optional<LinkFault> deleteLink(const std::string& name, uint32_t ifindex, bool* deleted) noexcept;
 
 }  // namespace vu

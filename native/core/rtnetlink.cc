@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 
@@ -31,6 +32,8 @@ namespace {
 constexpr size_t kReceiveBytes = 64 << 10;
 constexpr size_t kMessageBytes = 2048;
 constexpr time_t kTimeoutSeconds = 5;
+// For all of a dump, whose pieces may each come in time.
+constexpr std::chrono::seconds kDumpTimeout(10);
 constexpr int kDumpAttempts = 8;
 
 // Walks the attributes of a message; lengths are checked by RTA_OK.
@@ -221,8 +224,10 @@ Result<void> Rtnetlink::query(Message& message, const char* operation,
   if (!request) return Fault{EMSGSIZE, operation};
   if (::send(fd_.get(), request->first, request->second, 0) < 0) return lastFault(operation);
   alignas(nlmsghdr) static thread_local std::array<char, kReceiveBytes> buffer;
+  const auto deadline = std::chrono::steady_clock::now() + kDumpTimeout;
   bool interrupted = false;
   for (;;) {
+    if (std::chrono::steady_clock::now() > deadline) return Fault{ETIMEDOUT, operation};
     sockaddr_nl sender{};
     socklen_t senderLength = sizeof sender;
     const ssize_t received = ::recvfrom(fd_.get(), buffer.data(), buffer.size(), MSG_TRUNC,
@@ -252,6 +257,7 @@ Result<void> Rtnetlink::query(Message& message, const char* operation,
         return Fault{-error, operation};
       }
       each(header);
+      if (enough_) return {};
       if ((header->nlmsg_flags & NLM_F_MULTI) == 0 && !message.acknowledged()) return {};
     }
   }
@@ -300,6 +306,11 @@ Result<std::optional<LinkInfo>> Rtnetlink::askLink(Message& message) noexcept {
     const rtattr* first = attributesOf<ifinfomsg>(header, &length);
     eachAttribute(first, length, [&link](const rtattr* attribute) {
       switch (attribute->rta_type & NLA_TYPE_MASK) {
+        case IFLA_IFNAME: {
+          const auto* text = static_cast<const char*>(RTA_DATA(attribute));
+          link.name.assign(text, ::strnlen(text, RTA_PAYLOAD(attribute)));
+          break;
+        }
         case IFLA_ADDRESS:
           if (RTA_PAYLOAD(attribute) == link.mac.size())
             std::memcpy(link.mac.data(), RTA_DATA(attribute), link.mac.size());
@@ -328,7 +339,7 @@ Result<std::optional<LinkInfo>> Rtnetlink::askLink(Message& message) noexcept {
   return found;
 }
 
-Result<std::optional<LinkFilter>> Rtnetlink::filter(uint32_t ifindex) noexcept {
+Result<std::optional<LinkFilter>> Rtnetlink::filter(uint32_t ifindex, bool groups) noexcept {
   std::optional<LinkFilter> found;
   ifinfomsg body{};
   body.ifi_index = static_cast<int>(ifindex);
@@ -369,14 +380,16 @@ Result<std::optional<LinkFilter>> Rtnetlink::filter(uint32_t ifindex) noexcept {
     return asked.fault();
   }
   if (!found) return found;
-  // The address lists of a device are what `bridge fdb show` calls its own ("self") entries.
+  found->allMulticast = found->allMulticast || !groups;
+  // The address lists of a device are what `bridge fdb show` calls its own ("self") entries, unicast ones first
+  // (ndo_dflt_fdb_dump): with the first group that need not be known the rest need not be, either.
   body.ifi_family = AF_BRIDGE;
   Message list(RTM_GETNEIGH, NLM_F_DUMP, body);
   const auto restart = [&found] {
     found->unicast.clear();
     found->multicast.clear();
   };
-  const Result<void> listed = dump(list, "RTM_GETNEIGH", restart, [&](const void* raw) {
+  const Result<void> listed = dump(list, "RTM_GETNEIGH", restart, [&, this](const void* raw) {
     const nlmsghdr* header = nullptr;
     const auto* entry = bodyOf<ndmsg>(raw, &header);
     if (entry == nullptr || entry->ndm_ifindex != static_cast<int>(ifindex) || (entry->ndm_flags & NTF_SELF) == 0) {
@@ -384,11 +397,24 @@ Result<std::optional<LinkFilter>> Rtnetlink::filter(uint32_t ifindex) noexcept {
     }
     size_t length = 0;
     const rtattr* first = attributesOf<ndmsg>(header, &length);
-    eachAttribute(first, length, [&found](const rtattr* attribute) {
+    eachAttribute(first, length, [&found, this](const rtattr* attribute) {
       MacAddress mac;
       if (attribute->rta_type != NDA_LLADDR || RTA_PAYLOAD(attribute) != mac.size()) return;
       std::memcpy(mac.data(), RTA_DATA(attribute), mac.size());
-      ((mac[0] & 1) != 0 ? found->multicast : found->unicast).push_back(mac);
+      const bool group = (mac[0] & 1) != 0;
+      auto& list = group ? found->multicast : found->unicast;
+      if (list.size() < kFilterAddresses && !(group && found->allMulticast)) {
+        list.push_back(mac);
+        return;
+      }
+      list.clear();
+      // What has not been read yet is let in, too.
+      found->allMulticast = true;
+      if (!group) {
+        found->promiscuous = true;
+        found->multicast.clear();
+      }
+      enough();
     });
   });
   if (!listed) {

@@ -42,6 +42,7 @@ std::optional<MacAddress> parseMac(const std::string& text) noexcept;
 
 struct LinkInfo {
   uint32_t ifindex = 0;
+  std::string name;
   std::string kind;
   MacAddress mac{};
   uint32_t mtu = 0;
@@ -49,7 +50,13 @@ struct LinkInfo {
   bool carrier = false;
 };
 
-// What a link wants of its device: what a network card would be told (dev_set_rx_mode, dev_set_mtu).
+// More addresses than one command of the control queue carries (src/virtio/control.ts): such a list becomes the mode
+// that lets them all in anyway. Any program of a pod can join groups without end, each look at them holds RTNL, and the
+// kernel walks the list from its start for every piece of it.
+inline constexpr size_t kFilterAddresses = 682;
+
+// What a link wants of its device: what a network card would be told (dev_set_rx_mode, dev_set_mtu). Where allMulticast
+// is set the groups are left out.
 struct LinkFilter {
   MacAddress mac{};
   uint32_t mtu = 0;
@@ -77,8 +84,9 @@ class Rtnetlink {
   // ENODEV is a value here: an empty optional.
   Result<std::optional<LinkInfo>> link(const std::string& name) noexcept;
   Result<std::optional<LinkInfo>> link(uint32_t ifindex) noexcept;
-  // Empty: there is no such link.
-  Result<std::optional<LinkFilter>> filter(uint32_t ifindex) noexcept;
+  // Empty: there is no such link. Without `groups` multicast is not asked for: all of it passes. Once per socket: a
+  // long list is not read to its end.
+  Result<std::optional<LinkFilter>> filter(uint32_t ifindex, bool groups) noexcept;
   Result<void> setAttributes(uint32_t ifindex, const LinkAttributes& attributes) noexcept;
   // No link-local address by itself: it would stay tentative for ever without carrier.
   Result<void> disableAddressGeneration(uint32_t ifindex) noexcept;
@@ -97,18 +105,22 @@ class Rtnetlink {
   class Message;
   // Sends and waits for the acknowledgement.
   Result<void> execute(Message& message, const char* operation) noexcept;
-  // Sends and hands every answer to `each` until the end of the dump, or the only answer. EINTR: the tables changed
-  // during the dump.
+  // Sends and hands every answer to `each` until the end of the dump, the only answer, or enough(). EINTR: the tables
+  // changed during the dump.
   Result<void> query(Message& message, const char* operation,
                      const std::function<void(const void* header)>& each) noexcept;
   // query() of a dump, again while it is interrupted; `restart` forgets what an interrupted one has shown.
   Result<void> dump(Message& message, const char* operation, const std::function<void()>& restart,
                     const std::function<void(const void* header)>& each) noexcept;
+  // For `each`: the rest of the answer is not wanted. The kernel is still dumping, and this socket good for nothing
+  // more.
+  void enough() noexcept { enough_ = true; }
   Result<std::optional<LinkInfo>> askLink(Message& message) noexcept;
   Result<void> addRouteOnce(uint32_t ifindex, const LinkRoute& route, bool onLink) noexcept;
 
   UniqueFd fd_;
   uint32_t sequence_ = 1;
+  bool enough_ = false;
   std::string explanation_;
 };
 

@@ -39,7 +39,10 @@ export async function adopt(
   }
 }
 
-/** No interface of that name, another one, or one that is no TAP (`checkName` in `native/core/pod_link.cc`). */
+/**
+ * No interface of that index, or one that is no TAP (`nameToOpen` in `native/core/pod_link.cc`). ESTALE is none of it: one
+ * that was renamed meanwhile is found by another try.
+ */
 function interfaceIsGone(error: unknown): boolean {
-  return ['ENODEV', 'ESTALE', 'EEXIST'].includes(errnoOf(error) ?? '');
+  return ['ENODEV', 'EEXIST'].includes(errnoOf(error) ?? '');
 }

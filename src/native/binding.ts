@@ -114,7 +114,10 @@ export interface TapSpec {
   readonly queues: number;
   /** Bytes of the vnet header: 10 or 12. Set on every open. */
   readonly headerBytes: number;
-  /** The device is there already and must have this ifindex (re-adoption); null: it must not exist (EEXIST). */
+  /**
+   * Re-adoption: the device with this ifindex, whatever its name is by now (ENODEV: there is none, EEXIST: no TAP, ESTALE:
+   * it was renamed meanwhile). null: a new one, whose name must be free (EEXIST).
+   */
   readonly adoptIfindex: number | null;
   /** Set on creation only. */
   readonly mac: string;
@@ -226,7 +229,11 @@ export interface PodLinkFilter {
   readonly mac: string;
   readonly mtu: number;
   readonly promiscuous: boolean;
-  /** Also where the kernel (before 6.14) does not tell when a group is joined. */
+  /**
+   * Also where the kernel (before 6.14) does not tell when a group is joined, and instead of more groups than a command
+   * carries, as `promiscuous` instead of more addresses: what one has at will costs the agent nothing. `multicast` is empty
+   * then.
+   */
   readonly allMulticast: boolean;
   /** Addresses beside `mac`: a macvlan on top, for instance. */
   readonly unicast: readonly string[];
@@ -398,6 +405,7 @@ export interface ChildOutcome {
   readonly kind: 'exited' | 'signalled' | 'timeout' | 'killed' | 'flooded';
   /** Exit code, or signal number. */
   readonly code: number;
+  /** Both are empty unless it exited. */
   readonly stdout: string;
   readonly stderr: string;
 }
@@ -437,7 +445,7 @@ export interface NativeBinding {
   setupPodLink(netns: NativeFd, setup: PodLinkSetup): Promise<void>;
   /** null when the namespace has no such link. */
   inspectPodLink(netns: NativeFd, name: string): Promise<PodLinkState | null>;
-  /** Deletes the link if it has that name and ifindex. false: it was not there. */
+  /** Deletes the TAP of that ifindex, whatever its name is by now; `name` is for errors. false: it was not there. */
   deletePodLink(netns: NativeFd, name: string, ifindex: number): Promise<boolean>;
 
   /** `onChange` is called when links or multicast groups of the namespace change; see PodLinkWatch. */

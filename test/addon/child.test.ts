@@ -95,6 +95,12 @@ describe('a child process', () => {
     expect((await script('while :; do echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; done').ended).kind).toBe('flooded');
   });
 
+  it('printing too much with four writers is ended, and what it printed is dropped', async () => {
+    const text = 'cat /dev/zero & cat /dev/zero & cat /dev/zero >&2 & cat /dev/zero >&2 & wait';
+    for (let round = 0; round < 5; round += 1)
+      expect(await script(text).ended).toMatchObject({ kind: 'flooded', stdout: '', stderr: '' });
+  });
+
   it.each(['timeout', 'killed'] as const)('%s: its children end with it', async (how) => {
     const marker = `${36_000 + Math.floor(Math.random() * 1000)}.${process.pid}`;
     const child = script(`sleep ${marker} & sleep ${marker}`, how === 'timeout' ? 300 : 20_000);

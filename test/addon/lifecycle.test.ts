@@ -24,16 +24,17 @@ afterEach(() => {
   rmSync(directory, { recursive: true });
 });
 
-function child(scenario: string): Promise<Finished> {
-  return runAny(process.execPath, [...flags, scenario, directory], {
+function child(scenario: string, launcher: readonly string[]): Promise<Finished> {
+  const [command, ...args] = [...launcher, process.execPath, ...flags, scenario, directory];
+  return runAny(command, args, {
     env: { ...process.env, NODE_OPTIONS: '' },
     timeoutMs: 20_000,
   });
 }
 
 /** Ended by itself with 0, printed the lines, left no socket file. */
-async function expectEnd(scenario: string, lines: readonly string[]): Promise<void> {
-  const { code, signal, stdout, stderr } = await child(scenario);
+async function expectEnd(scenario: string, lines: readonly string[], launcher: readonly string[] = []): Promise<void> {
+  const { code, signal, stdout, stderr } = await child(scenario, launcher);
   expect({ code, signal, stderr, lines: stdout.split('\n').slice(0, -1) }).toEqual({
     code: 0,
     signal: null,
@@ -60,6 +61,13 @@ describe('a process', () => {
 
   it('process.exit in the middle of everything, ten times', async () => {
     for (let round = 0; round < 10; round += 1) await expectEnd('process.exit in the middle', ['exit']);
+  });
+});
+
+describe('an agent that is PID 1 of its container', () => {
+  it('leaves no zombie of a program that is ended with its children', async () => {
+    const lines = ['killed', 'timeout', 'flooded', 'PID 1, 0 others'];
+    await expectEnd('ends programs as PID 1', lines, ['unshare', '--fork', '--pid', '--mount-proc']);
   });
 });
 

@@ -1,9 +1,11 @@
 /** What the kernel tells of a pod's interface. Needs root. */
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import type { PodLinkFilter, PodLinkWatch } from '../../src/native/binding.ts';
 import { loadNative } from '../../src/native/load.ts';
+import { macTableEntries } from '../../src/virtio/control.ts';
 import { Cleanup } from '../support/cleanup.ts';
 import { openDescriptors } from '../support/open-descriptors.ts';
 import { Netns } from '../support/netns.ts';
@@ -107,6 +109,46 @@ describe('a watch of a pod link', () => {
       await until('the join', () => changes > 0);
       expect((await read()).multicast).toContain('01:00:5e:01:02:03');
     }
+  });
+
+  it('lets all groups in instead of a list of 20000, which any program of the pod can make', async () => {
+    await pod.run('ip', 'addr', 'add', '10.0.0.2/24', 'dev', 'eth0');
+    const { allMulticast: always } = await read();
+    // 20 of a socket, which is what `net.ipv4.igmp_max_memberships` lets anybody have.
+    const script = `for (let socket = 0; socket < 1000; socket += 1) {
+        const s = require('dgram').createSocket('udp4');
+        for (let group = 0; group < 20; group += 1)
+          s.addMembership(['239', socket >> 8, socket & 255, group].join('.'), '10.0.0.2');
+      }
+      console.log('joined');`;
+    const log = join(tmpdir(), `vu-watch-${process.pid}-many.log`);
+    cleanup.add('log', () => rmSync(log, { force: true }));
+    const program = pod.daemon('program', log, process.execPath, '-e', script);
+    cleanup.add('program', () => program.stop());
+    await until('the joins', () => readFileSync(log, 'utf8').includes('joined'), 30_000);
+    const { allMulticast, multicast } = await read();
+    expect(allMulticast).toBe(true);
+    expect(multicast.length).toBeLessThanOrEqual(macTableEntries);
+    await program.stop();
+    await until('the list is short again', async () => !(await pod.run('ip', 'maddr')).includes('239.'));
+    expect(await read()).toMatchObject({ allMulticast: always, unicast: [] });
+  });
+
+  it('lets everything in instead of a list of 700 addresses', async () => {
+    const lines = Array.from({ length: 700 }, (_, index) => {
+      const mac = `02:00:00:01:${(index >> 8).toString(16)}:${(index & 255).toString(16)}`;
+      return `link add mv${index} link eth0 address ${mac} up type macvlan mode bridge`;
+    });
+    const batch = join(tmpdir(), `vu-watch-${process.pid}.batch`);
+    cleanup.add('batch', () => rmSync(batch, { force: true }));
+    writeFileSync(batch, lines.join('\n'));
+    await pod.run('ip', '-batch', batch);
+    expect(await read()).toMatchObject({ promiscuous: true, allMulticast: true, unicast: [], multicast: [] });
+  });
+
+  it('names no groups where all of them are let in', async () => {
+    const { multicast } = await told('ip', 'link', 'set', 'eth0', 'allmulticast', 'on');
+    expect(multicast).toEqual([]);
   });
 
   it('tells once until it is read again', async () => {

@@ -187,11 +187,54 @@ describe('a TAP', () => {
     expect((await ipLinks()).map(({ ifname }) => ifname)).toEqual(['lo']);
     const tap = await openTap();
     closeQueues(tap);
-    await expect(openTap({ adoptIfindex: tap.ifindex + 1 })).rejects.toMatchObject({ code: 'ESTALE' });
+    await expect(openTap({ adoptIfindex: tap.ifindex + 1 })).rejects.toMatchObject({ code: 'ENODEV' });
     expect(await ipLink()).toMatchObject({ ifindex: tap.ifindex });
     await pod.run('ip', 'link', 'add', 'veth0', 'type', 'veth', 'peer', 'name', 'veth1');
     const veth = await ipLink('veth0');
     await expect(openTap({ name: 'veth0', adoptIfindex: veth.ifindex })).rejects.toMatchObject({ code: 'EEXIST' });
+  });
+
+  it('[66] that the pod has renamed is taken up again and removed, and what took its name is spared', async () => {
+    const tap = await openTap({ queues: 2 });
+    closeQueues(tap);
+    // As KubeVirt does it: the interface becomes the port of a bridge, with another address.
+    await pod.run('ip', 'link', 'set', 'eth0', 'name', 'eth0-nic');
+    await pod.run('ip', 'link', 'set', 'eth0-nic', 'address', '02:00:00:00:00:99');
+    await pod.run('ip', 'tuntap', 'add', 'dev', 'eth0', 'mode', 'tap', 'multi_queue', 'vnet_hdr');
+    const foreign = await ipLink();
+    const again = await openTap({ queues: 2, adoptIfindex: tap.ifindex });
+    expect(again.ifindex).toBe(tap.ifindex);
+    expect(await ipLink('eth0-nic')).toMatchObject({ linkinfo: { info_data: { numqueues: 2 } } });
+    // CHECK asks for what has the name.
+    expect(await native.inspectPodLink(netns, 'eth0')).toMatchObject({ ifindex: foreign.ifindex });
+    closeQueues(again);
+    expect(await native.deletePodLink(netns, 'eth0', tap.ifindex)).toBe(true);
+    const left = (await ipLinks()).map(({ ifname, ifindex }) => ({ ifname, ifindex }));
+    expect(left).toEqual([expect.objectContaining({ ifname: 'lo' }), { ifname: 'eth0', ifindex: foreign.ifindex }]);
+  });
+
+  it('that is renamed again and again meanwhile is taken up or not, and nothing is made', async () => {
+    const tap = await openTap();
+    closeQueues(tap);
+    const script = 'while :; do ip link set eth0 name eth1; ip link set eth1 name eth0; done 2>/dev/null';
+    const log = join(tmpdir(), `vu-link-${process.pid}.log`);
+    cleanup.add('log', () => rmSync(log, { force: true }));
+    const renaming = pod.daemon('renaming', log, '/bin/sh', '-c', script);
+    cleanup.add('renaming', () => renaming.stop());
+    let taken = 0;
+    for (let round = 0; round < 300; round += 1) {
+      try {
+        const again = await native.openTap(netns, { ...spec, adoptIfindex: tap.ifindex });
+        closeQueues(again);
+        expect(again.ifindex).toBe(tap.ifindex);
+        taken += 1;
+      } catch (error) {
+        expect(error).toMatchObject({ code: 'ESTALE' });
+      }
+    }
+    expect(taken).toBeGreaterThan(0);
+    await renaming.stop();
+    expect((await ipLinks()).map(({ ifindex }) => ifindex)).toEqual([1, tap.ifindex]);
   });
 
   it('is refused with EEXIST when the name is taken, and the owner of the name is unharmed', async () => {
@@ -453,10 +496,12 @@ describe('inspect and delete', () => {
     expect(await native.deletePodLink(netns, 'eth0', 2)).toBe(false);
   });
 
-  it('spare a link of the same name with another index, and of the same index with another name', async () => {
+  it('spare a link of the same name with another index, and of the same index that is no TAP', async () => {
     const tap = await openTap();
     expect(await native.deletePodLink(netns, 'eth0', tap.ifindex + 1)).toBe(false);
-    expect(await native.deletePodLink(netns, 'lo', tap.ifindex)).toBe(false);
+    await pod.run('ip', 'link', 'add', 'veth0', 'type', 'veth', 'peer', 'name', 'veth1');
+    expect(await native.deletePodLink(netns, 'veth0', (await ipLink('veth0')).ifindex)).toBe(false);
+    expect((await ipLinks()).map(({ ifname }) => ifname).toSorted()).toEqual(['eth0', 'lo', 'veth0', 'veth1']);
     expect(await ipLink()).toMatchObject({ ifindex: tap.ifindex });
     expect(await native.deletePodLink(netns, 'eth0', tap.ifindex)).toBe(true);
     expect(await native.deletePodLink(netns, 'eth0', tap.ifindex)).toBe(false);

@@ -180,7 +180,7 @@ const scenarios: Readonly<Record<string, () => Promise<void> | void>> = {
         void Promise.resolve()
           .then(() => order.push('promise'))
           .then(() => {
-            say(`${order.join(' ')} ${performance.now() - since < 50 ? 'at once' : 'late'}`);
+            say(`${order.join(' ')} ${performance.now() - since < 5000 ? 'at once' : 'late'}`);
             native.shutdown();
           });
       },
@@ -241,6 +241,30 @@ const scenarios: Readonly<Record<string, () => Promise<void> | void>> = {
     hanging.kill();
     await run('an abort', hanging);
     lines.close();
+  },
+
+  // In a PID namespace of its own, whose orphans are its children.
+  'ends programs as PID 1': async () => {
+    const others = (): number => readdirSync('/proc').filter((name) => /^\d+$/.test(name) && name !== '1').length;
+    const start = (input: string, timeoutMs: number): Child =>
+      native.runChild({
+        path: '/bin/sh',
+        environment: [],
+        input,
+        holdInput: false,
+        timeoutMs,
+        outputLimitBytes: 1 << 16,
+      });
+    const sleepers = 'sleep 600 & sh -c "sleep 600 & sleep 600 & wait" & ';
+    const hanging = start(`${sleepers} wait`, 600_000);
+    while (others() < 5) await new Promise((resolve) => setImmediate(resolve));
+    hanging.kill();
+    const ways = [hanging, start(`${sleepers} wait`, 300), start(`${sleepers} cat /dev/zero`, 600_000)];
+    for (const child of ways) {
+      const { kind } = await child.ended;
+      say(kind);
+    }
+    say(`PID ${process.pid}, ${others()} others`);
   },
 
   // The parent lowers RLIMIT_NOFILE to what is said here, then tries to connect.

@@ -48,7 +48,7 @@ const meaning = {
   SYSCALL_FAILED: { scope: 'attachment', recovery: 'reject' },
   /** A durable write of ours failed (disk full, read-only). */
   STATE_WRITE: { scope: 'request', recovery: 'reject' },
-  /** A record on disk is corrupt or of a newer schema; it was set aside. */
+  /** A record on disk is corrupt or of a newer schema, and was set aside; or the disk did not give it. */
   STATE_CORRUPT: { scope: 'attachment', recovery: 'cleanup' },
   /** Descriptors, memory or queue slots are exhausted for now. */
   RESOURCE_EXHAUSTED: { scope: 'request', recovery: 'retry-later' },

@@ -46,9 +46,9 @@ export function listenForNews({ nodeName, tell, touch }: NewsParts): () => void 
       const what = kind === 'attachment' ? 'attachment' : 'OVS port';
       tell({ subject: node, reason: 'OrphanRemoved', note: `${what} ${id} was removed: ${reason}`, type: 'Normal' });
     }),
-    subscribe('stateCorrupt', ({ id, asidePath, reason }) => {
+    subscribe('stateCorrupt', ({ id, path, reason }) => {
       touch();
-      const note = `the record of ${id} cannot be read and lies aside as ${asidePath}: ${reason}`;
+      const note = `the record of ${id} cannot be read and lies at ${path}: ${reason}`;
       tell({ subject: node, reason: 'StateCorrupt', note, type: 'Warning' });
     }),
   ];

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { basename, dirname, join } from 'node:path';
+import { CutConnections } from '../attachment/cut-connections.ts';
 import { DeviceInfoDirectory } from '../attachment/device-info.ts';
 import { AttachmentManager } from '../attachment/manager.ts';
 import type { BackendSpec } from '../attachment/spec.ts';
@@ -69,6 +70,7 @@ export function composeAgent(options: AgentOptions, log: Logger, lostLogLines: (
     deviceInfo: new DeviceInfoDirectory(options.deviceInfoDir),
     ipam: new DelegatedIpam({ binDirs: [options.cniBinDir] }),
     ovs,
+    cuts: new CutConnections(systemClock),
     createDevice: (device, path) => createVirtioUserDevice(device, (session) => binding.createSession(session), path),
     createSource: (backend) => createSource(backend, binding, options, directories, log),
     clock: systemClock,

@@ -7,7 +7,7 @@ import { asksOverInterface, type IpamResult } from '../ipam/result.ts';
 import type { NativeFd } from '../native/binding.ts';
 import type { CallContext } from './api.ts';
 import type { AttachmentDependencies } from './dependencies.ts';
-import { ipamCall, removePort } from './detach.ts';
+import { closeLive, ipamCall, removePort } from './detach.ts';
 import { deviceInfo } from './device-info.ts';
 import { attachmentId } from './key.ts';
 import { linkFailure } from './link-failure.ts';
@@ -218,7 +218,7 @@ class Climb {
     const port = ovsPortSpec(this.id, this.#spec, options.nodeName);
     if (port === null) return;
     const { live } = this.#made;
-    const undo = (): Promise<boolean> => removePort(this.id, live.close(), this.#dependencies, undoSignal());
+    const undo = (): Promise<boolean> => removePort(this.id, closeLive(live), this.#dependencies, undoSignal());
     try {
       await ovs.ensure(port, this.#signal);
       this.#rollback.push('OVS port', undo);

@@ -7,6 +7,7 @@ import type { Ipam } from '../ipam/result.ts';
 import type { NativeBinding, Pump } from '../native/binding.ts';
 import type { OvsPorts } from '../ovs/ports.ts';
 import type { Logger } from '../telemetry/log.ts';
+import type { CutConnections } from './cut-connections.ts';
 import type { DeviceInfoFiles } from './device-info.ts';
 import type { BackendSpec, PodIdentity } from './spec.ts';
 import type { StoreFiles } from './store.ts';
@@ -26,6 +27,7 @@ export interface AttachmentDependencies {
   readonly deviceInfo: DeviceInfoFiles;
   readonly ipam: Ipam;
   readonly ovs: OvsPorts;
+  readonly cuts: CutConnections;
   readonly createDevice: (options: DeviceOptions, path: DataPath) => VirtioUserDevice;
   readonly createSource: (backend: BackendSpec) => FrontendSource;
   readonly clock: Clock;

@@ -23,6 +23,9 @@ export interface DetachFailure {
   readonly error: VirtioUserError;
 }
 
+/** What a switch gets to let go in order before its connection is cut. */
+export const portStopMs = 2000;
+
 export function ipamCall(spec: AttachmentSpec): IpamCall | null {
   if (spec.ipam === null) return null;
   return {
@@ -60,7 +63,7 @@ export async function detach(
     await asked;
     await live?.stopTraffic();
   }
-  const connection = live?.close() ?? Promise.resolve();
+  const connection = live === null ? clearSocket(record, dependencies) : closeLive(live);
   const steps: readonly (readonly [DetachStep, Promise<unknown>])[] = [
     ['connection', connection],
     ['OVS port', record.spec.ovs === null ? connection : removePort(record.id, connection, dependencies, signal)],
@@ -112,8 +115,8 @@ export async function removeUnrecorded(
 }
 
 /**
- * A DEL must not fail for a full disk: removing needs no space. The price is that an agent killed in between takes the
- * attachment up again, until the runtime's next DEL.
+ * A DEL must not fail for a full disk: removing needs no space. What cannot be removed now is tried again as if this had
+ * been written. The price is that an agent killed in between takes the attachment up again, until the runtime's next DEL.
  */
 async function announceRemoval(
   deleting: AttachmentRecord,
@@ -124,6 +127,23 @@ async function announceRemoval(
     await store.write(deleting);
   } catch (error) {
     log.error({ id: deleting.id, error }, 'removal goes on without having been written down');
+    store.assume(deleting);
+  }
+}
+
+/** An agent that was killed left the file of its socket. Listening there clears it away, unless somebody answers. */
+async function clearSocket({ id, spec }: AttachmentRecord, dependencies: AttachmentDependencies): Promise<void> {
+  if (!spec.backend.server) return;
+  const source = dependencies.createSource(spec.backend);
+  try {
+    source.open((frontend, released) => {
+      frontend.close();
+      released();
+    });
+  } catch (error) {
+    dependencies.log.debug({ id, error }, 'the socket of an attachment that does not run stays');
+  } finally {
+    source.close();
   }
 }
 
@@ -156,18 +176,32 @@ function sameInterface(one: AttachmentRecord, other: AttachmentRecord): boolean 
   return sameNetns(one.netns, other.netns) && one.spec.key.ifName === other.spec.key.ifName;
 }
 
+/** Cut, the OVS port stays until later: a switch that is slow gets longer than one that loses no port. */
+export function closeLive(live: LiveAttachment): Promise<void> {
+  return live.close(live.spec.ovs === null ? undefined : portStopMs);
+}
+
 /**
  * When the connection has ended. A switch that removes a port while its vhost thread is still ending that connection
  * hangs for good: DPDK's removal spins until the thread is done (rte_vhost_driver_unregister), and the thread waits for
- * the spinning one (OVS 3.1, destroy_device in netdev-dpdk.c: ovsrcu_synchronize).
+ * the spinning one (OVS 3.1, destroy_device in netdev-dpdk.c: ovsrcu_synchronize). One that was cut the switch may find
+ * ended together with the removal, so the port is not removed at once then.
+ * @throws VirtioUserError OVS_UNAVAILABLE after a cut: to be tried again
  */
 export async function removePort(
   id: string,
   connection: Promise<unknown>,
-  { ovs }: Pick<AttachmentDependencies, 'ovs'>,
+  { ovs, cuts }: Pick<AttachmentDependencies, 'ovs' | 'cuts'>,
   signal: AbortSignal,
 ): Promise<boolean> {
   await connection.catch(() => undefined); // judged by its own step
+  if (cuts.has(id)) {
+    throw new VirtioUserError(
+      'OVS_UNAVAILABLE',
+      `OVS port ${id} is removed later: the switch did not let go of its connection, which was cut`,
+      { details: { port: id }, remedy: 'The switch is slow or hangs: look at its log and its load.' },
+    );
+  }
   return ovs.remove(id, signal);
 }
 

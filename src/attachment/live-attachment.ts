@@ -51,6 +51,7 @@ export class LiveAttachment {
   readonly #reconnect: Reconnect;
   /** null without a control queue. */
   readonly #driver: PodDriver | null;
+  readonly #pod: PodInterface;
   readonly #waiters = new Set<() => void>();
   #addresses: readonly string[];
 
@@ -63,6 +64,7 @@ export class LiveAttachment {
   ) {
     this.id = id;
     this.spec = spec;
+    this.#pod = pod;
     this.#addresses = addresses;
     this.#dependencies = dependencies;
     const { createDevice, createSource, clock, options } = dependencies;
@@ -94,11 +96,16 @@ export class LiveAttachment {
           for (const waiter of [...this.#waiters]) waiter();
         },
         onRunning: (running) => {
-          if (running) this.#driver?.start();
-          else this.#driver?.stop();
+          if (running) {
+            dependencies.cuts.forget(id);
+            this.#driver?.start();
+          } else {
+            this.#driver?.stop();
+          }
         },
+        onCut: () => dependencies.cuts.add(id),
         onAnnounced: () => this.#driver?.announced(),
-        announcements: () => announcements(device.net?.mac ?? spec.device.mac, this.#addresses),
+        announcements: () => this.#announcements(this.#addresses),
       });
     } catch (error) {
       void this.#port.close();
@@ -188,13 +195,36 @@ export class LiveAttachment {
     await Promise.all([this.#reconnect.stopTraffic(), this.#driver?.close()]);
   }
 
-  /** The whole end: traffic, connection, memory, socket. The TAP itself stays. Idempotent. */
-  async close(): Promise<void> {
-    await Promise.all([this.#reconnect.close(), this.#driver?.close()]);
+  /**
+   * The whole end: traffic, connection, memory, socket. The TAP itself stays. Idempotent.
+   * @param patienceMs what a living backend gets to let go in order
+   */
+  async close(patienceMs?: number): Promise<void> {
+    await Promise.all([this.#reconnect.close(patienceMs), this.#driver?.close()]);
   }
 
   counters(): PortCounters | null {
     return this.state === 'closing' ? null : this.#port.counters();
+  }
+
+  async #announcements(addresses: readonly string[]): Promise<readonly Uint8Array[]> {
+    return addresses.length === 0 ? [] : announcements(await this.#mac(), addresses);
+  }
+
+  /** The pod's address as the device knows it; where no driver has told it yet, or none will, as its interface has it. */
+  async #mac(): Promise<string> {
+    const { driverMac } = this.#device;
+    if (driverMac !== null) return driverMac;
+    const { mac } = this.spec.device;
+    try {
+      return (await readMac(this.spec, this.#pod, this.#dependencies)) ?? mac;
+    } catch (error) {
+      this.#dependencies.log.debug(
+        { id: this.id, error },
+        "the pod's address could not be read; announced as it was made",
+      );
+      return mac;
+    }
   }
 
   get view(): LiveView {
@@ -247,6 +277,20 @@ async function openWatch(
     return await binding.watchPodLink(fd, ifindex, onChange);
   } finally {
     fd.close();
+  }
+}
+
+/** By its index: a pod may rename it. null: it is gone, or its namespace. */
+async function readMac(
+  spec: AttachmentSpec,
+  pod: PodInterface,
+  dependencies: AttachmentDependencies,
+): Promise<string | null> {
+  const watch = await openWatch(spec, pod, dependencies, () => undefined);
+  try {
+    return (await watch?.read())?.mac ?? null;
+  } finally {
+    watch?.close();
   }
 }
 

@@ -85,8 +85,8 @@ export class AttachmentManager implements Attachments {
     const { options, log } = this.#dependencies;
     const { records, corrupt } = await this.#store.load();
     for (const { id, path, reason } of corrupt) {
-      log.error({ id, path, reason }, 'a record cannot be read and was set aside');
-      publish('stateCorrupt', { id, asidePath: path, reason });
+      log.error({ id, path, reason }, 'a record cannot be read');
+      publish('stateCorrupt', { id, path, reason });
     }
     const living = (record: AttachmentRecord): record is ReadyRecord =>
       record.phase === 'ready' && record.bootId === options.bootId;
@@ -164,9 +164,11 @@ export class AttachmentManager implements Attachments {
   async collectGarbage(request: GarbageRequest, context: CallContext): Promise<void> {
     const { ipam, clock } = this.#dependencies;
     const { networkName } = request;
+    // Before the wait for ADDs under way: the caller's list does not know them.
+    const askedMs = clock.wallMs();
     await this.#networks.exclusive(networkName, context.signal, async () => {
       const failures: string[] = [];
-      const { garbage, valid } = sortOut(this.#store.list(), request, clock.wallMs());
+      const { garbage, valid } = sortOut(this.#store.list(), request, askedMs);
       await limited(garbage, removalConcurrency, async (record) => {
         const work = (): Promise<readonly DetachFailure[]> => this.#detach(record, 'gc', context.signal);
         const failed = await this.#containers.exclusive(record.spec.key.containerId, context.signal, work);
@@ -198,7 +200,7 @@ export class AttachmentManager implements Attachments {
     });
   }
 
-  /** Records that could not be read and lie aside, until somebody has looked at them. */
+  /** Records that could not be read, until somebody has looked at them. */
   get setAside(): number {
     return this.#store.setAside;
   }

@@ -40,8 +40,10 @@ export interface ReconnectParts {
   readonly onChange: () => void;
   /** The device runs on a fresh connection (true), or does not any more. */
   readonly onRunning: (running: boolean) => void;
-  /** Frames that tell the switch where the pod is, as of now. */
-  readonly announcements: () => readonly Uint8Array[];
+  /** The connection has ended here, and its backend may not be done with it. */
+  readonly onCut: () => void;
+  /** Frames that tell the switch where the pod is, as of now. Never rejects. */
+  readonly announcements: () => Promise<readonly Uint8Array[]>;
   /** All announcements after a start are out. */
   readonly onAnnounced: () => void;
 }
@@ -73,6 +75,8 @@ class Connection {
   /** Resolves with the reason once the connection shall end, or has ended. */
   readonly ended: Promise<string>;
   endReason: string | null = null;
+  /** The backend ended it, or died. */
+  left = false;
   #resolve: (reason: string) => void = () => undefined;
 
   constructor(frontend: Frontend, released: () => void) {
@@ -102,6 +106,7 @@ export class Reconnect {
   /** Of the connection. */
   #stallTold = false;
   #connections = 0;
+  #orderlyStopMs = orderlyStopMs;
   /** The device takes up a connection whose memory no pump has seen yet. */
   #negotiating = false;
   #portStarted = false;
@@ -181,8 +186,7 @@ export class Reconnect {
   }
 
   announce(): void {
-    if (this.#state !== 'running') return;
-    for (const frame of this.#parts.announcements()) this.#parts.port.inject(frame);
+    if (this.#state === 'running') void this.#announceOn(this.#connection);
   }
 
   portEvent(event: PortEvent): void {
@@ -210,8 +214,12 @@ export class Reconnect {
     return this.#portClosed;
   }
 
-  /** Traffic, connection, memory, socket; the TAP itself stays. Idempotent. */
-  async close(): Promise<void> {
+  /**
+   * Traffic, connection, memory, socket; the TAP itself stays. Idempotent.
+   * @param patienceMs what a living backend gets to let go in order, unless it is being asked already
+   */
+  async close(patienceMs = orderlyStopMs): Promise<void> {
+    this.#orderlyStopMs = patienceMs;
     const stopped = this.stopTraffic();
     this.#source?.close();
     if (this.#connection !== null) this.#cut(this.#connection, 'the attachment is closed');
@@ -251,7 +259,10 @@ export class Reconnect {
       this.#connection = connection;
       this.#connections += 1;
       this.#stallTold = false;
-      connection.frontend.onDisconnect = (error) => connection.end(messageOf(error));
+      connection.frontend.onDisconnect = (error) => {
+        connection.left = error instanceof VirtioUserError && error.code === 'DISCONNECTED';
+        connection.end(messageOf(error));
+      };
       this.#setState('negotiating', this.#reason);
       const failure = await this.#bringUp(connection);
       if (failure === null) {
@@ -260,6 +271,7 @@ export class Reconnect {
       }
       await this.#quiesce();
       const anomalies = await this.#shutDown(connection);
+      if (this.#parts.device.ringsOut && !connection.left) this.#parts.onCut();
       this.#tellAnomalies(anomalies);
       if (failure !== null) this.#failed(failure);
     } catch (error) {
@@ -294,6 +306,12 @@ export class Reconnect {
     } catch (error) {
       return VirtioUserError.from(error, 'start of the device', 'SYSCALL_FAILED');
     }
+  }
+
+  async #announceOn(connection: Connection | null): Promise<void> {
+    const frames = await this.#parts.announcements();
+    if (this.#state !== 'running' || this.#connection !== connection) return;
+    for (const frame of frames) this.#parts.port.inject(frame);
   }
 
   async #quiesce(): Promise<void> {
@@ -441,7 +459,7 @@ export class Reconnect {
 
   async #shutDown(connection: Connection): Promise<readonly Anomaly[]> {
     const { clock, device } = this.#parts;
-    const cancelTimer = clock.after(orderlyStopMs, () => connection.frontend.close());
+    const cancelTimer = clock.after(this.#orderlyStopMs, () => connection.frontend.close());
     try {
       return await device.shutDown();
     } finally {

@@ -1,7 +1,7 @@
 /**
  * Records on disk, one JSON file per attachment. A write is temp file, fsync, rename, fsync of the directory: after it
- * returned, the record survives a power failure. A file that cannot be read as a record is moved aside to `*.bad`; the
- * rest goes on.
+ * returned, the record survives a power failure. A file that is no record is moved aside to `*.bad`; one that the disk does
+ * not give now stays for the next start. The rest goes on.
  */
 import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -21,6 +21,12 @@ export interface CorruptRecord {
 export interface LoadedRecords {
   readonly records: readonly AttachmentRecord[];
   readonly corrupt: readonly CorruptRecord[];
+}
+
+interface ReadFault {
+  /** false: the disk did not give it. */
+  readonly isNoRecord: boolean;
+  readonly reason: string;
 }
 
 /** A record holds a netconf of at most 4 MiB, escaped. */
@@ -68,12 +74,12 @@ export class RecordStore {
         if (name.endsWith('.tmp')) await this.#files.rm(path, { force: true });
         else if (name.endsWith('.bad')) this.#setAside.add(name.split('.')[0] ?? '');
         else if (name.endsWith('.json')) {
-          const reason = await this.#read(name, path);
-          if (reason === null) continue;
+          const fault = await this.#read(name, path);
+          if (fault === null) continue;
           const id = name.slice(0, -'.json'.length);
-          await this.#files.rename(path, `${path}.bad`);
+          if (fault.isNoRecord) await this.#files.rename(path, `${path}.bad`);
           this.#setAside.add(id);
-          corrupt.push({ id, path: `${path}.bad`, reason });
+          corrupt.push({ id, path: fault.isNoRecord ? `${path}.bad` : path, reason: fault.reason });
         }
       }
     } catch (error) {
@@ -90,7 +96,7 @@ export class RecordStore {
     return [...this.#records.values()];
   }
 
-  /** Whether a record of this id lies aside: what it names may still be in use. */
+  /** Whether a record of this id lies aside, or was not read: what it names may still be in use. */
   isSetAside(id: string): boolean {
     return this.#setAside.has(id);
   }
@@ -114,6 +120,11 @@ export class RecordStore {
     }
   }
 
+  /** The record as it should be on disk, where it cannot be written: for this process it is so. */
+  assume(record: AttachmentRecord): void {
+    this.#records.set(record.id, record);
+  }
+
   /** Idempotent. @throws STATE_WRITE; then the record stays known, so that its removal is tried again */
   async remove(id: string): Promise<void> {
     try {
@@ -125,19 +136,22 @@ export class RecordStore {
     this.#records.delete(id);
   }
 
-  /** @returns why the file is no record, or null */
-  async #read(name: string, path: string): Promise<string | null> {
+  /** @returns why there is no record, or null */
+  async #read(name: string, path: string): Promise<ReadFault | null> {
+    const noRecord = (reason: string): ReadFault => ({ isNoRecord: true, reason });
     let text: string;
     try {
       const { size } = await this.#files.stat(path);
-      if (size > largestRecordBytes) return `${size} bytes are no record`;
+      if (size > largestRecordBytes) return noRecord(`${size} bytes are no record`);
       text = await this.#files.readFile(path, 'utf8');
     } catch (error) {
-      return `cannot be read: ${messageOf(error)}`;
+      return { isNoRecord: false, reason: `cannot be read: ${messageOf(error)}` };
     }
     const parsed = parseRecord(text);
-    if ('reason' in parsed) return parsed.reason;
-    if (`${parsed.record.id}.json` !== name) return `the file is named ${name}, its record ${parsed.record.id}`;
+    if ('reason' in parsed) return noRecord(parsed.reason);
+    if (`${parsed.record.id}.json` !== name) {
+      return noRecord(`the file is named ${name}, its record ${parsed.record.id}`);
+    }
     this.#records.set(parsed.record.id, parsed.record);
     return null;
   }

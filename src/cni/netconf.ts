@@ -52,11 +52,22 @@ function versionOf(json: JsonObject): CniVersion | null {
 
 /** The cniVersion to answer in, from anything. */
 export function answerVersion(stdin: string): CniVersion {
+  const json = objectOrNull(stdin);
+  return (json === null ? null : versionOf(json)) ?? fallbackVersion;
+}
+
+/** Of whatever came on stdin: the network it says it means, or ''. */
+export function networkNameOf(stdin: string): string {
+  const name = objectOrNull(stdin)?.['name'];
+  return typeof name === 'string' ? name : '';
+}
+
+function objectOrNull(stdin: string): JsonObject | null {
   try {
     const value: unknown = JSON.parse(stdin);
-    return isJsonObject(value) ? (versionOf(value) ?? fallbackVersion) : fallbackVersion;
+    return isJsonObject(value) ? value : null;
   } catch {
-    return fallbackVersion;
+    return null;
   }
 }
 

@@ -1,7 +1,7 @@
 /**
  * The agent's socket for the executable: one request per connection, callers must be root. A slow or rude sender costs
- * its own connection; ADDs and DELs are bounded apart from each other, so that neither holds up the other verbs; an ADD
- * whose answer was not confirmed is taken back. A DEL whose time is over is hung up on without an answer: its executable
+ * its own connection; ADDs and DELs are bounded apart from each other and by network, so that neither holds up the other
+ * verbs, nor one network another; an ADD whose answer was not confirmed is taken back. A DEL whose time is over is hung up on without an answer: its executable
  * then leaves it in the delete queue, which is success, where a failure would keep the pod from going.
  */
 import { performance } from 'node:perf_hooks';
@@ -13,12 +13,13 @@ import { Admission } from './admission.ts';
 import { Connection, type ConnectionTimes, defaultTimes } from './connection.ts';
 import { parseArgs, podOf } from './environment.ts';
 import { type CniFrame, encodeAnswer, type Verb } from './frame.ts';
+import { networkNameOf } from './netconf.ts';
 import { failure, type Outcome } from './verbs.ts';
 
-/** Runtimes call without a limit of their own (60 ADDs at once were seen). */
-const addLimits = { what: 'ADD', running: 16, waiting: 512 };
+/** Runtimes call without a limit of their own (60 ADDs at once were seen). Of one network as many as pay on few cores. */
+const addLimits = { what: 'ADD', running: 64, runningOfGroup: 16, waiting: 512 };
 /** Kubelet repeats DELs in volleys; each may run an IPAM plugin. */
-const deleteLimits = { what: 'DEL', running: 32, waiting: 1_024 };
+const deleteLimits = { what: 'DEL', running: 96, runningOfGroup: 32, waiting: 1_024 };
 /** Connections at once, a descriptor and up to 4 MiB each; more are closed unheard, and the executable tries again. */
 const connectionLimit = 2_048;
 /** After the grace at shut-down: what was aborted gets this long to roll back. What is cut off, the next start undoes. */
@@ -158,9 +159,9 @@ export class CniServer {
         throw new VirtioUserError('AGENT_NOT_READY', this.#refusing);
       switch (frame.verb) {
         case 'ADD':
-          return await this.#adds.run(context.signal, run);
+          return await this.#adds.run(networkNameOf(frame.stdin), context.signal, run);
         case 'DEL':
-          return await this.#deletes.run(context.signal, run);
+          return await this.#deletes.run(networkNameOf(frame.stdin), context.signal, run);
         case 'CHECK':
         case 'GC':
         case 'STATUS':

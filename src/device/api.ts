@@ -71,10 +71,17 @@ export interface VirtioUserDevice {
   readonly status: number;
   /** What the control queue has set since DRIVER_OK; null while the device does not run. */
   readonly net: NetState | null;
+  /** The address that the driver has set, on whatever connection; null: none yet. */
+  readonly driverMac: string | null;
   /** What the backend is told on this connection and the next. */
   readonly mtu: number;
   /** Pairs that carry traffic; 0 while the device does not run. */
   readonly activePairs: number;
+  /**
+   * The last connection's backend was given rings that it has not given back. When such a connection was cut here, the
+   * backend may still be ending the device after nothing of it is to be seen any more.
+   */
+  readonly ringsOut: boolean;
   /**
    * Runs the whole handshake on a fresh connection with fresh memory, up to DRIVER_OK.
    * On rejection the connection is closed, the session freed, nothing is half set.
@@ -83,7 +90,7 @@ export interface VirtioUserDevice {
   bringUp(frontend: Frontend): Promise<ReadyDevice>;
   /**
    * The driver's side of the control queue: sends a command through the ring and waits for the answer. A number of pairs
-   * is remembered and restored on later connections.
+   * is remembered and restored on later connections, and an address.
    * @throws VirtioUserError DEVICE_NOT_RUNNING; CONTROL_REFUSED, then nothing has changed; CONTROL_QUEUE_BROKEN;
    *   NOT_NEGOTIATED without a control queue
    */

@@ -60,6 +60,8 @@ class Device implements VirtioUserDevice {
   /** What the driver asked for, whatever connection it was on; null: all there are. */
   #wantedPairs: number | null;
   #activePairs = 0;
+  #driverMac: string | null = null;
+  #ringsOut = false;
   #net: NetState | null = null;
   /** The connection under negotiation or in use. */
   #frontend: Frontend | null = null;
@@ -87,6 +89,14 @@ class Device implements VirtioUserDevice {
 
   get net(): NetState | null {
     return this.#net;
+  }
+
+  get driverMac(): string | null {
+    return this.#driverMac;
+  }
+
+  get ringsOut(): boolean {
+    return this.#ringsOut;
   }
 
   get mtu(): number {
@@ -148,6 +158,7 @@ class Device implements VirtioUserDevice {
     frontend.onConfigChange = () => this.#lookAgain(frontend);
     this.#featuresAgreed = false;
     this.#needsReset = false;
+    this.#ringsOut = false;
     const handshake = new Handshake(frontend, (step) => {
       if (epoch !== this.#epoch) throw cancelled();
       this.#state = { kind: 'negotiating', step };
@@ -176,7 +187,7 @@ class Device implements VirtioUserDevice {
       this.#activePairs = activePairs;
       this.#regions = [firstRegion(session)];
       this.#rxBufferBytes = agreed.rxBufferBytes;
-      this.#net = initialNetState(this.#options.mac, agreed.localFeatures);
+      this.#net = initialNetState(this.#driverMac ?? this.#options.mac, agreed.localFeatures);
       this.#remembered ??= { ackedFeatures: agreed.ackedFeatures, queuePairs: agreed.queuePairs };
       return ready;
     } catch (thrown) {
@@ -245,6 +256,7 @@ class Device implements VirtioUserDevice {
     const region = firstRegion(session);
     await handshake.step('SET_MEM_TABLE', (frontend) => frontend.setMemoryTable([region]));
     const base = freshBase(hasFeature(acked, featureBit.RING_PACKED));
+    this.#ringsOut = true;
     for (const ring of session.rings.keys()) {
       await startRing((name, run) => handshake.step(name, run), session, ring, base);
     }
@@ -369,6 +381,7 @@ class Device implements VirtioUserDevice {
     if (next === null) return false;
     if (control.kind !== 'announced') await this.#path.setRxFilter(rxFilterOf(next));
     this.#net = next;
+    if (control.kind === 'mac') this.#driverMac = control.mac;
     return true;
   }
 
@@ -415,7 +428,9 @@ class Device implements VirtioUserDevice {
     if (frontend.abilities.ringEnable) {
       for (const ring of session.rings.keys()) await frontend.setVringEnable(ring, false);
     }
-    for (const [ring, base] of (await stopRings(frontend, session)).entries()) {
+    const bases = await stopRings(frontend, session);
+    this.#ringsOut = false;
+    for (const [ring, base] of bases.entries()) {
       const expected = session.expectedBase(ring);
       const size = session.rings[ring]?.size ?? 0;
       if (!plausibleBase(base, expected, { size, packed })) {

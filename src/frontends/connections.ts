@@ -29,6 +29,8 @@ export interface VhostUserSourceOptions {
   /** 0 ≤ x < 1; for jitter. */
   readonly random?: () => number;
   readonly watchDirectory?: WatchDirectory;
+  /** What is at a path: the same as long as the file is; null: nothing. Throws when that cannot be said. */
+  readonly fileAt?: (path: string) => string | null;
 }
 
 /** The path of one attachment and its connections, one generation each. */

@@ -5,7 +5,11 @@
  * place (DPDK ≥ 25.03 reconnects before it has closed the old socket); when the first lives on for two seconds it is
  * refused, as a second switch on the same path. After a connection that ended before it had settled the next one is held
  * for the back-off too: a switch that connects and leaves in a loop costs a handshake a second, not a core.
+ *
+ * A socket whose file is gone is open to nobody, and nothing says so. While there is no connection we look, and listen
+ * again; somebody who answers at that name keeps it.
  */
+import { lstatSync } from 'node:fs';
 import { errnoOf, isExhaustion, messageOf, VirtioUserError } from '../errors.ts';
 import type { FrontendSource, OnConnection } from '../device/frontend.ts';
 import type { IncomingSocket, Listener, NativeFault } from '../native/binding.ts';
@@ -14,6 +18,9 @@ import { checkPathLength, type Connections, type VhostUserSourceOptions } from '
 import type { VhostUserFrontend } from './vhost-user.ts';
 
 export const holdMs = 2000;
+/** Between two looks at the file. A watch would tell every attachment of every change in the directory they share. */
+export const lookMs = 5000;
+const longestLookMs = 60_000;
 
 export class ListenSource implements FrontendSource {
   readonly #options: VhostUserSourceOptions;
@@ -27,6 +34,11 @@ export class ListenSource implements FrontendSource {
   /** Set during the back-off. */
   #cancelPause: (() => void) | null = null;
   #fault: NativeFault | null = null;
+  /** Of the listener; null: it cannot be looked at. */
+  #file: string | null = null;
+  #cancelLook: (() => void) | null = null;
+  /** Why it could not listen again, and how often in a row. */
+  #unreachable: { readonly error: VirtioUserError; readonly tries: number } | null = null;
 
   constructor(options: VhostUserSourceOptions, connections: Connections) {
     this.#options = options;
@@ -43,22 +55,19 @@ export class ListenSource implements FrontendSource {
     if (this.#cancelPause !== null) {
       return `listening on ${path}: the last connection ended soon, the next is served in about a second at most`;
     }
+    if (this.#unreachable !== null) {
+      return `nobody can connect to ${path}, its file is gone: ${this.#unreachable.error.message}`;
+    }
     return `listening on ${path}${this.#fault === null ? '' : `: ${this.#fault.message}`}`;
   }
 
   open(onConnection: OnConnection): void {
     if (this.#onConnection !== null) throw new VirtioUserError('BUG', `${this.#connections.fullPath} opened twice`);
-    const { binding, path, mode, groupId } = this.#options;
     checkPathLength(this.#connections.fullPath);
-    try {
-      this.#listener = binding.listenUnix(
-        { path, mode, groupId, backlog: 4 },
-        { onConnection: (incoming) => this.#accept(incoming), onFault: (fault) => this.#faulted(fault) },
-      );
-    } catch (thrown) {
-      throw listenFailure(this.#connections.fullPath, thrown);
-    }
+    this.#listener = this.#listen();
     this.#onConnection = onConnection;
+    this.#file = this.#fileNow() ?? null;
+    this.#lookIn(lookMs);
   }
 
   close(): void {
@@ -66,7 +75,68 @@ export class ListenSource implements FrontendSource {
     this.#listener = null;
     this.#cancelPause?.();
     this.#cancelPause = null;
+    this.#stopLooking();
     this.#dropHeld();
+  }
+
+  #listen(): Listener {
+    const { binding, path, mode, groupId } = this.#options;
+    try {
+      return binding.listenUnix(
+        { path, mode, groupId, backlog: 4 },
+        { onConnection: (incoming) => this.#accept(incoming), onFault: (fault) => this.#faulted(fault) },
+      );
+    } catch (thrown) {
+      throw listenFailure(this.#connections.fullPath, thrown);
+    }
+  }
+
+  #lookIn(delay: number): void {
+    this.#stopLooking();
+    if (this.#file === null) return;
+    this.#cancelLook = this.#connections.timers.after(this.#backoff.jittered(delay), () => this.#look());
+  }
+
+  #stopLooking(): void {
+    this.#cancelLook?.();
+    this.#cancelLook = null;
+  }
+
+  #look(): void {
+    const file = this.#fileNow();
+    if (file === this.#file) this.#unreachable = null;
+    else if (file !== undefined) this.#listenAgain();
+    this.#lookIn(Math.min(lookMs * 2 ** (this.#unreachable?.tries ?? 0), longestLookMs));
+  }
+
+  /** undefined: not to be known now. */
+  #fileNow(): string | null | undefined {
+    try {
+      return (this.#options.fileAt ?? fileAt)(this.#connections.fullPath);
+    } catch {
+      return undefined;
+    }
+  }
+
+  #listenAgain(): void {
+    const path = this.#connections.fullPath;
+    const old = this.#listener;
+    try {
+      this.#listener = this.#listen();
+      // Leaves the name alone: the file there is not its own.
+      old?.close();
+      this.#file = this.#fileNow() ?? this.#file;
+      this.#unreachable = null;
+      this.#options.logger.warn({ path }, 'the file of the socket was gone; listening again');
+    } catch (thrown) {
+      const error = VirtioUserError.from(thrown, `listen on ${path}`, 'SYSCALL_FAILED');
+      const before = this.#unreachable;
+      // One line per reason, not per try.
+      if (before?.error.message !== error.message) {
+        this.#options.logger.warn({ path, error }, 'the file of the socket is gone, and listening again failed');
+      }
+      this.#unreachable = { error, tries: Math.min((before?.tries ?? 0) + 1, 10) };
+    }
   }
 
   #accept(incoming: IncomingSocket): void {
@@ -90,10 +160,12 @@ export class ListenSource implements FrontendSource {
   #offer(frontend: VhostUserFrontend): void {
     const since = this.#connections.timers.now();
     this.#current = frontend;
+    this.#stopLooking();
     this.#onConnection?.(frontend, () => {
       if (this.#current !== frontend) return;
       this.#current = null;
       if (this.#listener === null) return;
+      this.#lookIn(0);
       if (this.#connections.timers.now() - since >= settledMs) {
         this.#backoff.reset();
         this.#promoteHeld();
@@ -140,6 +212,11 @@ export class ListenSource implements FrontendSource {
     this.#fault = fault;
     this.#options.logger.warn({ path: this.#connections.fullPath, error: fault }, 'accept failed');
   }
+}
+
+function fileAt(path: string): string | null {
+  const status = lstatSync(path, { bigint: true, throwIfNoEntry: false });
+  return status === undefined ? null : `${status.dev}:${status.ino}`;
 }
 
 function listenFailure(path: string, thrown: unknown): VirtioUserError {

@@ -2,6 +2,7 @@
 import { basename, dirname } from 'node:path';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import type { NativeBinding } from '../native/binding.ts';
+import { decodeHeader, headerBytes, replyFlag } from '../vhost-user/header.ts';
 import { decodeU64, encodeU64 } from '../vhost-user/payload.ts';
 import { hasProtocolFeature, protocolFeatureMask, protocolFeatureNames } from '../vhost-user/protocol-feature.ts';
 import { featureBit, featureNames, hasFeature } from '../virtio/feature.ts';
@@ -46,9 +47,34 @@ export async function probeBackend(
       protocolFeatureNames: protocolFeatureNames(protocol ?? 0n),
       queuePairs,
     };
+  } catch (thrown) {
+    if (thrown instanceof VirtioUserError && sentRequest(thrown)) throw frontendFound(path, thrown);
+    throw thrown;
   } finally {
     channel.close();
   }
+}
+
+/** Whether what broke the protocol is a request: no reply, and as empty as those with which a frontend begins. */
+function sentRequest({ code, details }: VirtioUserError): boolean {
+  const bytes = Buffer.from(String(details['header'] ?? ''), 'hex');
+  if (code !== 'PROTOCOL_VIOLATION' || bytes.length < headerBytes) return false;
+  const { flags, size } = decodeHeader(bytes);
+  return (flags & replyFlag) === 0 && size === 0;
+}
+
+function frontendFound(path: string, cause: VirtioUserError): VirtioUserError {
+  return new VirtioUserError(
+    'PROTOCOL_VIOLATION',
+    `${path}: the peer sends requests: it is a frontend, not a backend`,
+    {
+      details: cause.details,
+      remedy:
+        "With `server: true` this is the agent's own socket, to which the switch connects: " +
+        '`virtio-user-cni attachments show ID` tells of it.',
+      cause,
+    },
+  );
 }
 
 function connect(

@@ -3,6 +3,7 @@
  * subject and reason has a budget, and a slow or absent API server costs a bounded queue, never a caller: what it cannot
  * take now is tried again until it is too old to matter. A namespace that refuses events holds up its own only.
  */
+import { type Clock, systemClock } from '../clock.ts';
 import type { Logger } from '../telemetry/log.ts';
 import type { EventRecord } from './api.ts';
 import { apiFailure } from './failure.ts';
@@ -77,7 +78,7 @@ const everyNamespace = '';
 export class EventRecorder {
   readonly #api: EventApi;
   readonly #log: Logger;
-  readonly #now: () => number;
+  readonly #clock: Pick<Clock, 'now' | 'wallMs'>;
   readonly #series = new Map<string, Series>();
   /** In order of their birth, as far as one namespace goes. */
   #queue: Write[] = [];
@@ -86,10 +87,10 @@ export class EventRecorder {
   #dropped = 0;
   #stopped = false;
 
-  constructor(api: EventApi, log: Logger, now: () => number = Date.now) {
+  constructor(api: EventApi, log: Logger, clock: Pick<Clock, 'now' | 'wallMs'> = systemClock) {
     this.#api = api;
     this.#log = log;
-    this.#now = now;
+    this.#clock = clock;
   }
 
   /** Events lost because the API server refused them or did not keep up. */
@@ -101,7 +102,7 @@ export class EventRecorder {
     if (this.#stopped) return;
     const { subject, reason } = news;
     const key = `${subject.kind}/${subject.namespace}/${subject.name}/${subject.uid}/${reason}`;
-    const now = this.#now();
+    const now = this.#clock.now();
     const known = this.#series.get(key);
     if (known === undefined) {
       this.#makeRoom();
@@ -140,7 +141,7 @@ export class EventRecorder {
 
   /** @param more how many came since the last write and are told only by this number */
   #write(series: Series, news: News, more: number): void {
-    const now = this.#now();
+    const now = this.#clock.now();
     if (series.timer !== null) clearTimeout(series.timer);
     series.timer = null;
     series.waiting = null;
@@ -152,7 +153,7 @@ export class EventRecorder {
       this.#enqueue(news.subject, () => this.#repeat(series, news, name, count));
       return;
     }
-    series.name = eventName(news.subject, now);
+    series.name = eventName(news.subject, this.#clock.wallMs());
     series.note = news.note;
     series.count = 1;
     const { name } = series;
@@ -188,7 +189,7 @@ export class EventRecorder {
       await this.#api.repeatEvent(namespaceOf(news.subject), name, count);
     } catch (error) {
       if (apiFailure(error).status !== 404) throw error;
-      const fresh = eventName(news.subject, this.#now()); // it expired
+      const fresh = eventName(news.subject, this.#clock.wallMs()); // it expired
       if (series.name === name) Object.assign(series, { name: fresh, count: 1 });
       await this.#create(news, fresh);
     }
@@ -199,7 +200,7 @@ export class EventRecorder {
       this.#dropped += 1;
       return;
     }
-    this.#queue.push({ namespace: namespaceOf(subject), bornMs: this.#now(), run });
+    this.#queue.push({ namespace: namespaceOf(subject), bornMs: this.#clock.now(), run });
     void this.#drain();
   }
 
@@ -226,7 +227,7 @@ export class EventRecorder {
       const { status, reason, retryable, retryAfterMs } = apiFailure(error);
       const ofServer = status === null || serverStatus.has(status);
       if (!ofServer) this.#endWait(everyNamespace);
-      if (retryable && this.#now() - bornMs < tooOldMs) {
+      if (retryable && this.#clock.now() - bornMs < tooOldMs) {
         this.#wait(ofServer ? everyNamespace : namespace, reason, retryAfterMs);
         // The others' turn: what gets no answer may be this namespace's alone, a webhook that hangs.
         const own = this.#queue.filter((other) => other.namespace === namespace);
@@ -267,8 +268,8 @@ function namespaceOf(subject: EventSubject): string {
 }
 
 /** At most 253 characters, as a DNS subdomain. */
-function eventName(subject: EventSubject, now: number): string {
+function eventName(subject: EventSubject, wallMs: number): string {
   const random = Math.floor(Math.random() * 0x1_0000_0000);
   const base = subject.name.slice(0, 220).replace(/[-.]+$/, '');
-  return `${base}.${now.toString(16)}${random.toString(16).padStart(8, '0')}`;
+  return `${base}.${wallMs.toString(16)}${random.toString(16).padStart(8, '0')}`;
 }

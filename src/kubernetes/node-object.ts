@@ -46,7 +46,7 @@ export interface NodeView {
   /** false: records are being read and taken up, and `attachments` are not all yet. */
   readonly restored: boolean;
   readonly attachments: readonly AttachmentView[];
-  /** Records that could not be read and were set aside. */
+  /** Records that could not be read. */
   readonly corruptRecords: number;
 }
 
@@ -117,9 +117,7 @@ export function nodeStatus(view: NodeView, previous: Conditioned | null, now: Da
             'StateRestored',
             view.corruptRecords === 0,
             ['AllRecordsRead', 'StateCorrupt'],
-            view.corruptRecords === 0
-              ? 'every record was read'
-              : `${view.corruptRecords} records were set aside as *.bad`,
+            view.corruptRecords === 0 ? 'every record was read' : `${view.corruptRecords} records could not be read`,
           ),
           condition(
             'Degraded',

@@ -7,6 +7,7 @@
  * An agent's restart is no news: times of conditions that hold are taken over from the agent before, backends have some
  * seconds to come back before they count as gone, counted from when their records are restored, and only an agent that stops in order says that it is not there.
  */
+import { type Clock, systemClock } from '../clock.ts';
 import type { Logger } from '../telemetry/log.ts';
 import { apiFailure } from './failure.ts';
 import {
@@ -33,7 +34,8 @@ export interface StatusPublisherOptions {
   readonly refreshMs?: number;
   /** How long the first word about backends waits for those that connect anew. */
   readonly settleMs?: number;
-  readonly now?: () => Date;
+  /** What is spaced in time is so by the monotonic one: a node's clock may be set back by hours after its start. */
+  readonly clock?: Pick<Clock, 'now' | 'wallMs'>;
 }
 
 const urgentMs = 1_000;
@@ -48,7 +50,8 @@ export class StatusPublisher {
   /** Of the agent before; null: not asked yet. */
   #inherited: readonly NodeCondition[] | null = null;
   #written: NodeStatus | null = null;
-  #writtenAtMs = 0;
+  /** Of the clock; null: not yet. */
+  #writtenAtMs: number | null = null;
   #toldReason: string | null = null;
   #timer: NodeJS.Timeout | null = null;
   #writing: Promise<void> | null = null;
@@ -57,7 +60,7 @@ export class StatusPublisher {
   #stopped = false;
 
   constructor(options: StatusPublisherOptions) {
-    this.#options = { coalesceMs: 10_000, refreshMs: 300_000, settleMs: 3_000, now: () => new Date(), ...options };
+    this.#options = { coalesceMs: 10_000, refreshMs: 300_000, settleMs: 3_000, clock: systemClock, ...options };
   }
 
   /** Something may have changed. Computes the whole status: gather what comes in bursts. */
@@ -65,14 +68,14 @@ export class StatusPublisher {
     if (this.#stopped || this.#writing !== null || this.#failures > 0) return;
     const view = this.#options.view();
     const next = this.#next(view);
-    const nowMs = this.#options.now().getTime();
+    const nowMs = this.#options.clock.now();
     if (view.restored) this.#restoredAtMs ??= nowMs;
-    const settlingMs = (this.#restoredAtMs ?? 0) + this.#options.settleMs - nowMs;
+    const settlingMs = this.#restoredAtMs === null ? 0 : this.#restoredAtMs + this.#options.settleMs - nowMs;
     if (!this.#toldOfBackends && next.disconnected > 0 && settlingMs > 0) {
       this.#schedule(settlingMs);
       return;
     }
-    const sinceMs = nowMs - this.#writtenAtMs;
+    const sinceMs = this.#writtenAtMs === null ? Infinity : nowMs - this.#writtenAtMs;
     const spacingMs =
       this.#written !== null && sameStatus(this.#written, next)
         ? this.#options.refreshMs
@@ -94,18 +97,22 @@ export class StatusPublisher {
    */
   async farewell(tooLate: AbortSignal): Promise<void> {
     this.stop();
-    const { api, view, now } = this.#options;
+    const { api, view } = this.#options;
     const last = view(); // as it is now, before everything is let go
     await this.#writing;
     tooLate.throwIfAborted();
     if (this.#written === null) this.#inherited ??= await api.readConditions();
     tooLate.throwIfAborted();
-    await api.applyNode(stoppedStatus(this.#next(last), now()));
+    await api.applyNode(stoppedStatus(this.#next(last), this.#now()));
   }
 
   #next(view: NodeView): NodeStatus {
     const previous = this.#written ?? { conditions: this.#inherited ?? [] };
-    return nodeStatus(view, previous, this.#options.now());
+    return nodeStatus(view, previous, this.#now());
+  }
+
+  #now(): Date {
+    return new Date(this.#options.clock.wallMs());
   }
 
   #schedule(delayMs: number): void {
@@ -121,7 +128,7 @@ export class StatusPublisher {
 
   /** Never rejects. */
   async #write(): Promise<void> {
-    const { api, log, now } = this.#options;
+    const { api, log, clock } = this.#options;
     try {
       this.#inherited ??= await api.readConditions();
       const view = this.#options.view();
@@ -129,7 +136,7 @@ export class StatusPublisher {
       await api.applyNode(next);
       if (this.#failures > 0) log.info({ failures: this.#failures }, 'the node object is written again');
       this.#written = next;
-      this.#writtenAtMs = now().getTime();
+      this.#writtenAtMs = clock.now();
       this.#toldOfBackends ||= view.restored;
       this.#failures = 0;
       this.#toldReason = null;

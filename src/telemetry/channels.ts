@@ -55,8 +55,8 @@ export interface ChannelPayloads {
   /** At its orderly end a backend named an index of a ring that cannot be; it was not used. */
   readonly vringBaseImplausible: { readonly attachment: AttachmentIdentity; readonly reason: string };
   readonly orphanRemoved: { readonly kind: 'attachment' | 'ovs-port'; readonly id: string; readonly reason: string };
-  /** A record that cannot be used was set aside as `asidePath`. */
-  readonly stateCorrupt: { readonly id: string; readonly asidePath: string; readonly reason: string };
+  /** A record cannot be read; it lies at `path`. */
+  readonly stateCorrupt: { readonly id: string; readonly path: string; readonly reason: string };
 }
 
 export type ChannelName = keyof ChannelPayloads;

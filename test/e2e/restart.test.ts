@@ -74,7 +74,7 @@ describe('an established TCP connection', () => {
 describe('while the switch is away', () => {
   it('[67] carrier goes off after the hold time and comes back with the switch; ADD, CHECK and DEL work', async () => {
     await world.ovs.killSwitch();
-    await one.netns.waitForCarrier(false, 3_000);
+    await one.netns.waitForCarrier(false);
     expect((await world.agent.runtime.check(one.netconf, one.call, one.result)).ok).toBe(true);
     const third = await world.addPod();
     expect(await third.netns.carrier()).toBe(false);
@@ -95,7 +95,7 @@ describe('while the switch is away', () => {
     await world.ovs.killSwitch();
     try {
       await until('the loss', async () => (await world.agent.cli('attachments', 'list')).includes('held'));
-      await one.netns.waitForCarrier(false, 3_000);
+      await one.netns.waitForCarrier(false);
       expect(await answers()).toEqual([
         ['/livez', true],
         ['/readyz', true],
@@ -104,6 +104,28 @@ describe('while the switch is away', () => {
       await world.ovs.startSwitch();
     }
   }, 60_000);
+
+  // Resumed, it finds the end of the connection and the removal of the port together, over which OVS hangs for good.
+  it('stopped, not dead: a DEL leaves it its port until it has gone on, and it lives', async () => {
+    const pod = await world.addPod();
+    await pod.netns.waitForCarrier();
+    const before = await world.ovs.ports(bridge);
+    process.kill(world.ovs.switchPid, 'SIGSTOP');
+    try {
+      await world.agent.runtime.del(pod.netconf, pod.call, pod.result);
+      expect(await world.ovs.ports(bridge)).toEqual(before);
+    } finally {
+      process.kill(world.ovs.switchPid, 'SIGCONT');
+    }
+    let answered = false;
+    void world.ovs.appctl('version').then(() => (answered = true));
+    await until('an answer of the switch', () => answered, 10_000);
+    await until('the removal', async () => (await world.ovs.ports(bridge)).length === before.length - 1, 40_000);
+    // Returns when the switch has followed.
+    await world.ovs.vsctl('--timeout=10', 'set', 'bridge', bridge, 'external_ids:followed=yes');
+    await until('the record', () => world.records().length === before.length - 1);
+    await Promise.all([one, two].map((left) => left.netns.waitForCarrier()));
+  }, 90_000);
 
   it('the agent counts the outage', async () => {
     await until('the metric', async () =>

@@ -1,5 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { probeBackend } from '../../src/frontends/probe.ts';
+import { encodeMessage } from '../../src/vhost-user/header.ts';
+import { requests } from '../../src/vhost-user/request.ts';
 import { failureOf, settle } from '../support/connection.ts';
 import { ManualTimers } from '../support/manual-timers.ts';
 import { MemoryBinding } from '../support/memory-socket.ts';
@@ -76,6 +78,37 @@ describe('probe', () => {
     expect((await outcome).code).toBe('TIMEOUT');
     await backend.ended;
     expect(timers.pending).toEqual([]);
+  });
+
+  it('says of a peer that sends requests that it is a frontend, whoever speaks first', async () => {
+    for (const answers of [false, true]) {
+      const binding = new MemoryBinding();
+      binding.listenUnix(
+        { path: { baseDirectory: '/run/openvswitch', relativePath: 'vhost0' }, mode: 0o660, groupId: null, backlog: 1 },
+        {
+          onConnection: (incoming) => {
+            const speak = (): void =>
+              socket.send(encodeMessage(requests.GET_FEATURES.number, 0x1, Buffer.alloc(0)), []);
+            const socket = incoming.accept({ onData: () => (answers ? speak() : undefined), onClose: () => {} });
+            if (!answers) speak();
+          },
+          onFault: () => {},
+        },
+      );
+      expect(await failureOf(probeBackend(path, binding))).toMatchObject({
+        code: 'PROTOCOL_VIOLATION',
+        message: `${path}: the peer sends requests: it is a frontend, not a backend`,
+        remedy: expect.stringContaining('attachments show ID'),
+      });
+      await settle();
+      expect(binding.ledger.open).toBe(0);
+    }
+  });
+
+  it('says of a backend whose reply is malformed what is wrong with it', async () => {
+    const bytes = encodeMessage(requests.GET_FEATURES.number, 0x1, Buffer.alloc(8));
+    const { binding } = listening({ ...dpdkOffer, misbehave: () => ({ kind: 'bytes', bytes }) });
+    expect((await failureOf(probeBackend(path, binding))).message).toContain('flags 0x1 in the reply to GET_FEATURES');
   });
 
   it('refuses a deadline so short that it would cut living backends', async () => {

@@ -265,6 +265,79 @@ describe('server mode', () => {
     });
   });
 
+  describe('a socket whose file is gone', () => {
+    function listening() {
+      let file: string | null = 'ours';
+      const world = sourceWorld(true, { fileAt: () => file });
+      open(world);
+      const { binding, timers, source } = world;
+      const listen = binding.listenUnix.bind(binding);
+      const tries: number[] = [];
+      // A new socket is a new file.
+      binding.listenUnix = (options, handlers) => {
+        tries.push(timers.now());
+        const listener = listen(options, handlers);
+        file = `ours ${tries.length}`;
+        return listener;
+      };
+      const lose = (by: string | null): void => {
+        file = by;
+        binding.forget(path);
+      };
+      return { ...world, source, tries, lose };
+    }
+    const dial = async ({ binding }: SourceWorld): Promise<MemorySocket> => {
+      const socket = binding.dial(path).attach({ onData: () => {}, onClose: () => {} });
+      await settle();
+      return socket;
+    };
+
+    it('is made again within seconds, and only once', async () => {
+      const world = listening();
+      world.timers.advance(20_000);
+      expect(world.tries).toEqual([]);
+      for (const by of [null, 'another dead one']) {
+        world.lose(by);
+        world.timers.advance(5000);
+        expect(world.binding.isListening(path)).toBe(true);
+      }
+      world.timers.advance(60_000);
+      expect(world.tries).toEqual([25_000, 30_000]);
+      await dial(world);
+      expect(world.offered).toHaveLength(1);
+      world.source.close();
+      expect([world.binding.isListening(path), world.timers.pending]).toEqual([false, []]);
+    });
+
+    it('is not looked at while somebody is connected, and right after', async () => {
+      const world = listening();
+      const socket = await dial(world);
+      expect(world.timers.pending).toEqual([]);
+      world.lose(null);
+      world.timers.advance(60_000);
+      expect(world.tries).toEqual([]);
+      socket.close();
+      await settle();
+      world.offered[0]?.released();
+      world.timers.advance(0);
+      expect(world.tries).toEqual([60_000]);
+    });
+
+    it('stays with somebody who answers there; asked for ever more seldom, and had again when he has gone', () => {
+      const world = listening();
+      world.lose('theirs');
+      world.binding.failures.set(path, 'EADDRINUSE');
+      world.timers.advance(300_000);
+      const waits = world.tries.map((at, index) => at - (world.tries[index - 1] ?? 0));
+      expect(waits.slice(0, 6)).toEqual([5000, 10_000, 20_000, 40_000, 60_000, 60_000]);
+      expect(world.source.situation).toMatch(/its file is gone: .*another process answers there/);
+      world.binding.failures.delete(path);
+      world.timers.advance(60_000);
+      expect(world.source.situation).toBe(`listening on ${path}`);
+      expect(world.binding.isListening(path)).toBe(true);
+    });
+  });
+
   it.each([
     ['EADDRINUSE', 'CONFLICT_SOCKET'],
     ['ELOOP', 'SOCKET_PATH'],

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { CallContext, RemoveRequest } from '../../src/attachment/api.ts';
 import type { AttachmentDependencies } from '../../src/attachment/dependencies.ts';
+import { CutConnections } from '../../src/attachment/cut-connections.ts';
 import { DeviceInfoDirectory, deviceInfoDisk } from '../../src/attachment/device-info.ts';
 import { attachmentId, derivedMac } from '../../src/attachment/key.ts';
 import { AttachmentManager } from '../../src/attachment/manager.ts';
@@ -38,6 +39,7 @@ export class FakeNode {
   /** `namespace/name` → why nothing of that pod may be removed on suspicion. */
   readonly keptPods = new Map<string, string>();
   sources: FakeSource[] = [];
+  readonly #socketFiles = new Set<string>();
   ports: FakePort[] = [];
   /** Of the agent; filled before the first attachment. */
   readonly pumps: Pump[] = [];
@@ -60,11 +62,12 @@ export class FakeNode {
     await this.manager.settled();
   }
 
-  /** The process dies where it stands: its descriptors and sockets go, nothing else does. */
+  /** The process dies where it stands: its descriptors go, nothing else does. */
   async killAndRestart(beforeStart: () => void = () => undefined): Promise<void> {
     this.gate.kill();
     await this.#closeFiles();
     this.kernel.processDied();
+    for (const source of this.sources) source.processDied();
     this.sources = [];
     this.ports = [];
     this.devices = [];
@@ -175,7 +178,7 @@ export class FakeNode {
       ...this.kernel.links.map((link) => `link ${link.ifindex}`),
       ...[...this.ipam.leases.keys()].map((key) => `lease ${key}`),
       ...[...this.ovs.ports.keys()].map((name) => `OVS port ${name}`),
-      ...this.sources.filter((source) => source.isOpen).map((source) => `socket ${source.path}`),
+      ...[...this.#socketFiles].map((path) => `socket ${path}`),
       ...this.ports.filter((port) => port.state !== 'closed').map(() => 'port'),
       ...this.records().map((name) => `record ${name}`),
       ...this.deviceInfoFiles().map((name) => `device info ${name}`),
@@ -190,13 +193,14 @@ export class FakeNode {
       deviceInfo: new DeviceInfoDirectory(this.deviceInfoDir, this.#deviceInfoDisk()),
       ipam: this.ipam,
       ovs: this.ovs,
+      cuts: new CutConnections(this.clock),
       createDevice: (options) => {
         const device = new FakeDevice(options);
         this.devices.push(device);
         return device;
       },
       createSource: (backend) => {
-        const source = new FakeSource(backend.path);
+        const source = new FakeSource(backend.path, this.#socketFiles);
         source.refusal = this.socketRefusal;
         this.sources.push(source);
         return source;
@@ -294,9 +298,11 @@ export class FakeNode {
       openTap: (netns, tap) => {
         this.#duplicate('openTap');
         return gate.pass('openTap', () => {
-          const existing = kernel.find(inodeOf(netns), tap.name);
+          const known = ({ ifindex, netns: where }: { readonly ifindex: number; readonly netns: string }): boolean =>
+            ifindex === tap.adoptIfindex && where === inodeOf(netns);
+          const existing = tap.adoptIfindex === null ? kernel.find(inodeOf(netns), tap.name) : kernel.links.find(known);
           if (tap.adoptIfindex === null && existing !== undefined) throw fault('EEXIST', 'TUNSETIFF');
-          if (tap.adoptIfindex !== null && existing?.ifindex !== tap.adoptIfindex) throw fault('ENODEV', 'TUNSETIFF');
+          if (tap.adoptIfindex !== null && existing === undefined) throw fault('ENODEV', 'TUNSETIFF');
           const link = existing ?? kernel.create(inodeOf(netns), tap.name, tap.mac, tap.mtu);
           return { ifindex: link.ifindex, queues: Array.from({ length: tap.queues }, () => kernel.fd(0n, 0n)) };
         });
@@ -310,10 +316,10 @@ export class FakeNode {
         });
       },
       inspectPodLink: (netns, name) => gate.pass('inspectPodLink', () => kernel.find(inodeOf(netns), name) ?? null),
-      deletePodLink: (netns, name, ifindex) =>
+      deletePodLink: (netns, _name, ifindex) =>
         gate.pass('deletePodLink', () => {
-          const link = kernel.find(inodeOf(netns), name);
-          if (link === undefined || link.ifindex !== ifindex) return false;
+          const link = kernel.links.find((other) => other.ifindex === ifindex && other.netns === inodeOf(netns));
+          if (link === undefined) return false;
           kernel.links = kernel.links.filter((other) => other !== link);
           return true;
         }),

@@ -129,8 +129,12 @@ export class FakeSource implements FrontendSource {
   #onConnection: ((frontend: Frontend, released: () => void) => void) | null = null;
   refusal: Error | null = null;
 
-  constructor(path: string) {
+  readonly #files: Set<string>;
+
+  /** @param files paths of the sockets that lie on disk */
+  constructor(path: string, files: Set<string>) {
     this.path = path;
+    this.#files = files;
   }
 
   get situation(): string {
@@ -140,6 +144,7 @@ export class FakeSource implements FrontendSource {
   open(onConnection: (frontend: Frontend, released: () => void) => void): void {
     if (this.refusal !== null) throw this.refusal;
     this.isOpen = true;
+    this.#files.add(this.path);
     this.#onConnection = onConnection;
   }
 
@@ -152,6 +157,12 @@ export class FakeSource implements FrontendSource {
   }
 
   close(): void {
+    if (this.isOpen) this.#files.delete(this.path);
+    this.isOpen = false;
+  }
+
+  /** Its file stays. */
+  processDied(): void {
     this.isOpen = false;
   }
 }
@@ -170,7 +181,10 @@ export class FakeDevice implements VirtioUserDevice {
   readonly #options: DeviceOptions;
   #wantedPairs: number | null;
   #giveUp: () => void = () => undefined;
+  #connection: FakeConnection | null = null;
   stalls = false;
+  /** A stalling backend was asked to let go. */
+  asked = false;
 
   constructor(options: DeviceOptions) {
     this.#options = options;
@@ -203,6 +217,8 @@ export class FakeDevice implements VirtioUserDevice {
   }
 
   mtu: number;
+  driverMac: string | null = null;
+  ringsOut = false;
 
   async setMtu(mtu: number): Promise<void> {
     await turn();
@@ -217,11 +233,17 @@ export class FakeDevice implements VirtioUserDevice {
     if (this.refuses === control.kind) throw new VirtioUserError('CONTROL_REFUSED', control.kind);
     this.commands.push(control);
     if (control.kind === 'queue-pairs') this.activePairs = this.#wantedPairs = control.pairs;
-    else if (this.net !== null && control.kind === 'mac') this.net = { ...this.net, mac: control.mac };
+    else if (this.net !== null && control.kind === 'mac') {
+      this.net = { ...this.net, mac: control.mac };
+      this.driverMac = control.mac;
+    }
   }
 
   async bringUp(frontend: Frontend): Promise<ReadyDevice> {
-    const { backend } = frontend as unknown as FakeConnection;
+    const connection = frontend as unknown as FakeConnection;
+    const { backend } = connection;
+    this.ringsOut = false;
+    this.#connection = connection;
     this.state = { kind: 'negotiating', step: 'GET_FEATURES' };
     await turn();
     if (backend.kind === 'stalling') {
@@ -256,7 +278,8 @@ export class FakeDevice implements VirtioUserDevice {
     this.state = { kind: 'ready', ready };
     this.#needsReset = false;
     this.activePairs = ready.activePairs;
-    this.net = initialNetState(this.#options.mac, 0n);
+    this.net = initialNetState(this.driverMac ?? this.#options.mac, 0n);
+    this.ringsOut = true;
     this.commands = [];
     return ready;
   }
@@ -264,10 +287,16 @@ export class FakeDevice implements VirtioUserDevice {
   /** With `stalls`, a living backend answers nothing until its connection is cut. */
   async shutDown(): Promise<readonly Anomaly[]> {
     this.#giveUp();
+    const connection = this.#connection;
+    if (this.stalls && this.state.kind === 'ready' && connection?.closed === false) {
+      this.asked = true;
+      await new Promise<void>((resolve) => (connection.onClosed = resolve));
+    }
     if (this.state.kind === 'ready') {
       const session = this.state.ready.session as unknown as FakeSession;
       if (session.owned) throw new Error('session freed under the port');
       session.closed = true;
+      this.ringsOut = connection?.closed === true;
     }
     this.state = { kind: 'idle' };
     this.#needsReset = false;

@@ -193,7 +193,11 @@ export class MemoryBinding implements Pick<NativeBinding, 'listenUnix' | 'connec
     const failure = this.failures.get(path) ?? (this.#listeners.has(path) ? 'EADDRINUSE' : null);
     if (failure !== null) throw nativeFault(failure, 'bind');
     this.#listeners.set(path, handlers);
-    return { close: () => this.#listeners.delete(path) };
+    return {
+      close: () => {
+        if (this.#listeners.get(path) === handlers) this.#listeners.delete(path);
+      },
+    };
   }
 
   connectUnix(path: SocketPath, handlers: SocketHandlers): FdSocket {
@@ -214,6 +218,11 @@ export class MemoryBinding implements Pick<NativeBinding, 'listenUnix' | 'connec
   dial(path: string): MemorySocket {
     if (!this.#listeners.has(path)) throw nativeFault('ENOENT', 'connect');
     return this.#connect(path);
+  }
+
+  /** The file of a socket is removed: nobody finds it any more. */
+  forget(path: string): void {
+    this.#listeners.delete(path);
   }
 
   isListening(path: string): boolean {

@@ -156,7 +156,7 @@ describe('what the cluster is told', () => {
   it('orphans and records that cannot be read are news of the node, as is what has no pod', () => {
     const { news } = heard(() => {
       publish('orphanRemoved', { kind: 'ovs-port', id: 'vu1', reason: 'no attachment has this port' });
-      publish('stateCorrupt', { id: 'vu2', asidePath: '/var/lib/x.bad', reason: 'not JSON' });
+      publish('stateCorrupt', { id: 'vu2', path: '/var/lib/x.bad', reason: 'not JSON' });
       publish('backendDisconnected', { attachment: { ...attachment, pod: null }, reason: 'hang-up' });
     });
     expect(news.map(({ reason, subject }) => `${reason} ${subject.kind} ${subject.name}`)).toEqual([

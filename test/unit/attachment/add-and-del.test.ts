@@ -521,6 +521,19 @@ describe('DEL', () => {
     expect(node.leftovers()).toEqual([]);
   });
 
+  it('on a full disk that leaves a port behind is finished soon, like any other', async () => {
+    await node.add(spec);
+    node.gate.arm(1, 'fail', (name) => name === 'file.open');
+    node.ovs.away = true;
+    await node.del(spec);
+    expect([node.ovs.ports.size, node.state]).toEqual([1, 'closing']);
+    node.gate.disarm();
+    node.ovs.away = false;
+    await node.clock.advance(30_000);
+    await node.manager.settled();
+    expect(node.leftovers()).toEqual([]);
+  });
+
   it('leaves nothing after a second try, whichever operation of the first failed', async () => {
     for (let at = 1; ; at += 1) {
       await node.add(spec);

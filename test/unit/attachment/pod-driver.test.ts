@@ -47,6 +47,7 @@ const own = (): PodLinkFilter => ({
   unicast: [],
   multicast: [],
 });
+const sourceOf = (frame: Uint8Array): string => Buffer.from(frame.subarray(6, 12)).toString('hex');
 const group = '33:33:00:00:00:01';
 
 describe("the driver of a pod's device", () => {
@@ -78,7 +79,31 @@ describe("the driver of a pod's device", () => {
     ]);
     const frames = node.port.injected.slice(announced);
     expect(frames.length).toBeGreaterThan(0);
-    for (const frame of frames) expect(Buffer.from(frame.subarray(6, 12)).toString('hex')).toBe('020000000077');
+    for (const frame of frames) expect(sourceOf(frame)).toBe('020000000077');
+  });
+
+  it('announces the address that the pod has after every reconnect, not the one it was made with', async () => {
+    let frontend = await node.connect();
+    await settle();
+    await inPod({ mac: '02:00:00:00:00:77' });
+    for (let round = 0; round < 2; round += 1) {
+      node.port.injected = [];
+      frontend.hangUp();
+      await settle();
+      await settle();
+      frontend = await node.connect();
+      await node.clock.advance(500);
+      // No more of them than the address needs: it has not changed.
+      expect(node.port.injected.map(sourceOf)).toEqual(Array.from({ length: 6 }, () => '020000000077'));
+    }
+  });
+
+  it('announces the address that the pod has after a restart of the agent, too', async () => {
+    await node.connect();
+    await inPod({ mac: '02:00:00:00:00:77' });
+    await node.killAndRestart();
+    await node.connect();
+    expect(new Set(node.port.injected.map(sourceOf))).toEqual(new Set(['020000000077']));
   });
 
   it('tells of another MTU', async () => {

@@ -81,7 +81,8 @@ class World {
       log: new RecordingLogger(),
       onChange: () => undefined,
       onRunning: () => undefined,
-      announcements: () => [],
+      onCut: () => undefined,
+      announcements: () => Promise.resolve([]),
       onAnnounced: () => undefined,
     });
     this.reconnect.open();

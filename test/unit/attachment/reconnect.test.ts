@@ -370,25 +370,157 @@ describe('[84] DEL', () => {
     expect(node.leftovers()).toEqual([]);
   });
 
-  it('cuts a backend that does not let go in order within half a second', async () => {
-    const frontend = await node.connect();
-    const device = node.devices[0];
-    if (device === undefined) throw new Error('no device');
-    const shutDown = device.shutDown.bind(device);
-    let asked = false;
-    device.shutDown = async () => {
-      asked = true;
-      if (!frontend.closed) await new Promise<void>((resolve) => (frontend.onClosed = resolve));
-      return shutDown();
-    };
-    const call = node.del(spec);
-    await until(() => asked);
-    await node.clock.advance(499);
-    expect(frontend.closed).toBe(false);
+  describe('of a switch that does not let go in order', () => {
+    /** @returns the call under way, while the switch has been asked to let go */
+    async function removing(): Promise<{ readonly frontend: FakeConnection; readonly call: Promise<void> }> {
+      const frontend = await node.connect();
+      node.device.stalls = true;
+      const call = node.del(spec);
+      await until(() => node.device.asked);
+      return { frontend, call };
+    }
+
     // OVS hangs when it removes a port whose connection is being ended.
+    it('cuts the connection after two seconds, and removes the port when the switch must have seen that', async () => {
+      const { frontend, call } = await removing();
+      await node.clock.advance(1999);
+      expect([frontend.closed, node.ovs.ports.size]).toEqual([false, 1]);
+      await node.clock.advance(1);
+      await call;
+      const [id] = node.ovs.ports.keys();
+      expect([frontend.closed, node.leftovers()]).toEqual([true, [`OVS port ${id}`, `record ${id}.json`]]);
+      await node.clock.advance(30_000);
+      await node.manager.settled();
+      expect(node.leftovers()).toEqual([]);
+    });
+
+    it('leaves the port to that in a DEL that comes again, and in an ADD, which fails', async () => {
+      const { call } = await removing();
+      await node.clock.advance(2000);
+      await call;
+      await node.del(spec);
+      await expect(node.add(spec)).rejects.toMatchObject({ code: 'OVS_UNAVAILABLE', recovery: 'retry-later' });
+      expect(node.ovs.ports.size).toBe(1);
+      await node.clock.advance(30_000);
+      await node.manager.settled();
+      await node.add(spec);
+      await node.del(spec);
+      expect(node.leftovers()).toEqual([]);
+    });
+
+    it('does not wait when the switch dies meanwhile', async () => {
+      const { frontend, call } = await removing();
+      frontend.hangUp();
+      frontend.onClosed();
+      await call;
+      expect([frontend.closed, node.leftovers()]).toEqual([false, []]);
+    });
+
+    it('cuts the connection after half a second where there is no port to lose', async () => {
+      await node.del(spec);
+      spec = { ...spec, ovs: null };
+      await node.add(spec);
+      const { frontend, call } = await removing();
+      await node.clock.advance(499);
+      expect(frontend.closed).toBe(false);
+      await node.clock.advance(1);
+      await call;
+      expect(node.leftovers()).toEqual([]);
+    });
+  });
+
+  it('of a switch that was cut off for its silence removes the port later, unless it has come back', async () => {
+    const silenced = async (): Promise<void> => {
+      const frontend = await node.connect();
+      node.device.stalls = true;
+      // As the frontend ends what does not answer.
+      node.device.onProbe = () => {
+        frontend.closed = true;
+        frontend.onDisconnect?.(new VirtioUserError('TIMEOUT', 'no answer to GET_STATUS'));
+      };
+      node.port.emit({ kind: 'backend-stalled', reason: 'takes no frames' });
+      await settle();
+      await settle();
+      node.device.stalls = false;
+      expect(node.state).toBe('held');
+    };
+    await silenced();
+    await node.connect();
+    await node.del(spec);
+    expect(node.leftovers()).toEqual([]);
+    await node.add(spec);
+    await silenced();
+    await node.del(spec);
     expect(node.ovs.ports.size).toBe(1);
-    await node.clock.advance(1);
-    await call;
+    await node.clock.advance(30_000);
+    await node.manager.settled();
     expect(node.leftovers()).toEqual([]);
   });
 });
+
+describe('an ADD that is undone', () => {
+  it('leaves the port of a switch that does not let go in order to later', async () => {
+    const key = { ...spec.key, containerId: 'container-2' };
+    const second = node.spec(node.kernel.addNetns(), { key });
+    const caller = new AbortController();
+    // The switch connects as soon as it has the port, and the caller goes away.
+    const ensure = node.ovs.ensure.bind(node.ovs);
+    node.ovs.ensure = async (port) => {
+      await ensure(port);
+      await node.connect();
+      node.device.stalls = true;
+      caller.abort(new Error('the caller is gone'));
+    };
+    const call = node.add(second, { requestId: 'second', signal: caller.signal });
+    const failed = expect(call).rejects.toMatchObject({ code: 'CANCELLED' });
+    await until(() => node.device.asked);
+    await node.clock.advance(2000);
+    await failed;
+    expect(node.ovs.ports.size).toBe(2);
+    await node.clock.advance(30_000);
+    await node.manager.settled();
+    expect(node.ovs.ports.size).toBe(1);
+    await node.del(spec);
+    expect(node.leftovers()).toEqual([]);
+  });
+});
+
+describe('the end of the agent', () => {
+  it('waits half a second for a switch that does not let go, as no port goes', async () => {
+    const frontend = await node.connect();
+    node.device.stalls = true;
+    const end = node.manager.close();
+    await until(() => node.device.asked);
+    await node.clock.advance(499);
+    expect(frontend.closed).toBe(false);
+    await node.clock.advance(1);
+    await end;
+    expect([frontend.closed, node.ovs.ports.size]).toEqual([true, 1]);
+  });
+});
+
+describe('without a control queue', () => {
+  it("announces the address that the pod's interface has, whatever it was made with", async () => {
+    await node.del(spec);
+    await node.add({ ...spec, device: { ...spec.device, cq: false } });
+    const [link] = node.kernel.links;
+    if (link === undefined) throw new Error('no link');
+    node.kernel.change(link, { mac: '02:00:00:00:00:77' });
+    await node.connect();
+    await node.clock.advance(500);
+    expect(node.port.injected).toHaveLength(6);
+    for (const frame of node.port.injected) expect(sourceOf(frame)).toBe('020000000077');
+  });
+
+  it('announces the address it was made with when the interface cannot be looked at', async () => {
+    await node.del(spec);
+    await node.add({ ...spec, device: { ...spec.device, cq: false } });
+    node.gate.arm(1, 'fail', (name) => name === 'watchPodLink');
+    await node.connect();
+    expect(sourceOf(node.port.injected[0])).toBe(spec.device.mac.replaceAll(':', ''));
+  });
+});
+
+function sourceOf(frame: Uint8Array | undefined): string {
+  return Buffer.from(frame?.subarray(6, 12) ?? []).toString('hex');
+}

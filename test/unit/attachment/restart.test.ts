@@ -179,17 +179,20 @@ describe('a new agent', () => {
     await expect(node.manager.reconnect(id)).rejects.toMatchObject({ code: 'ATTACHMENT_UNKNOWN' });
   });
 
-  it('keeps the record of a pod whose namespace is gone, without a socket', async () => {
+  it('keeps the record of a pod whose namespace is gone, and does not listen for it', async () => {
     await node.add(spec);
     node.kernel.removeNetns(netns);
     await node.killAndRestart();
-    expect(node.state).toBe('absent');
+    expect([node.state, node.sources]).toEqual(['absent', []]);
     expect(node.leftovers().sort()).toEqual([
       expect.stringContaining('OVS port'),
       'device info net-container-1_eth0',
       expect.stringContaining('lease'),
       expect.stringContaining('record'),
+      expect.stringContaining('socket'), // the file
     ]);
+    await node.del(spec);
+    expect(node.leftovers()).toEqual([]);
   });
 
   it('after a reboot gives back leases and ports, whatever is at the paths now', async () => {
@@ -362,7 +365,7 @@ describe('a record', () => {
     const stop = subscribe('stateCorrupt', (payload) => told.push(payload));
     await node.killAndRestart();
     stop();
-    expect(told).toMatchObject([{ asidePath: `${path}.bad`, reason: expect.any(String) }]);
+    expect(told).toMatchObject([{ path: `${path}.bad`, reason: expect.any(String) }]);
     expect(node.manager.list().map(({ key }) => key.containerId)).toEqual(['container-2']);
     // Also the next process, which finds only what was set aside, knows of it.
     await node.killAndRestart();

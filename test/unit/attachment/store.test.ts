@@ -89,3 +89,17 @@ describe('a write that cannot be renamed into place', () => {
     expect(await onDisk()).toEqual([creating]);
   });
 });
+
+describe('a record that the disk does not give', () => {
+  it('is reported and stays where it is; the next start reads it', async () => {
+    await store.write(creating);
+    const failing = new RecordStore(stateDir, { ...disk, readFile: () => Promise.reject(fault('EIO', 'read')) });
+    const path = join(stateDir, 'attachments', `${creating.id}.json`);
+    expect(await failing.load()).toEqual({
+      records: [],
+      corrupt: [{ id: creating.id, path, reason: expect.stringMatching(/^cannot be read: .*EIO/) }],
+    });
+    expect([failing.isSetAside(creating.id), failing.setAside]).toEqual([true, 1]);
+    expect(await onDisk()).toEqual([creating]);
+  });
+});

@@ -111,11 +111,17 @@ function call(): Caller {
 }
 
 /** Sends a whole request; descriptors beside its first byte, closed here afterwards as the executable does. */
-function request(environment: Readonly<Record<string, string>>, fds = 0, declared = fds, timeLeftMs = 10_000): Caller {
+function request(
+  environment: Readonly<Record<string, string>>,
+  fds = 0,
+  declared = fds,
+  timeLeftMs = 10_000,
+  netconf = stdin,
+): Caller {
   const caller = call();
   const made = Array.from({ length: fds }, () => ledger.make());
   const roles = Array.from({ length: declared }, () => 1);
-  caller.socket.send(requestFrame(environment, stdin, { fdCount: declared, roles, timeLeftMs }), made);
+  caller.socket.send(requestFrame(environment, netconf, { fdCount: declared, roles, timeLeftMs }), made);
   for (const fd of made) fd.close();
   return caller;
 }
@@ -431,6 +437,21 @@ describe('many calls', () => {
     await Promise.all([...waiting, ...others, tooMany].map((caller) => caller.confirm()));
     expect(seen.filter(({ frame }) => frame.verb === 'ADD')).toHaveLength(528);
     expect(undone).toEqual([]);
+  });
+
+  it.each([
+    ['ADD', 16],
+    ['DEL', 32],
+  ])('%s of a network that hangs do not hold up those of another', async (verb, most) => {
+    start();
+    const held = heldWork();
+    const hanging = Array.from({ length: most + 20 }, () => request({ ...add, CNI_COMMAND: verb }, 1));
+    await calls(most);
+    const other = request({ ...add, CNI_COMMAND: verb }, 1, 1, undefined, '{"cniVersion":"1.0.0","name":"other"}');
+    await calls(most + 1);
+    expect(seen.at(-1)?.frame.stdin).toContain('other');
+    held.release();
+    await Promise.all([...hanging, other].map((caller) => caller.confirm()));
   });
 
   it('32 DELs run, the others wait their turn', async () => {

@@ -114,8 +114,10 @@ describe('a control command', () => {
     expect(device.state.kind).toBe('ready');
   });
 
-  it('is forgotten with the connection, but for the number of pairs', async () => {
+  it('is forgotten with the connection, but for the number of pairs and the address', async () => {
     const { device } = await running({ queues: 4 });
+    expect(device.driverMac).toBe(null);
+    await device.control({ kind: 'mac', mac: '02:00:00:00:00:05' });
     await device.control({ kind: 'rx-mode', mode: 'promiscuous', on: false });
     await device.control({ kind: 'queue-pairs', pairs: 2 });
     await device.shutDown();
@@ -123,6 +125,7 @@ describe('a control command', () => {
     const next = new FakeFrontend({ features: rich });
     const ready = await device.bringUp(next);
     expect(device.net?.rxModes.has('promiscuous')).toBe(true);
+    expect([device.net?.mac, device.driverMac]).toEqual(['02:00:00:00:00:05', '02:00:00:00:00:05']);
     expect([ready.queuePairs, ready.activePairs]).toEqual([4, 2]);
     expect(next.calls.filter((call) => call.startsWith('setVringEnable'))).toEqual(
       [1, 1, 1, 1, 0, 0, 0, 0].map((enabled, ring) => `setVringEnable ${ring} ${enabled}`),

@@ -294,6 +294,34 @@ describe('shutDown', () => {
     expect([device.state.kind, device.status, ledger.open, frontend.closed > 0]).toEqual(['idle', 0, 0, true]);
   });
 
+  it('knows of a backend that has not given its rings back, whichever side ended the connection', async () => {
+    const { device } = world();
+    expect(device.ringsOut).toBe(false);
+    const frontend = new FakeFrontend({ features: rich, stopAt: handshake.length + stop.length - 1 });
+    await device.bringUp(frontend);
+    expect(device.ringsOut).toBe(true);
+    const ended = device.shutDown();
+    await frontend.stopped;
+    frontend.close();
+    await ended;
+    expect(device.ringsOut).toBe(true);
+    await device.bringUp(new FakeFrontend({ features: rich }));
+    await device.shutDown();
+    expect(device.ringsOut).toBe(false);
+  });
+
+  it.each([
+    ['before it has a ring', 'setMemoryTable 1', false],
+    ['when it has one', 'setVringKick 0', true],
+  ])('of a handshake that is given up %s says whether rings are out', async (_when, step, out) => {
+    const { device } = world();
+    const frontend = new FakeFrontend({ features: rich, stopAt: handshake.indexOf(step) });
+    const failed = failureOf(device.bringUp(frontend));
+    await frontend.stopped;
+    await device.shutDown();
+    expect([(await failed).code, device.ringsOut]).toEqual(['CANCELLED', out]);
+  });
+
   it.each([0, 1, 2, 3])('[46] [F12] ends locally when the backend is gone at its step %d', async (step) => {
     const { device, ledger } = world();
     const frontend = new FakeFrontend({ features: rich, failAt: handshake.length + step });

@@ -82,6 +82,14 @@ describe('events', () => {
     expect(repeated).toEqual([`ns/${created[0]?.name} 3`, `ns/${created[0]?.name} 4`]);
   });
 
+  it('are told in time when the clock is set back', async () => {
+    await record(news('gone'));
+    jest.setSystemTime(Date.now() - 3_600_000);
+    await record(news('gone again'));
+    await pass(60_000);
+    expect(created.map(({ note }) => note)).toEqual(['gone', 'gone again']);
+  });
+
   it('a series whose event has expired begins anew', async () => {
     await record(news('gone'));
     failure = (call) => (call === 'repeat' ? http(404) : null);

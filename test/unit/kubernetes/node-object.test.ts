@@ -93,9 +93,16 @@ describe('the object of a node', () => {
     expect(status.conditions.map(({ message }) => message)).toEqual([
       'records-restored',
       '1 of 2 attachments have no backend',
-      '2 records were set aside as *.bad',
+      '2 records could not be read',
       '1 attachments wait for a backend with more features',
     ]);
+  });
+
+  it('says of an interface whose handshake keeps failing that it has no backend, not that it waits for features', () => {
+    expect(conditions(nodeStatus(view(['degraded', 'running']), null, at(0)))).toMatchObject({
+      BackendConnected: 'False BackendDisconnected',
+      Degraded: 'False NotDegraded',
+    });
   });
 
   it('names at most 20 unhealthy attachments with their pod, and counts the rest', () => {

@@ -75,6 +75,15 @@ describe('publishing the state of the node', () => {
     expect(written).toHaveLength(1);
   });
 
+  it('goes on in its own time when the clock is set back', async () => {
+    await touch();
+    jest.setSystemTime(Date.now() - 3_600_000);
+    states = ['waiting'];
+    await touch();
+    await pass(5_000);
+    expect(written).toHaveLength(2);
+  });
+
   it('gathers changes of numbers for ten seconds', async () => {
     await touch();
     for (let count = 2; count <= 6; count += 1) {

@@ -1,5 +1,15 @@
 /** The agent's directories with the modes that keep strangers out. DESIGN: run 0711, vhost 0750, state 0700. */
-import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  existsSync,
+  fchownSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  statSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import type { AgentOptions } from './options.ts';
@@ -37,13 +47,30 @@ function prepare(path: string, mode: number, group: number | null): void {
     const found = statSync(path);
     if (!found.isDirectory()) throw new Error('it is not a directory');
     if (found.uid !== process.geteuid?.()) throw new Error(`it belongs to user ${found.uid}`);
-    if (group !== null && found.gid !== group) chownSync(path, found.uid, group);
+    if (group !== null && found.gid !== group) giveTo(group, path, found.uid);
     if ((found.mode & 0o7777) !== mode) chmodSync(path, mode);
   } catch (error) {
+    if (error instanceof VirtioUserError) throw error;
     throw new VirtioUserError('SYSCALL_FAILED', `prepare directory ${path}: ${messageOf(error)}`, {
       remedy: 'the agent needs this directory for itself, writable and owned by root',
       cause: error,
     });
+  }
+}
+
+/** By descriptor: the seccomp profile of the manifests knows fchown, as the sockets need it, and no chown. */
+function giveTo(group: number, path: string, owner: number): void {
+  const directory = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    fchownSync(directory, owner, group);
+  } catch (error) {
+    if (errnoOf(error) !== 'EPERM') throw error;
+    throw new VirtioUserError('SYSCALL_FAILED', `give ${path} to group ${group}: ${messageOf(error)}`, {
+      remedy: 'add the capability CHOWN to the container, or run without --vhost-group',
+      cause: error,
+    });
+  } finally {
+    closeSync(directory);
   }
 }
 

@@ -8,6 +8,7 @@ import type { Timers } from '../clock.ts';
 import { messageOf } from '../errors.ts';
 import type { Logger } from '../telemetry/log.ts';
 import type { Installed } from './file-install.ts';
+import { confBefore } from './network-conf.ts';
 import { jittered } from './schedule.ts';
 
 const retryFirstMs = 1_000;
@@ -46,6 +47,9 @@ export class NetworkConfWriter {
     const { path, install, clock, log } = this.#parts;
     try {
       log.info({ path, result: await install(this.#closing.signal) }, 'the network configuration is in place');
+      const before = confBefore(path);
+      if (before !== null)
+        log.warn({ path, before }, 'the runtime takes another configuration of this plugin first: remove the old one');
     } catch (error) {
       if (this.#closing.signal.aborted) return;
       const reason = messageOf(error);

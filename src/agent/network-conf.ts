@@ -1,6 +1,8 @@
 /** A network configuration on its way to the container runtime: read, looked at, the node's subnet filled in, installed. */
+import { readdirSync, readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { messageOf, VirtioUserError } from '../errors.ts';
+import { basename, dirname, join } from 'node:path';
+import { errnoOf, messageOf, VirtioUserError } from '../errors.ts';
 import type { Credentials } from './cluster.ts';
 import { type Installed, installFile } from './file-install.ts';
 import { fillPodCidrs, namesPodCidr } from './pod-cidr-template.ts';
@@ -46,6 +48,34 @@ export async function askPodCidrs({ source, credentials, ...node }: NodeRequest)
   // Loaded here: the client is heavy, and most configurations do without it.
   const { readPodCidrs } = await import('./pod-cidrs.ts');
   return readPodCidrs({ credentials, ...node });
+}
+
+/** Of a directory, in the order of a runtime, which takes the first. @throws what the file system says */
+export function confNames(directory: string): readonly string[] {
+  try {
+    return readdirSync(directory)
+      .filter((name) => confEnding.test(name))
+      .sort();
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return [];
+    throw error;
+  }
+}
+
+/** Whether a configuration calls this plugin, be it JSON or not. @throws what the file system says */
+export function namesPlugin(path: string): boolean {
+  return /"type"\s*:\s*"virtio-user"/.test(readFileSync(path, 'utf8'));
+}
+
+/** A configuration of this plugin that a runtime takes before this one: an old one, most likely. */
+export function confBefore(path: string): string | null {
+  const directory = dirname(path);
+  try {
+    const earlier = confNames(directory).filter((name) => name < basename(path));
+    return earlier.map((name) => join(directory, name)).find(namesPlugin) ?? null;
+  } catch {
+    return null; // of what cannot be read `doctor` tells
+  }
 }
 
 async function readConf(path: string): Promise<string> {

@@ -150,20 +150,7 @@ export interface OptionSources {
 
 /** @throws VirtioUserError CONFIG_INVALID, naming option, value and what is accepted */
 export function resolveAgentOptions(sources: OptionSources): AgentOptions {
-  const file = readConfigFile(sources);
-  const pick = <K extends keyof AgentOptions>(name: K, settled: { readonly runDir: string }): AgentOptions[K] => {
-    const flag = sources.flags[kebab(name)];
-    if (flag !== undefined) return parsed(name, flag, `--${kebab(name)}`);
-    const variable = sources.environment[environmentName(name)];
-    if (variable !== undefined) return parsed(name, variable, environmentName(name));
-    const setting = file.settings[kebab(name)];
-    if (setting !== undefined) return parsed(name, setting, `${file.path}: ${kebab(name)}`);
-    return attempt(
-      () => definitions[name].fallback(settled),
-      `--${kebab(name)} by default`,
-      definitions[name].defaultText,
-    );
-  };
+  const pick = picker(sources);
   const runDir = pick('runDir', { runDir: '' });
   const settled = { runDir };
   return {
@@ -186,6 +173,30 @@ export function resolveAgentOptions(sources: OptionSources): AgentOptions {
     spinUs: pick('spinUs', settled),
     holdMs: pick('holdMs', settled),
     softwareOffloads: pick('softwareOffloads', settled),
+  };
+}
+
+/** For those who ask an agent and need no more of it. @throws VirtioUserError CONFIG_INVALID, as above */
+export function resolveRunDir(sources: OptionSources): string {
+  return picker(sources)('runDir', { runDir: '' });
+}
+
+type Picker = <K extends keyof AgentOptions>(name: K, settled: { readonly runDir: string }) => AgentOptions[K];
+
+function picker(sources: OptionSources): Picker {
+  const file = readConfigFile(sources);
+  return (name, settled) => {
+    const flag = sources.flags[kebab(name)];
+    if (flag !== undefined) return parsed(name, flag, `--${kebab(name)}`);
+    const variable = sources.environment[environmentName(name)];
+    if (variable !== undefined) return parsed(name, variable, environmentName(name));
+    const setting = file.settings[kebab(name)];
+    if (setting !== undefined) return parsed(name, setting, `${file.path}: ${kebab(name)}`);
+    return attempt(
+      () => definitions[name].fallback(settled),
+      `--${kebab(name)} by default`,
+      definitions[name].defaultText,
+    );
   };
 }
 

@@ -1,13 +1,14 @@
 /** The running agent as the commands see it. */
 import { join } from 'node:path';
 import type { AttachmentReport } from '../agent/introspect.ts';
-import { defaultRunDir } from '../agent/options.ts';
+import { resolveRunDir } from '../agent/options.ts';
 import { introspectionSocketName, requestOverSocket } from '../agent/http-client.ts';
 import { type ErrorCode, errorCodes, messageOf, VirtioUserError } from '../errors.ts';
-import { type Arguments, optionalText } from './command.ts';
+import type { Arguments } from './command.ts';
 
+/** Found as the agent finds it. @throws VirtioUserError CONFIG_INVALID */
 export function runDirOf(args: Arguments): string {
-  return optionalText(args, 'run-dir') ?? process.env['VIRTIO_USER_RUN_DIR'] ?? defaultRunDir;
+  return resolveRunDir({ flags: { 'run-dir': args['run-dir'] }, environment: process.env });
 }
 
 export class AgentClient {

@@ -103,7 +103,9 @@ export const uninstallCommand: Command = {
         'CONFLICT_INTERFACE',
         `uninstall: ${attached} pod interface${attached === 1 ? ' is' : 's are'} attached`,
         {
-          remedy: 'drain the node first, or use --force and let the next agent clean up',
+          remedy:
+            'remove these pods while an agent runs: if it is gone, apply the manifests again, delete the pods, ' +
+            'delete the agents, and go on; or use --force and let the next agent clean up',
         },
       );
     }

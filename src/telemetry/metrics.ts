@@ -44,7 +44,18 @@ export interface MetricSources {
 const attachmentLabels = ['id', 'namespace', 'pod', 'network'] as const;
 
 /** States that are always reported, so that "none" is 0 and not a missing series. */
-const knownStates = ['waiting', 'negotiating', 'running', 'held', 'parked', 'tap-gone', 'absent'] as const;
+const knownStates = [
+  'creating',
+  'waiting',
+  'negotiating',
+  'running',
+  'held',
+  'parked',
+  'degraded',
+  'tap-gone',
+  'absent',
+  'closing',
+] as const;
 
 /** Bits of the virtio status, for the same reason. */
 const knownStatusBits = ['ACKNOWLEDGE', 'DRIVER', 'DRIVER_OK', 'FEATURES_OK', 'NEEDS_RESET', 'FAILED'] as const;

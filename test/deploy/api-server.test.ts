@@ -330,7 +330,7 @@ describe('a Kubernetes API server', () => {
       const startedMs = performance.now();
       await agent.stop();
       // Two seconds for the last word; nothing else waits for the API server.
-      expect(performance.now() - startedMs).toBeLessThan(4_000);
+      expect(performance.now() - startedMs).toBeLessThan(8_000);
       expect(agent.log).toContain('the cluster could not be told that the agent stops');
       expect(agent.log).toContain('"stopped"');
     } finally {

@@ -21,14 +21,31 @@ import { Netns } from '../support/netns.ts';
 import { Ovs } from '../support/ovs.ts';
 import { type Daemon, until } from '../support/process.ts';
 import { type CniResult, type PodCall, newContainerId, Runtime } from '../support/runtime.ts';
-import { configMapData, find, helmTemplate, podSpec, readJson } from './support/manifests.ts';
+import { configMapData, find, helmTemplate, type Manifest, podSpec, readJson } from './support/manifests.ts';
 import { imageRoot, RuncPod } from './support/runc.ts';
 
 const bridge = 'br-vu-deploy';
 
-describe.each(['default', 'restricted'])('the image with the %s profile', (securityProfile) => {
+const variants = [
+  { securityProfile: 'default', vhostGroup: 4242, port: 22_473 },
+  { securityProfile: 'restricted', vhostGroup: null, port: 22_474 },
+  { securityProfile: 'restricted', vhostGroup: 4242, port: 22_475 },
+] as const;
+
+/** The same objects with the agent's own directories elsewhere: on the node, in the container, and in what it is told. */
+function withDirectories(manifests: readonly Manifest[], runDir: string, stateDir: string): readonly Manifest[] {
+  const text = JSON.stringify(manifests)
+    .replaceAll('"/run/virtio-user', `"${runDir}`)
+    .replaceAll('"/var/lib/virtio-user', `"${stateDir}`)
+    // Options, in the text of a ConfigMap.
+    .replaceAll(/(?<=[:-] )\/run\/virtio-user(?=[/\\])/g, runDir)
+    .replaceAll(/(?<=: )\/var\/lib\/virtio-user(?=\\)/g, stateDir);
+  return JSON.parse(text) as Manifest[];
+}
+
+describe.each(variants)('the image with the $securityProfile profile and the group $vhostGroup', (variant) => {
+  const { securityProfile, vhostGroup, port } = variant;
   const cleanup = new Cleanup();
-  const port = securityProfile === 'default' ? 22_473 : 22_474;
   const foreignConfDir = securityProfile === 'default';
   let directory: string;
   let rootfs: string;
@@ -68,7 +85,7 @@ describe.each(['default', 'restricted'])('the image with the %s profile', (secur
     mkdirSync(path('devinfo'));
     chmodSync(path('devinfo'), 0); // as Multus leaves it
     cpSync('/usr/lib/cni/host-local', path('bin/host-local'));
-    const manifests = await helmTemplate({
+    const rendered = await helmTemplate({
       securityProfile,
       extraCapabilities: foreignConfDir ? ['DAC_OVERRIDE'] : [],
       hostPaths: {
@@ -76,8 +93,6 @@ describe.each(['default', 'restricted'])('the image with the %s profile', (secur
         cniConfDir: path('net.d'),
         ipamDir: path('ipam'),
         dhcpDir: path('dhcp'),
-        runDir: path('run'),
-        stateDir: path('state'),
         vswitchDir: path('ovs'),
         seccompDir: path('seccomp'),
         deviceInfoDir: path('devinfo'),
@@ -87,7 +102,7 @@ describe.each(['default', 'restricted'])('the image with the %s profile', (secur
         'metrics-address': `127.0.0.1:${port}`,
         'log-level': 'debug',
         ovsdb: ovs.databaseRemote,
-        ...(securityProfile === 'default' ? { 'vhost-group': 4242 } : {}),
+        ...(vhostGroup === null ? {} : { 'vhost-group': vhostGroup }),
       },
       network: {
         config: {
@@ -103,6 +118,7 @@ describe.each(['default', 'restricted'])('the image with the %s profile', (secur
         },
       },
     });
+    const manifests = withDirectories(rendered, path('run'), path('state'));
     const files = { config: configMapData(manifests), nodeName: 'node1', seccompDir: path('seccomp') };
     pod = new RuncPod(path('pod'), rootfs, podSpec(find(manifests, 'DaemonSet')), files, cleanup);
     runtime = new Runtime(
@@ -161,7 +177,7 @@ describe.each(['default', 'restricted'])('the image with the %s profile', (secur
       stdout.split('\n').map((line): [string, string] => [line.split(':')[0] ?? '', line.split('\t')[1] ?? '']),
     );
     // CHOWN 0, DAC_OVERRIDE 1, NET_ADMIN 12, SYS_ADMIN 21
-    const mask = (1 << 12) | (1 << 21) | (securityProfile === 'default' ? 0b11 : 0);
+    const mask = (1 << 12) | (1 << 21) | (vhostGroup === null ? 0 : 1) | (foreignConfDir ? 2 : 0);
     for (const set of ['CapEff', 'CapPrm', 'CapBnd']) expect(parseInt(status.get(set) ?? '', 16)).toBe(mask);
     expect(status.get('NoNewPrivs')).toBe('1');
     // 2: a filter. RuntimeDefault is the runtime's, not runc's.
@@ -183,21 +199,21 @@ describe.each(['default', 'restricted'])('the image with the %s profile', (secur
   }, 30_000);
 
   it('gives the sockets to the group, where one is named', () => {
-    expect(statSync(path('run/vhost')).gid).toBe(securityProfile === 'default' ? 4242 : 0);
+    for (const name of ['run/vhost', ...readdirSync(path('run/vhost')).map((socket) => `run/vhost/${socket}`)])
+      expect(statSync(path(name)).gid).toBe(vhostGroup ?? 0);
   });
 
-  it('answers its command line inside the container', async () => {
-    const { stdout, code } = await pod.exec(
-      'agent',
-      'virtio-user-cni',
-      'attachments',
-      'list',
-      '-o',
-      'json',
-      `--run-dir=${path('run')}`,
-    );
+  it('answers its command line inside the container, which looks where the agent does', async () => {
+    const { stdout, code } = await pod.exec('agent', 'virtio-user-cni', 'attachments', 'list', '-o', 'json');
     expect(code).toBe(0);
     expect(stdout).toContain('running');
+    const doctor = await pod.exec('agent', 'virtio-user-cni', 'doctor', '-o', 'json');
+    const findings = JSON.parse(doctor.stdout) as { check: string; level: string; detail: string }[];
+    const detail = (check: string): string | undefined => findings.find((one) => one.check === check)?.detail;
+    expect(detail('agent')).toBe(`ready on 127.0.0.1 port ${port}`);
+    expect(detail('attachments')).toBe('2, all running');
+    expect(detail('network configuration')).toContain(`10-virtio-user.conflist in ${path('net.d')}`);
+    expect(findings.filter(({ level }) => level === 'fail')).toEqual([]);
   });
 
   it('takes pods up again after it was killed and started anew', async () => {

@@ -96,17 +96,27 @@ describe('docs/errors.md', () => {
 describe('docs/metrics.md', () => {
   const rows = table(manual('metrics.md'), 'metric');
 
-  it('has every metric of ours with its type, and no other', async () => {
-    const metrics = new Metrics({
+  const newMetrics = (): Metrics =>
+    new Metrics({
       version: '0',
       attachments: () => [],
       deleteQueueLength: () => 0,
       cniInFlight: () => 0,
       lostLogLines: () => 0,
     });
-    const { body } = await metrics.render();
+
+  it('has every metric of ours with its type, and no other', async () => {
+    const { body } = await newMetrics().render();
     const served = [...body.matchAll(/^# TYPE (virtio_user_\w+) (\w+)$/gm)].map(([, name, type]) => `${name} ${type}`);
     expect(rows.map(([name, type]) => `${code(name)} ${type}`).sort()).toEqual(served.sort());
+  });
+
+  it('has every state of an interface', async () => {
+    const { body } = await newMetrics().render();
+    const states = [...body.matchAll(/^virtio_user_attachments\{state="([^"]+)"\}/gm)].map(([, state]) => state);
+    const [, , , meaning = ''] = rows.find(([name]) => code(name) === 'virtio_user_attachments') ?? [];
+    const listed = meaning.replaceAll(/ \([^)]*\)/g, '').replace(/^interfaces: /, '');
+    expect(listed).toBe(states.join(', '));
   });
 
   it('has every alert with what to do', () => {

@@ -110,7 +110,18 @@ describe('the chart', () => {
     ['an unknown option of the agent', { agent: { 'log-levle': 'info' } }, /log-levle/],
     ['a value outside of its range', { agent: { 'pump-threads': 0 } }, /pump-threads/],
     ['a mask for a list of cores', { agent: { 'polling-cores': '0x6' } }, /polling-cores/],
-    ['a relative path', { hostPaths: { runDir: 'run' } }, /runDir/],
+    ['a relative path', { hostPaths: { ipamDir: 'leases' } }, /ipamDir/],
+    // The executable has them built in.
+    ['another run directory', { hostPaths: { runDir: '/run/other' } }, /runDir/],
+    ['another state directory', { hostPaths: { stateDir: '/var/lib/other' } }, /stateDir/],
+    ['a group by name, which the container does not know', { agent: { 'vhost-group': 'hugetlbfs' } }, /vhost-group/],
+    ['a group that is none', { agent: { 'vhost-group': -1 } }, /vhost-group/],
+    ...['10.0.0.1:9473', 'localhost:9473', '[::1]:9473', ':9473', '127.0.0.1:0', '127.0.0.1'].flatMap(
+      (address): [string, Record<string, unknown>, RegExp][] => [
+        [`metrics at ${address}, where no probe goes`, { agent: { 'metrics-address': address } }, /metrics-address/],
+        [`metrics for Prometheus at ${address}`, { observability: { metricsAddress: address } }, /metricsAddress/],
+      ],
+    ),
     ['a mount without a name', { extraHostPaths: [{ path: '/etc/x' }] }, /extraHostPaths/],
     ['a capability that opens the node', { extraCapabilities: ['SYS_MODULE'] }, /extraCapabilities/],
     ['a file that no runtime reads as a list', { network: { fileName: 'a.conf.new' } }, /fileName/],
@@ -137,6 +148,21 @@ describe('the chart', () => {
     const { env } = container(podSpec(find(await helmTemplate({ apiServer }), 'DaemonSet')), 'agent');
     expect(env).toContainEqual({ name: 'KUBERNETES_SERVICE_HOST', value: '10.0.0.1' });
     expect(env).toContainEqual({ name: 'KUBERNETES_SERVICE_PORT', value: '6443' });
+  });
+
+  it.each(['127.0.0.1:9999', '0.0.0.0:9999', '[::]:9999'])(
+    'takes %s for metrics, as probes reach it',
+    async (address) => {
+      const values = { agent: { 'metrics-address': address }, observability: { metricsAddress: address } };
+      expect(await helmRefusal(values)).toBeNull();
+    },
+  );
+
+  it.each(['default', 'restricted'])('lets the %s agent give its sockets to a group', async (securityProfile) => {
+    const manifests = await helmTemplate({ securityProfile, agent: { 'vhost-group': 123_456_789 } });
+    const { capabilities } = container(podSpec(find(manifests, 'DaemonSet')), 'agent').securityContext;
+    expect(capabilities.add).toEqual(['NET_ADMIN', 'SYS_ADMIN', 'CHOWN']);
+    expect(parse(configMapData(manifests)['agent.yaml'] ?? '')).toMatchObject({ 'vhost-group': 123_456_789 });
   });
 
   it('lets the probes follow the port of the metrics', async () => {
@@ -270,14 +296,19 @@ describe('the DaemonSet', () => {
     }
   });
 
-  it('gives the agent options that it takes', async () => {
+  it('gives the agent options that it takes, by its environment, so that commands in its container have them too', async () => {
     for (const name of ['primary', 'secondary', 'restricted']) {
-      const data = configMapData(await overlay(name));
+      const manifests = await overlay(name);
+      const { args, env = [] } = container(podSpec(find(manifests, 'DaemonSet')), 'agent');
+      for (const flag of ['--config', '--cni-conf-dir']) expect(args?.join()).not.toContain(flag);
+      const environment = Object.fromEntries(env.map((one) => [one.name, one.value ?? 'node1']));
       const options = resolveAgentOptions({
-        flags: { config: '/etc/virtio-user-cni/agent.yaml' },
-        environment: { VIRTIO_USER_NODE_NAME: 'node1' },
-        readFile: () => data['agent.yaml'] ?? '',
+        flags: {},
+        environment,
+        readFile: (path) => configMapData(manifests)[path.replace(/^\/etc\/virtio-user-cni\//, '')] ?? '',
       });
+      expect(environment['VIRTIO_USER_CONFIG']).toBe('/etc/virtio-user-cni/agent.yaml');
+      expect(options.nodeName).toBe('node1');
       expect(options.runDir).toBe('/run/virtio-user');
       expect(options.metricsAddress).toEqual({ host: '127.0.0.1', port: 9473 });
       expect(options.backendDirs).toEqual(['/run/virtio-user/vhost', '/run/openvswitch']);
@@ -345,7 +376,9 @@ describe('the DaemonSet', () => {
 describe('uninstalling', () => {
   it('removes what the primary overlay installs, from the same places', async () => {
     const primary = podSpec(find(await kustomize(join(deploy, 'overlays/primary')), 'DaemonSet'));
-    const installed = ['install', 'agent'].flatMap((name) => container(primary, name).args ?? []);
+    const { args: agentArgs = [], env = [] } = container(primary, 'agent');
+    const confDir = env.find(({ name }) => name === 'VIRTIO_USER_CNI_CONF_DIR')?.value;
+    const installed = [...(container(primary, 'install').args ?? []), ...agentArgs, `--cni-conf-dir=${confDir}`];
     const remover = container(podSpec(find(await kustomize(join(deploy, 'uninstall')), 'DaemonSet')), 'uninstall');
     const value = (args: readonly string[] | undefined, flag: string): string | undefined =>
       args?.find((one) => one.startsWith(`--${flag}=`))?.slice(flag.length + 3);

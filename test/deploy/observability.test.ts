@@ -135,6 +135,30 @@ describe('alert rules', () => {
   });
 });
 
+describe('the alert on interfaces without a backend', () => {
+  const rule = rules.find(({ alert }) => alert === 'VirtioUserBackendDown');
+  const excluded = (/state!~"([^"]+)"/.exec(rule?.expr ?? '')?.[1] ?? '').split('|');
+
+  it('is silent about those that run, are made or are removed', () => {
+    expect(excluded).toEqual(['running', 'creating', 'closing']);
+  });
+
+  it('says of every other state what it means', async () => {
+    const metrics = new Metrics({
+      version: '0',
+      attachments: () => [],
+      deleteQueueLength: () => 0,
+      cniInFlight: () => 0,
+      lostLogLines: () => 0,
+    });
+    const { body } = await metrics.render();
+    const states = [...body.matchAll(/^virtio_user_attachments\{state="([^"]+)"\}/gm)].map(([, state]) => state ?? '');
+    expect(states).toContain('degraded');
+    for (const state of states.filter((name) => !excluded.includes(name)))
+      expect(rule?.annotations['description']).toMatch(new RegExp(`\\b${state}\\b`));
+  });
+});
+
 describe('the dashboard', () => {
   it('names only metrics, labels and groupings that exist', async () => {
     const series = await served();

@@ -1,6 +1,7 @@
 /** What the container runtime and the IPAM delegates need in their directories. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { confNames, namesPlugin } from '../../agent/network-conf.ts';
 import { executableName } from '../../agent/package-root.ts';
 import { errnoOf, messageOf } from '../../errors.ts';
 import { supportedCniVersions } from '../executable-probe.ts';
@@ -43,13 +44,11 @@ async function ipam(binDir: string): Promise<Finding> {
 
 /** Multus users need none; the runtime takes the first file by name. */
 function configuration(confDir: string): Finding {
-  const files = names(confDir)
-    .filter((name) => /\.(conf|conflist|json)$/.test(name))
-    .sort();
+  const files = confNames(confDir);
   const ours: string[] = [];
   for (const name of files) {
     try {
-      if (/"type"\s*:\s*"virtio-user"/.test(readFileSync(join(confDir, name), 'utf8'))) ours.push(name);
+      if (namesPlugin(join(confDir, name))) ours.push(name);
     } catch (error) {
       const remedy = `make it a file that root may read, or remove it from ${confDir}`;
       return warn('network configuration', `${name}: ${messageOf(error)}`, remedy);

@@ -44,6 +44,24 @@ describe('directories of the agent', () => {
     expect(existsSync(join(directory, 'state'))).toBe(false);
   });
 
+  it('that cannot be given to the group say what the container lacks', () => {
+    // Whoever else runs the tests has no CHOWN as it is.
+    const root = process.geteuid?.() === 0;
+    chmodSync(directory, 0o777);
+    if (root) process.seteuid?.(65_534);
+    try {
+      expect(() => prepare('4242')).toThrow(
+        expect.objectContaining({
+          code: 'SYSCALL_FAILED',
+          message: expect.stringMatching(/^give .*\/run\/vhost to group 4242: EPERM/),
+          remedy: expect.stringContaining('capability CHOWN'),
+        }),
+      );
+    } finally {
+      if (root) process.seteuid?.(0);
+    }
+  });
+
   it('the group of the vhost directory comes by name or number; an unknown name is an error', () => {
     expect(prepare('root').vhostGroupId).toBe(0);
     expect(prepare(String(process.getegid?.())).vhostGroupId).toBe(process.getegid?.());

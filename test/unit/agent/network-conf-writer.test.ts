@@ -142,6 +142,29 @@ describe('the configuration of an agent that is ready', () => {
     expect(readFileSync(target(), 'utf8')).toBe(filled);
   });
 
+  it('that the runtime takes after an older one of this plugin is warned of, once; other plugins are not our concern', async () => {
+    for (const [name, type] of [
+      ['05-old.conflist', 'virtio-user'],
+      ['06-old.conflist', 'virtio-user'],
+      ['00-other.conf', 'bridge'],
+      ['01-note.txt', 'virtio-user'],
+    ] as const)
+      writeFileSync(join(directory, 'net.d', name), `{"plugins":[{"type": "${type}"}]}`);
+    open('http://127.0.0.1:1', filled);
+    await event(() => logged.length > 1);
+    const before = join(directory, 'net.d', '05-old.conflist');
+    expect(logged).toMatchObject([{ level: 'info' }, { level: 'warn', path: target(), before }]);
+  });
+
+  it('that sorts before the others of this plugin has no warning, and what cannot be read there is no trouble', async () => {
+    writeFileSync(join(directory, 'net.d', '20-late.conf'), '{"type":"virtio-user"}');
+    mkdirSync(join(directory, 'net.d', '05-directory.conf'));
+    open('http://127.0.0.1:1', filled);
+    await written();
+    await new Promise(setImmediate);
+    expect([logged.length, waiting]).toEqual([1, []]);
+  });
+
   it('is left alone by an agent that starts again, and by one that stops', async () => {
     writeFileSync(target(), filled);
     open(await apiServer(200));

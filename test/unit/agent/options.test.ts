@@ -5,6 +5,7 @@ import {
   type AgentOptions,
   type OptionSources,
   resolveAgentOptions,
+  resolveRunDir,
 } from '../../../src/agent/options.ts';
 import { version } from '../../../src/agent/version.ts';
 
@@ -64,6 +65,18 @@ describe('options of the agent', () => {
       backendDirs: ['/run/other/vhost', '/run/openvswitch'],
     });
     expect(resolve({ flags: { 'run-dir': '/run/other', socket: '/run/a.sock' } }).socket).toBe('/run/a.sock');
+  });
+
+  it.each<[string, Pick<OptionSources, 'flags' | 'environment'>]>([
+    ['/run/flag', { flags: { 'run-dir': '/run/flag' }, environment: { VIRTIO_USER_RUN_DIR: '/run/variable' } }],
+    ['/run/variable', { flags: {}, environment: { VIRTIO_USER_RUN_DIR: '/run/variable', VIRTIO_USER_CONFIG: '/x' } }],
+    ['/run/file', { flags: {}, environment: { VIRTIO_USER_CONFIG: '/x' } }],
+    ['/run/virtio-user', { flags: {}, environment: {} }],
+  ])('the run directory %s alone is found as with all the others', (found, sources) => {
+    const readFile = (): string => 'run-dir: /run/file';
+    expect(resolveRunDir({ ...sources, readFile })).toBe(found);
+    const flags = { 'node-name': 'n', ...sources.flags };
+    expect(resolveAgentOptions({ ...sources, flags, readFile }).runDir).toBe(found);
   });
 
   it('lists come comma-separated or as a list of the file', () => {

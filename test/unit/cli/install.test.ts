@@ -154,6 +154,7 @@ describe('uninstall', () => {
     const refused = await uninstall();
     expect(refused.code).toBe(exitCode.failure);
     expect(refused.err).toContain('1 pod interface is attached');
+    expect(refused.err).toContain('apply the manifests again, delete the pods');
     expect(files()).toEqual(['virtio-user', '10-vu.conf']);
     expect((await uninstall('--force')).code).toBe(0);
     expect(files()).toEqual(['10-vu.conf']);

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
@@ -158,6 +158,22 @@ describe('commands that ask the agent', () => {
         '',
       ].join('\n'),
     );
+  });
+
+  it.each<[string, (config: string) => Record<string, string>]>([
+    ['in the environment', () => ({ VIRTIO_USER_RUN_DIR: runDir })],
+    ['in the file that the environment names', (config) => ({ VIRTIO_USER_CONFIG: config })],
+  ])('the agent is found by the run directory %s', async (_where, variables) => {
+    await agentWith(attachmentView());
+    const config = join(runDir, 'agent.yaml');
+    writeFileSync(config, `run-dir: ${runDir}\n`);
+    const set = variables(config);
+    try {
+      Object.assign(process.env, set);
+      expect(await run('attachments', 'list')).toMatchObject({ code: 0, out: expect.stringContaining('default/one') });
+    } finally {
+      for (const name of Object.keys(set)) Reflect.deleteProperty(process.env, name);
+    }
   });
 
   it('attachments show tells state, features by name and what happened', async () => {

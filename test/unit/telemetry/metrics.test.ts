@@ -65,6 +65,21 @@ describe('metrics', () => {
     expect(lines.join('\n')).not.toContain('event="spins"');
   });
 
+  it('count attachments by state, with zeros for states that none has', async () => {
+    const metrics = new Metrics({
+      version: '0',
+      attachments: () => [sample({ state: 'degraded' })],
+      deleteQueueLength: () => 0,
+      cniInFlight: () => 0,
+      lostLogLines: () => 0,
+    });
+    // What `reconnect.ts` and `view.ts` say of one.
+    const states = 'creating waiting negotiating running held parked degraded tap-gone absent closing'.split(' ');
+    expect((await scrape(metrics)).filter((line) => line.startsWith('virtio_user_attachments'))).toEqual(
+      states.map((state) => `virtio_user_attachments{state="${state}"} ${state === 'degraded' ? 1 : 0}`),
+    );
+  });
+
   it('count attachments by bit of their status, with zeros for bits that none has', async () => {
     const metrics = new Metrics({
       version: '0',

@@ -18,8 +18,15 @@ app.kubernetes.io/part-of: virtio-user-cni
 {{- end -}}
 {{- end }}
 
+{{/*
+No values: the CNI executable has both built in (cni/agent_client.h, cni/delete_queue.h), and finds no agent elsewhere.
+*/}}
+{{- define "virtio-user.runDir" -}}/run/virtio-user{{- end }}
+{{- define "virtio-user.stateDir" -}}/var/lib/virtio-user{{- end }}
+
 {{- define "virtio-user.agentConfig" -}}
-{{- $paths := dict "cni-bin-dir" .Values.hostPaths.cniBinDir "run-dir" .Values.hostPaths.runDir "state-dir" .Values.hostPaths.stateDir "ovsdb" (printf "unix:%s/db.sock" .Values.hostPaths.vswitchDir) "backend-dirs" (list (printf "%s/vhost" .Values.hostPaths.runDir) .Values.hostPaths.vswitchDir) "device-info-dir" .Values.hostPaths.deviceInfoDir -}}
+{{- $runDir := include "virtio-user.runDir" . -}}
+{{- $paths := dict "cni-bin-dir" .Values.hostPaths.cniBinDir "run-dir" $runDir "state-dir" (include "virtio-user.stateDir" .) "ovsdb" (printf "unix:%s/db.sock" .Values.hostPaths.vswitchDir) "backend-dirs" (list (printf "%s/vhost" $runDir) .Values.hostPaths.vswitchDir) "device-info-dir" .Values.hostPaths.deviceInfoDir -}}
 {{- merge (dict) .Values.agent $paths | toYaml -}}
 {{- end }}
 

@@ -12,14 +12,19 @@ export PATH="$PWD/node_modules/.bin:$PATH"
 
 tiers=(check unit fuzz addon native protocol executable interop e2e)
 cluster_build_seconds=${CLUSTER_BUILD_SECONDS:-0}
-# A leaked handle keeps Jest alive after green tests: bounded here, never hidden with --forceExit.
-limit_seconds=600
 
 heading() { printf '\n\033[1m=== %s\033[0m\n' "$*"; }
 
 jest_tier() { # tier, arguments…
   local tier=$1
   shift
+  # A leaked handle keeps Jest alive after green tests: bounded here, never hidden with --forceExit.
+  local limit_seconds=600
+  case $tier in
+    cluster) limit_seconds=2400 ;;                                                # eight minutes where nothing else runs
+    interop) [ -z "${VU_MATRIX:-}" ] || limit_seconds=2400 ;;                     # ten
+    fuzz) limit_seconds=$((600 + ${VIRTIO_USER_FUZZ_MS:-0} * 8 / 1000)) ;;        # each test that fuzzes takes as long
+  esac
   local workers=(--runInBand) # the addon, namespaces and the switch are shared by the whole process
   case $tier in unit | protocol | executable) workers=(--maxWorkers=2) ;; esac
   [[ "$*" == *test/* ]] || set -- --testPathPatterns="^$PWD/test/$tier/" "$@"

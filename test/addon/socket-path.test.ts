@@ -110,7 +110,7 @@ describe('listen', () => {
     const before = openDescriptors();
     expect(faultOf(() => listen('vhost.sock')).code).toBe(code);
     expect(statSync(join(directory, 'vhost.sock'), { throwIfNoEntry: false })?.isSocket()).not.toBe(true);
-    expect(openDescriptors()).toBe(before);
+    expect(openDescriptors()).toBeLessThanOrEqual(before);
   });
 
   it('does not unlink what somebody else has put in its place', () => {

@@ -17,6 +17,7 @@ import { FakeDataPath } from '../support/fake-data-path.ts';
 import { deviceOptions } from '../support/fake-session.ts';
 import { descriptorsBackTo, openDescriptors } from '../support/open-descriptors.ts';
 import { give } from '../support/native-sockets.ts';
+import { until } from '../support/process.ts';
 import { dpdkOffer, ScriptedBackend, type ScriptedOptions, vppOffer } from '../support/scripted-backend.ts';
 
 const native = loadNative();
@@ -34,15 +35,33 @@ afterEach(() => {
 
 const socketPath = () => ({ baseDirectory: directory, relativePath: 'vhost.sock' });
 
+/** Of threads that no session has, and that earlier tests of the process may have left on their way out. */
+const passing = ['vu-dellink', 'vu-child'];
+
+function threadNames(): string[] {
+  return readdirSync('/proc/self/task').flatMap((task) => {
+    try {
+      return [readFileSync(`/proc/self/task/${task}/comm`, 'utf8').trim()];
+    } catch {
+      return []; // ended meanwhile
+    }
+  });
+}
+
 /** What else a session could leave behind: its mappings, and threads of ours. */
-function held(): { readonly descriptors: number; readonly mappings: number; readonly threads: number } {
+function held(): { readonly mappings: number; readonly threads: readonly string[] } {
   const mapped = readFileSync('/proc/self/maps', 'utf8').split('\n');
-  const threads = readdirSync('/proc/self/task').map((task) => readFileSync(`/proc/self/task/${task}/comm`, 'utf8'));
   return {
-    descriptors: openDescriptors(),
     mappings: mapped.filter((line) => /memfd:vu-/.test(line)).length,
-    threads: threads.filter((name) => name.startsWith('vu-')).length,
+    threads: threadNames().filter((name) => name.startsWith('vu-') && !passing.includes(name)),
   };
+}
+
+/** The kernel takes its time over what has ended. */
+async function expectNothingHeld(): Promise<void> {
+  const nothing = { mappings: 0, threads: ['vu-reactor'] };
+  await until('nothing to be held', () => JSON.stringify(held()) === JSON.stringify(nothing)).catch(() => undefined);
+  expect(held()).toEqual(nothing);
 }
 
 function newDevice(queues = 1): VirtioUserDevice {
@@ -139,9 +158,8 @@ describe('over a real socket', () => {
     await failureOf(device.bringUp(first.frontend));
     await warm.ended;
     first.released();
-    const before = held();
-    expect(before).toMatchObject({ mappings: 0, threads: 1 });
-    let fewest = before.descriptors;
+    await expectNothingHeld();
+    let fewest = openDescriptors();
     const mapped: number[] = [];
     for (const name of ['GET_FEATURES', 'SET_VRING_CALL', 'SET_FEATURES', 'SET_MEM_TABLE', 'SET_VRING_KICK']) {
       const backend = backendConnects({
@@ -157,9 +175,8 @@ describe('over a real socket', () => {
       await backend.ended;
       released();
       await descriptorsBackTo(fewest);
-      const { descriptors, ...others } = held();
-      fewest = Math.min(fewest, descriptors);
-      expect(others).toEqual({ mappings: 0, threads: 1 });
+      fewest = Math.min(fewest, openDescriptors());
+      await expectNothingHeld();
     }
     // Those that come after the session was made.
     expect(mapped.filter((count) => count > 0)).toHaveLength(4);
@@ -177,7 +194,7 @@ describe('over a real socket', () => {
     const since = performance.now();
     backend.die();
     expect(await outcome).toMatchObject({ code: 'DISCONNECTED', details: { request: 'SET_MEM_TABLE' } });
-    expect(performance.now() - since).toBeLessThan(1000);
+    expect(performance.now() - since).toBeLessThan(4000); // of 5000
   });
 
   it('[79] tells every backend the same labels of its new memory', async () => {

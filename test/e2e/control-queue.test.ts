@@ -78,6 +78,8 @@ describe('attachments set-queues', () => {
       const reports = await Promise.all([one, two].map(report));
       return reports.every(({ state, backendPid }) => state === 'running' && backendPid === world.ovs.switchPid);
     });
+    // OVS drops what is for a port whose queues it is about to poll: its datapath knows the port anew afterwards.
+    await until('the queues of the other pod', async () => (await polledQueues(two)) === 4);
   }
 
   async function newSwitch(): Promise<void> {

@@ -51,11 +51,12 @@ afterAll(async () => {
   }
 });
 
-const slowMachineMs = 2500;
+const slowMachineMs = 10_000;
 
-function expectDuration(called: Called, atLeastMs: number): void {
+/** @param otherMs what it would take if it waited for something else */
+function expectDuration(called: Called, atLeastMs: number, otherMs = Infinity): void {
   expect(called.durationMs).toBeGreaterThanOrEqual(atLeastMs);
-  expect(called.durationMs).toBeLessThan(atLeastMs + slowMachineMs);
+  expect(called.durationMs).toBeLessThan(Math.min(atLeastMs + slowMachineMs, otherMs));
 }
 
 describe('an agent that is away', () => {
@@ -76,10 +77,11 @@ describe('an agent that is away', () => {
     expect(error).toMatchObject({ cniVersion: '1.0.0', code });
     expect(error.msg).toContain(said);
     if (agent === null) expect(error.msg).toContain(place.socket);
-    expect(error.details).toContain('agent running');
-    expectDuration(finished, afterMs);
-    // Once every 100 ms.
-    if (agent !== null) expect(agent.connections).toBeGreaterThan(1);
+    expect(error.details).toContain(`tried for ${afterMs} ms, is the virtio-user-cni agent running`);
+    // An agent that stalls costs a CHECK 5 s.
+    expectDuration(finished, afterMs, verb === 'CHECK' ? 5000 : Infinity);
+    // Once every 100 ms; in a single second a busy machine may come to one.
+    if (agent !== null && afterMs > 1000) expect(agent.connections).toBeGreaterThan(1);
     if (agent !== null) expect(agent.connections).toBeLessThanOrEqual(2 + afterMs / 100);
   });
 });
@@ -118,7 +120,8 @@ describe('a DEL', () => {
       const { called, place } = play('DEL', situation);
       const finished = await called;
       expect(finished).toMatchObject({ code: 0, stdout: '', stderr: '' });
-      expectDuration(finished, afterMs);
+      // A lock that somebody holds costs 3 s.
+      expectDuration(finished, afterMs, afterMs === 3000 ? 6000 : Infinity);
       const entries = readdirSync(join(place.stateDir, 'delete-queue')).filter((name) => name !== 'lock');
       expect(entries).toEqual([expect.stringMatching(/^\d+\.\d{9}-\d+\.req$/)]);
     },
@@ -140,8 +143,9 @@ describe('an agent that comes late', () => {
   it('serves a waiting ADD, a waiting DEL and a waiting STATUS', async () => {
     await using place = await Place.make();
     const calls = ['ADD', 'DEL', 'STATUS'].map((verb) => place.call(callEnvironment(verb)));
-    // The executable gives no sign while it waits; the time only makes the first attempts fail.
-    await new Promise((resolve) => setTimeout(resolve, 700));
+    // The executable gives no sign while it waits; the time only makes the first attempts fail. After 3 s the DEL is
+    // queued.
+    await new Promise((resolve) => setTimeout(resolve, 300));
     await using agent = await ScriptedAgent.listen(place.socket, ({ socket, request }) =>
       socket.write(answer(request.verb === 1 ? '{"ips":[]}' : '')),
     );

@@ -92,7 +92,7 @@ describe('a variable', () => {
     child.stdin.write('{"cniVersion":"0.4.0"');
     const startedMs = performance.now();
     const [stdout] = (await once(child.stdout, 'data')) as [Buffer];
-    expect(performance.now() - startedMs).toBeLessThan(3000);
+    expect(performance.now() - startedMs).toBeLessThan(15_000);
     expect(JSON.parse(stdout.toString())).toMatchObject({ cniVersion: '0.4.0', code: 4 });
     child.stdin.destroy();
   });

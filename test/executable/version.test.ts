@@ -101,16 +101,24 @@ describe('VERSION', () => {
     const child = spawn(executablePath, [], { env: { CNI_COMMAND: 'VERSION' } });
     const startedMs = performance.now();
     const [reply] = (await once(child.stdout, 'data')) as [Buffer];
-    expect(performance.now() - startedMs).toBeLessThan(3000);
+    expect(performance.now() - startedMs).toBeLessThan(15_000);
     expect(JSON.parse(reply.toString())).toEqual({ cniVersion: '1.0.0', supportedVersions });
     child.stdin.destroy();
   });
 
   it('does not read from a terminal', async () => {
-    const script =
-      'import os, subprocess, sys, time; a, b = os.openpty(); t = time.monotonic()\n' +
-      'sys.stdout.write(subprocess.run([sys.argv[1]], stdin=b, capture_output=True, env={"CNI_COMMAND": "VERSION"}).stdout.decode())\n' +
-      'sys.exit(time.monotonic() - t > 0.9)';
+    // To read costs a second every time, a busy machine not three times.
+    const script = `
+import os, subprocess, sys, time
+a, b = os.openpty()
+def call():
+    began = time.monotonic()
+    out = subprocess.run([sys.argv[1]], stdin=b, capture_output=True, env={"CNI_COMMAND": "VERSION"}).stdout.decode()
+    return time.monotonic() - began, out
+fastest, out = min(call() for _ in range(3))
+sys.stdout.write(out)
+sys.exit(fastest > 0.9)
+`;
     const { stdout } = await promisify(execFile)('python3', ['-c', script, executablePath]);
     expect(JSON.parse(stdout)).toEqual({ cniVersion: '1.0.0', supportedVersions });
   });

@@ -2,6 +2,7 @@
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { loadNative } from '../../src/native/load.ts';
 import { Cleanup } from '../support/cleanup.ts';
+import { ringFrames } from '../support/pod.ts';
 import { until } from '../support/process.ts';
 import { TestpmdWire } from '../support/testpmd-wire.ts';
 
@@ -11,7 +12,8 @@ afterEach(async () => {
   expect(await cleanup.run()).toEqual([]);
 }, 60_000);
 
-const tcpBytes = 96 << 20;
+/** Goes on for seconds after the frames below. */
+const tcpBytes = 384 << 20;
 const killedAtFrames = 5_000n;
 
 describe('testpmd killed under load', () => {
@@ -29,7 +31,7 @@ describe('testpmd killed under load', () => {
         finished = true;
       });
       stream.catch(() => undefined); // judged below
-      await until('load', async () => ((await wire.counters()).frames[0] ?? 0n) > killedAtFrames);
+      await until('load', () => ringFrames(wire.pods[0].counters()).sent > killedAtFrames);
 
       await wire.testpmd.kill();
       expect(finished).toBe(false);

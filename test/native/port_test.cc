@@ -145,7 +145,10 @@ TEST(Session, F50_HugePagesAreTakenBeforeAnybodyTouchesThem) {
   auto made = Session::create({1, 64, 2048, kUsualFeatures, MemoryKind::kHugetlb});
   if (!made.ok()) GTEST_SKIP() << "the kernel has no huge pages to give: " << made.fault().operation;
   Session& session = *made.value();
-  ASSERT_TRUE(session.addReceiveBuffers(4096).ok());
+  // The next one may be gone meanwhile, to somebody else.
+  const auto added = session.addReceiveBuffers(4096);
+  if (!added.ok() && added.fault().errnum == ENOMEM) GTEST_SKIP() << "the kernel has no more huge pages";
+  ASSERT_TRUE(added.ok());
   for (const SharedRegion& region : session.regions()) {
     struct stat status {};
     ASSERT_EQ(::fstat(region.fd->get(), &status), 0);
@@ -453,7 +456,8 @@ TEST_P(RingStory, F40_FullRingWithoutACallIsSeenByTheFallback) {
     while (bench.tx().pop(chain)) bench.tx().push(chain.head, 0);
     bench.tx().publish();  // No notify: the call is lost.
   }
-  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(3));
+  // A tenth of a second each; 8 s with the look that others get.
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(6));
   pod.join();
 }
 
@@ -465,7 +469,7 @@ TEST_P(RingStory, F40_ReceivedFrameWithoutACallIsSeenWithinASecond) {
   bench.rx().publish();
   EXPECT_EQ(bench.receive().size(), 126U);
   // A second, and what a busy machine adds.
-  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(3));
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(10));
 }
 
 TEST(Port, TapThatIsGoneIsReportedOnce) {
@@ -590,9 +594,24 @@ TEST(Pump, IdlePortsSleep) {
     ASSERT_TRUE(eventually([&] { return benches[0]->port->counters().drop(Drop::kTxInject) == 1; }));
     const uint64_t before = pump->wakeups();
     ASSERT_EQ(::poll(nullptr, 0, 1500), 0);
-    EXPECT_LE(pump->wakeups() - before, 3U);
+    // One look for all of them each second, and what a busy machine adds.
+    EXPECT_LE(pump->wakeups() - before, 10U);
   }
   pump->stop();
+}
+
+// Of the processor, which a busy machine does not make longer.
+uint64_t cpuNsOf(Pump& pump) {
+  uint64_t ns = 0;
+  Signal asked;
+  EXPECT_TRUE(pump.post([&] {
+    timespec time{};
+    EXPECT_EQ(::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time), 0);
+    ns = static_cast<uint64_t>(time.tv_sec) * kSecondNs + static_cast<uint64_t>(time.tv_nsec);
+    asked.raise();
+  }));
+  EXPECT_TRUE(asked.wait());
+  return ns;
 }
 
 TEST(Pump, SpinIsBoundedByItsBudget) {
@@ -602,6 +621,7 @@ TEST(Pump, SpinIsBoundedByItsBudget) {
   bench.start();
   // 1 ms of spin after each frame, a frame every 1.2 ms: without the budget it would spin 80 % of the time. How much of
   // its budget it uses depends on who else wants the core.
+  const uint64_t cpuNs = cpuNsOf(*bench.pumps[0]);
   const auto begin = std::chrono::steady_clock::now();
   Chain chain;
   while (std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(1500)) {
@@ -612,8 +632,10 @@ TEST(Pump, SpinIsBoundedByItsBudget) {
     std::this_thread::sleep_for(std::chrono::microseconds(1150));
   }
   EXPECT_GT(bench.pumps[0]->fruitlessSpinNs(), 0U);
-  // Of two seconds' budgets, and the last spin of each.
-  EXPECT_LT(bench.pumps[0]->fruitlessSpinNs(), 700'000'000U);
+  const uint64_t spentNs = cpuNsOf(*bench.pumps[0]) - cpuNs;
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - begin);
+  // A budget for each second begun, and the frames' own work.
+  EXPECT_LT(spentNs, 300'000'000U * (static_cast<uint64_t>(seconds.count()) + 1) + 300'000'000U);
 }
 
 TEST_P(RingStory, F39_CallStormIsMutedAndTrafficGoesOn) {

@@ -19,7 +19,7 @@ export interface Driven {
 const headBytes = 8;
 const mostDatagrams = 60;
 const mostBytes = 1452; // IPv6 over Ethernet
-const lostAfterMs = 3000;
+const lostAfterMs = 10_000;
 
 const digest = (datagrams: readonly Uint8Array[]): string => {
   const hash = createHash('sha256');

@@ -2,24 +2,39 @@
  * A backend that sends frames, without a wire: it reads and writes the rings of a session through its memory file. Split
  * rings without EVENT_IDX, receive ring of the first pair.
  */
-import { closeSync, openSync, readdirSync, readlinkSync, readSync, writeSync } from 'node:fs';
-import type { RingLayout, Session } from '../../src/native/binding.ts';
+import { closeSync, openSync, readdirSync, readFileSync, readSync, statSync, writeSync } from 'node:fs';
+import type { FileIdentity, RingLayout, Session } from '../../src/native/binding.ts';
 import type { Cleanup } from './cleanup.ts';
 
 const headerBytes = 12;
 const descriptorBytes = 16;
 
-/** Descriptors of this process that are `what` (`anon_inode:[eventfd]`, …). */
-function descriptorsOf(what: string): number[] {
-  return readdirSync('/proc/self/fd')
-    .map(Number)
-    .filter((fd) => {
-      try {
-        return readlinkSync(`/proc/self/fd/${fd}`).startsWith(what);
-      } catch {
-        return false; // the one that the directory was read with
-      }
-    });
+/** Of each descriptor of this process what `look` finds: number by number, as a number is given again. */
+function descriptors(look: (fd: number) => string | undefined): Map<number, string> {
+  const found = new Map<number, string>();
+  for (const fd of readdirSync('/proc/self/fd').map(Number)) {
+    try {
+      const what = look(fd);
+      if (what !== undefined) found.set(fd, what);
+    } catch {
+      // the one that the directory was read with
+    }
+  }
+  return found;
+}
+
+/** All eventfds share one inode; proc(5), fdinfo tells them apart. */
+const eventfdsOpen = (): Map<number, string> =>
+  descriptors((fd) => /^eventfd-id:.*/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[0]);
+
+/** A descriptor of the file. */
+function descriptorOf({ device, inode }: FileIdentity): number {
+  const open = descriptors((fd) => {
+    const { dev, ino } = statSync(`/proc/self/fd/${fd}`, { bigint: true });
+    return dev === device && ino === inode ? 'it' : undefined;
+  });
+  for (const fd of open.keys()) return fd;
+  throw new Error('the memory of the session is not open');
 }
 
 export class MemoryBackend {
@@ -38,14 +53,12 @@ export class MemoryBackend {
     this.#ring = ring;
   }
 
-  /** @param create makes the session: its memory and its eventfds are the new descriptors then */
+  /** @param create makes the session: its eventfds are the new ones then */
   static async of(create: () => Session | Promise<Session>, cleanup: Cleanup): Promise<MemoryBackend> {
-    const kinds = ['/memfd:vu-session', 'anon_inode:[eventfd]'] as const;
-    const [memoriesBefore, eventfdsBefore] = kinds.map(descriptorsOf);
+    const before = new Set(eventfdsOpen().values());
     const session = await create();
-    const memory = descriptorsOf(kinds[0]).filter((fd) => memoriesBefore?.includes(fd) === false);
-    const eventfds = descriptorsOf(kinds[1]).filter((fd) => eventfdsBefore?.includes(fd) === false);
-    const file = openSync(`/proc/self/fd/${memory[0]}`, 'r+');
+    const eventfds = [...eventfdsOpen()].filter(([, id]) => !before.has(id)).map(([fd]) => fd);
+    const file = openSync(`/proc/self/fd/${descriptorOf(session.memory.identity())}`, 'r+');
     cleanup.add('memory of the backend', () => closeSync(file));
     return new MemoryBackend(file, eventfds, session);
   }

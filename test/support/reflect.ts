@@ -26,7 +26,7 @@ export interface Reflected {
   readonly tcpBytes: number;
 }
 
-const lostAfterMs = 3000;
+const lostAfterMs = 10_000;
 const blockBytes = 256 * 1024;
 
 function serve(port: number): void {
@@ -84,7 +84,7 @@ async function flow(host: string, port: number, datagrams: number, maximum: numb
 
 async function stream(host: string, port: number, bytes: number): Promise<void> {
   const socket = connect({ host, port, allowHalfOpen: true });
-  socket.setTimeout(10_000, () => socket.destroy(new Error('TCP stream stalls')));
+  socket.setTimeout(45_000, () => socket.destroy(new Error('TCP stream stalls')));
   const sent = createHash('sha256');
   const received = createHash('sha256');
   let back = 0;

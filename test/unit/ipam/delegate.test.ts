@@ -19,6 +19,7 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { DelegatedIpam, type IpamTimeouts } from '../../../src/ipam/delegate.ts';
 import type { IpamCall, IpamResult } from '../../../src/ipam/result.ts';
 import { withoutDescriptors } from '../../support/descriptors.ts';
+import { until } from '../../support/process.ts';
 
 const pluginDir = '/usr/lib/cni';
 const patient = new AbortController().signal;
@@ -346,7 +347,7 @@ describe('a result that is printed before the plugin has ended', () => {
 
   it('does not count when the plugin hangs, or its caller gives up', async () => {
     const type = plugin('hangs', onAdd(`${goodResult}; exec /bin/sleep 60`));
-    ipam = makeIpam({ ADD: 500 });
+    ipam = makeIpam({ ADD: 3000 });
     await expect((await ipam.add(callOf({ type }), patient)).confirmed).rejects.toMatchObject({ code: 'IPAM_FAILED' });
     ipam = makeIpam();
     const caller = new AbortController();
@@ -489,12 +490,12 @@ describe('a plugin that misbehaves', () => {
 
   it('hanging is killed with its children, and DEL is run', async () => {
     const hang = `/bin/sleep 300 & echo $! >${directory}/seen/child; wait`;
-    const hasty = makeIpam({ ADD: 1000 });
+    const hasty = makeIpam({ ADD: 3000 });
     await expect(hasty.add(callOf({ type: plugin('bad', onAdd(hang)) }), patient)).rejects.toMatchObject({
       code: 'IPAM_FAILED',
-      message: 'IPAM plugin bad ADD: no answer within 1000 ms, killed',
+      message: 'IPAM plugin bad ADD: no answer within 3000 ms, killed',
     });
-    expect(isRunning(Number(seen('child')))).toBe(false);
+    await until('the end of its child', () => !isRunning(Number(seen('child'))));
     expect(undone()).toBe(true);
   });
 

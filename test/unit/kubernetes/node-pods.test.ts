@@ -106,10 +106,10 @@ it('nothing is concluded while a watch is refused, though lists work', async () 
 });
 
 it('bookmarks keep a watch of a quiet node: it lists no more', async () => {
-  await watch(1_000);
+  await watch(4_000);
   for (let bookmark = 1; bookmark <= 8; bookmark += 1) {
     say('BOOKMARK', { kind: 'Pod', metadata: { resourceVersion: String(1_000 + bookmark) } });
-    await new Promise((resolve) => setTimeout(resolve, 200)); // the silence between is what is tested
+    await new Promise((resolve) => setTimeout(resolve, 700)); // the silence between is what is tested
   }
   expect(lists()).toBe(1);
 });

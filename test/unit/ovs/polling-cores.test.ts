@@ -12,7 +12,7 @@ describe('the cores that OVS polls', () => {
   beforeAll(async () => {
     server = new OvsdbServer();
     await server.start();
-    client = new OvsdbClient({ socketPath: server.socketPath, deadlineMs: 2_000 });
+    client = new OvsdbClient({ socketPath: server.socketPath, deadlineMs: 20_000 });
   });
   afterAll(async () => {
     client.close();

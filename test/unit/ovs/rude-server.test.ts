@@ -11,14 +11,18 @@ import { OvsdbClient } from '../../../src/ovs/ovsdb.ts';
 const signal = new AbortController().signal;
 const operations = [{ op: 'comment', comment: 'x' }];
 let directory: string;
+let socketPath: string;
 let server: Server;
 let client: OvsdbClient;
 let onRequest: (socket: Socket, request: { id: number; method?: string; result?: unknown }) => void;
 let connections = 0;
 
+const connect = (deadlineMs: number): OvsdbClient =>
+  new OvsdbClient({ socketPath, deadlineMs, jsonLimits: { maximumBytes: 1 << 20, maximumDepth: 64 } });
+
 beforeEach(async () => {
   directory = mkdtempSync(join(tmpdir(), 'vu-rude-'));
-  const socketPath = join(directory, 'db.sock');
+  socketPath = join(directory, 'db.sock');
   connections = 0;
   server = createServer((socket) => {
     connections += 1;
@@ -29,11 +33,7 @@ beforeEach(async () => {
     });
   }).listen(socketPath);
   await once(server, 'listening');
-  client = new OvsdbClient({
-    socketPath,
-    deadlineMs: 300,
-    jsonLimits: { maximumBytes: 1 << 20, maximumDepth: 64 },
-  });
+  client = connect(10_000);
 });
 afterEach(() => {
   client.close();
@@ -76,11 +76,18 @@ describe('a server', () => {
   });
 
   it('that stalls after half an answer costs the deadline, all calls on it, and nothing more', async () => {
-    onRequest = (socket) => socket.write('{"id":1,"resu');
-    const calls = await Promise.allSettled([client.transact(operations, signal), client.transact(operations, signal)]);
-    expect(calls.map((call) => call.status)).toEqual(['rejected', 'rejected']);
-    onRequest = polite;
-    expect(await client.transact(operations, signal)).toMatchObject({ kind: 'committed' });
+    // Long enough for the polite answer, too.
+    const impatient = connect(2000);
+    try {
+      onRequest = (socket) => socket.write('{"id":1,"resu');
+      const calls = [impatient.transact(operations, signal), impatient.transact(operations, signal)];
+      const settled = await Promise.allSettled(calls);
+      expect(settled.map((call) => call.status)).toEqual(['rejected', 'rejected']);
+      onRequest = polite;
+      expect(await impatient.transact(operations, signal)).toMatchObject({ kind: 'committed' });
+    } finally {
+      impatient.close();
+    }
   });
 
   it('that hangs up in the middle fails the call', async () => {

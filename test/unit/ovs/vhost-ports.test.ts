@@ -18,7 +18,7 @@ beforeAll(async () => {
   await server.start();
   server.vsctl('init');
   for (const bridge of ['br-a', 'br-b']) server.vsctl('add-br', bridge);
-  ports = connect(2000);
+  ports = connect(20_000);
 });
 afterAll(async () => {
   ports.close();
@@ -132,7 +132,7 @@ describe('the database', () => {
   });
 
   it('that is stopped (SIGSTOP) costs a deadline and is used again when it goes on', async () => {
-    const impatient = connect(200);
+    const impatient = connect(2000);
     try {
       await impatient.list('x', signal);
       server.signal('SIGSTOP');

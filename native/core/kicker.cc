@@ -14,10 +14,8 @@ constexpr int kLookMs = 20;
 // Kicks that are measured after such a look. Reading the clock twice costs about as much as the kick.
 constexpr uint32_t kMeasured = 64;
 // A kick takes well below a microsecond, or some where it wakes a thread; so much only with thousands of watches on the
-// file. Several within a second: one may have been the hypervisor's doing.
-constexpr uint64_t kLongNs = 1'000'000;
-constexpr uint32_t kLongMost = 4;
-constexpr uint64_t kSecondNs = 1'000'000'000;
+// file.
+constexpr uint64_t kSlowNs = 1'000'000;
 // Ignored where it has no handler, so that a stray one harms nobody; nothing of Node.js uses it.
 constexpr int kInterrupt = SIGURG;
 
@@ -28,10 +26,10 @@ bool installHandler() noexcept {
   return ::sigaction(kInterrupt, &action, nullptr) == 0;
 }
 
-uint64_t clockNs(clockid_t clock) noexcept {
+uint64_t ownTimeNs() noexcept {
   timespec now{};
-  ::clock_gettime(clock, &now);
-  return static_cast<uint64_t>(now.tv_sec) * kSecondNs + static_cast<uint64_t>(now.tv_nsec);
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
 
 }  // namespace
@@ -59,7 +57,7 @@ void Kicker::enter() noexcept {
 Kicked Kicker::kick(int fd) noexcept {
   if (resting_.load(std::memory_order_relaxed)) rouse();
   const bool measured = measures();
-  const uint64_t beforeNs = measured ? clockNs(CLOCK_THREAD_CPUTIME_ID) : 0;
+  const uint64_t beforeNs = measured ? ownTimeNs() : 0;
   const uint32_t mark = mark_.load(std::memory_order_relaxed);
   mark_.store(mark + 1, std::memory_order_release);
   const uint64_t one = 1;
@@ -68,28 +66,17 @@ Kicked Kicker::kick(int fd) noexcept {
   const bool blocked = written < 0 && errno == EINTR;
   mark_.store(mark + 2, std::memory_order_release);
   if (blocked) return Kicked::kBlocked;
-  return measured && isCostly(clockNs(CLOCK_THREAD_CPUTIME_ID) - beforeNs) ? Kicked::kCostly : Kicked::kMade;
+  if (!measured) return Kicked::kMade;
+  return ownTimeNs() - beforeNs < kSlowNs ? Kicked::kQuick : Kicked::kSlow;
 }
 
 bool Kicker::measures() noexcept {
   if (suspect_.load(std::memory_order_relaxed)) {
     suspect_.store(false, std::memory_order_relaxed);
-    measured_ = kMeasured;
+    toMeasure_ = kMeasured;
   }
-  if (measured_ == 0) return false;
-  --measured_;
-  return true;
-}
-
-bool Kicker::isCostly(uint64_t tookNs) noexcept {
-  if (tookNs < kLongNs) return false;
-  const uint64_t nowNs = clockNs(CLOCK_MONOTONIC);
-  if (long_ == 0 || nowNs - firstLongNs_ > kSecondNs) {
-    firstLongNs_ = nowNs;
-    long_ = 0;
-  }
-  if (++long_ < kLongMost) return false;
-  long_ = 0;
+  if (toMeasure_ == 0) return false;
+  --toMeasure_;
   return true;
 }
 

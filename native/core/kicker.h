@@ -22,7 +22,8 @@
 
 namespace vu {
 
-enum class Kicked : uint8_t { kMade, kBlocked, kCostly };
+// kMade: nobody measured it.
+enum class Kicked : uint8_t { kMade, kQuick, kSlow, kBlocked };
 
 class Kicker {
  public:
@@ -34,8 +35,8 @@ class Kicker {
 
   // On the pump thread, before its first kick.
   void enter() noexcept;
-  // On the pump thread. What is not kMade no honest backend causes. kBlocked: the write was interrupted. kCostly: it
-  // was made, as several before it that took long.
+  // On the pump thread. kBlocked: the write was interrupted, which no honest backend causes. kSlow: it took long; one
+  // may be the hypervisor's doing, several in succession of one ring are the backend's.
   Kicked kick(int fd) noexcept;
   // On the pump thread: there may be no kick for long.
   void rest() noexcept;
@@ -46,7 +47,6 @@ class Kicker {
   explicit Kicker(UniqueFd wake) noexcept : wake_(std::move(wake)) {}
   void rouse() noexcept;
   bool measures() noexcept;
-  bool isCostly(uint64_t tookNs) noexcept;
   void watch() noexcept;
   void wait(int timeoutMs) noexcept;
   void wake() noexcept;
@@ -60,10 +60,8 @@ class Kicker {
   std::atomic<bool> resting_{true};
   std::atomic<bool> asleep_{false};
   std::atomic<bool> stopped_{false};
-  // Pump thread only: kicks still to be measured, and those that took long since the first of them.
-  uint32_t measured_ = 0;
-  uint32_t long_ = 0;
-  uint64_t firstLongNs_ = 0;
+  // Pump thread only: kicks still to be measured.
+  uint32_t toMeasure_ = 0;
   Thread thread_;
 };
 

@@ -335,6 +335,8 @@ class QueuePair {
   // Misbehaviour that is forgiven up to a rate: F33 lengths, fruitless calls.
   uint64_t strikeWindowNs_ = 0;
   uint32_t strikes_ = 0;
+  // Of the receive ring and the transmit ring, in succession.
+  std::array<uint32_t, 2> slowKicks_{};
   uint64_t callWindowNs_ = 0;
   uint32_t fruitlessCalls_ = 0;
   PairCounters counters_;

@@ -14,7 +14,7 @@ import { attachmentId } from '../attachment/key.ts';
 import type { RemoveRequest } from '../attachment/api.ts';
 import { limited } from '../attachment/limited.ts';
 import type { QueuedDelete } from '../cni/queued-delete.ts';
-import { errnoOf, messageOf } from '../errors.ts';
+import { errnoOf, isExhaustion, messageOf } from '../errors.ts';
 import type { NativeFd } from '../native/binding.ts';
 import { syncDirectory } from '../sync-directory.ts';
 import type { Logger } from '../telemetry/log.ts';
@@ -81,6 +81,7 @@ export class DeleteQueue {
     const byAttachment = new Map<string, Entry[]>();
     for (const name of names) {
       const request = await this.#read(name);
+      if (request === 'unread') continue;
       if (request === null) {
         this.#length -= 1;
         continue;
@@ -120,8 +121,9 @@ export class DeleteQueue {
     }
   }
 
-  async #read(name: string): Promise<RemoveRequest | null> {
-    const { directory, decode } = this.#parts;
+  /** @returns null: it is gone, or was set aside; `unread`: the disk does not give it now */
+  async #read(name: string): Promise<RemoveRequest | 'unread' | null> {
+    const { directory, decode, onEntry, log } = this.#parts;
     const path = join(directory, name);
     try {
       const { size } = await stat(path);
@@ -132,7 +134,12 @@ export class DeleteQueue {
       if (decoded.kind === 'delete') return decoded.request;
       return await this.#setAside(path, decoded.reason);
     } catch (error) {
-      return errnoOf(error) === 'ENOENT' ? null : this.#setAside(path, messageOf(error));
+      const errno = errnoOf(error);
+      if (errno === 'ENOENT') return null;
+      if (errno !== 'EIO' && !isExhaustion(errno)) return this.#setAside(path, messageOf(error));
+      onEntry('failed');
+      log.warn({ error, path }, 'a queued delete cannot be read now; kept for another try');
+      return 'unread';
     }
   }
 

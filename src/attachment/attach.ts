@@ -15,7 +15,7 @@ import { LiveAttachment, type PodInterface } from './live-attachment.ts';
 import { identityOf } from './netns.ts';
 import { ovsPortSpec } from './ovs-port.ts';
 import { linkSetup, tapSpec } from './pod-link.ts';
-import type { CreatingRecord, ReadyRecord } from './record.ts';
+import type { CreatingRecord, DeletingRecord, ReadyRecord } from './record.ts';
 import { recordVersion } from './record.ts';
 import { Rollback } from './rollback.ts';
 import type { AttachmentSpec } from './spec.ts';
@@ -143,16 +143,15 @@ class Climb {
   async undo(): Promise<void> {
     const { log } = this.#dependencies;
     const failures = await this.#rollback.unwind();
+    if (failures.length > 0) log.error({ id: this.id, failures }, 'ADD could not be undone completely yet');
+    const deleting: DeletingRecord = { ...this.#record, phase: 'deleting', ifindex: this.#ifindex };
     try {
-      if (failures.length === 0) {
-        await this.#store.remove(this.id);
-        return;
-      }
-      log.error({ id: this.id, failures }, 'ADD could not be undone completely yet');
-      await this.#store.write({ ...this.#record, phase: 'deleting', ifindex: this.#ifindex });
+      if (failures.length === 0) await this.#store.remove(this.id);
+      else await this.#store.write(deleting);
     } catch (error) {
       // The record on disk is `creating` or `ready`: either leads to the undo, at the latest when the namespace is gone.
       log.error({ id: this.id, error }, 'the undo of an ADD could not be written down');
+      this.#store.assume(deleting);
     }
   }
 

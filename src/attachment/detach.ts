@@ -63,7 +63,7 @@ export async function detach(
     await asked;
     await live?.stopTraffic();
   }
-  const connection = live === null ? clearSocket(record, dependencies) : closeLive(live);
+  const connection = live === null ? clearSocket(record, store, dependencies) : closeLive(live);
   const steps: readonly (readonly [DetachStep, Promise<unknown>])[] = [
     ['connection', connection],
     ['OVS port', record.spec.ovs === null ? connection : removePort(record.id, connection, dependencies, signal)],
@@ -131,19 +131,18 @@ async function announceRemoval(
   }
 }
 
-/** An agent that was killed left the file of its socket. Listening there clears it away, unless somebody answers. */
-async function clearSocket({ id, spec }: AttachmentRecord, dependencies: AttachmentDependencies): Promise<void> {
-  if (!spec.backend.server) return;
-  const source = dependencies.createSource(spec.backend);
+/** An agent that was killed left the file of its socket. What cannot be cleared away is in nobody's way. */
+async function clearSocket(
+  { id, spec: { backend } }: AttachmentRecord,
+  store: RecordStore,
+  { createSource, log }: AttachmentDependencies,
+): Promise<void> {
+  // A path without `{id}` may be another attachment's by now.
+  if (store.list().some((other) => other.id !== id && other.spec.backend.path === backend.path)) return;
   try {
-    source.open((frontend, released) => {
-      frontend.close();
-      released();
-    });
+    createSource(backend).clear();
   } catch (error) {
-    dependencies.log.debug({ id, error }, 'the socket of an attachment that does not run stays');
-  } finally {
-    source.close();
+    log.debug({ id, error }, 'the socket of an attachment that does not run stays');
   }
 }
 

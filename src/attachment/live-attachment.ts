@@ -52,6 +52,8 @@ export class LiveAttachment {
   /** null without a control queue. */
   readonly #driver: PodDriver | null;
   readonly #pod: PodInterface;
+  /** At the pod's interface, once per connection; it has a descriptor of the namespace meanwhile. */
+  #macLook: Promise<string> | null = null;
   readonly #waiters = new Set<() => void>();
   #addresses: readonly string[];
 
@@ -98,6 +100,7 @@ export class LiveAttachment {
         onRunning: (running) => {
           if (running) {
             dependencies.cuts.forget(id);
+            this.#macLook = null;
             this.#driver?.start();
           } else {
             this.#driver?.stop();
@@ -192,7 +195,7 @@ export class LiveAttachment {
 
   /** No frame moves after it resolves; the TAP's descriptors are let go. Idempotent. */
   async stopTraffic(): Promise<void> {
-    await Promise.all([this.#reconnect.stopTraffic(), this.#driver?.close()]);
+    await Promise.all([this.#reconnect.stopTraffic(), this.#driver?.close(), this.#macLook]);
   }
 
   /**
@@ -200,7 +203,7 @@ export class LiveAttachment {
    * @param patienceMs what a living backend gets to let go in order
    */
   async close(patienceMs?: number): Promise<void> {
-    await Promise.all([this.#reconnect.close(patienceMs), this.#driver?.close()]);
+    await Promise.all([this.#reconnect.close(patienceMs), this.#driver?.close(), this.#macLook]);
   }
 
   counters(): PortCounters | null {
@@ -213,8 +216,11 @@ export class LiveAttachment {
 
   /** The pod's address as the device knows it; where no driver has told it yet, or none will, as its interface has it. */
   async #mac(): Promise<string> {
-    const { driverMac } = this.#device;
-    if (driverMac !== null) return driverMac;
+    return this.#device.driverMac ?? (await (this.#macLook ??= this.#lookAtMac()));
+  }
+
+  /** Never rejects. */
+  async #lookAtMac(): Promise<string> {
     const { mac } = this.spec.device;
     try {
       return (await readMac(this.spec, this.#pod, this.#dependencies)) ?? mac;

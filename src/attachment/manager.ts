@@ -13,7 +13,7 @@ import { type Absence, adopt } from './adopt.ts';
 import { attach } from './attach.ts';
 import { assertLink } from './check.ts';
 import type { AttachmentDependencies } from './dependencies.ts';
-import { detach, type DetachFailure, ipamCall, removeUnrecorded } from './detach.ts';
+import { closeLive, detach, type DetachFailure, ipamCall, removeUnrecorded } from './detach.ts';
 import { sortOut } from './gc.ts';
 import { attachmentId } from './key.ts';
 import { identityOf as identityOfAttachment, LiveAttachment } from './live-attachment.ts';
@@ -454,7 +454,7 @@ export class AttachmentManager implements Attachments {
       if (live === undefined || current === null || !sameNetns(current.netns, record.netns)) return;
       this.#live.delete(record.id);
       this.#absent.set(record.id, { kind: 'gone', reason: 'its namespace is gone' });
-      await live.close();
+      await closeLive(live);
       const { netnsPath: path } = record.spec;
       this.#dependencies.log.info({ id: record.id, path }, 'the namespace is gone; its interface was let go');
     });

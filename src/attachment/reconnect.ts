@@ -44,7 +44,7 @@ export interface ReconnectParts {
   readonly onCut: () => void;
   /** Frames that tell the switch where the pod is, as of now. Never rejects. */
   readonly announcements: () => Promise<readonly Uint8Array[]>;
-  /** All announcements after a start are out. */
+  /** All announcements after a start have begun. */
   readonly onAnnounced: () => void;
 }
 

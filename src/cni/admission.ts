@@ -72,8 +72,10 @@ export class Admission {
     }
   }
 
-  #forgetIfIdle(name: string, { running, waiting }: Group): void {
-    if (running === 0 && waiting.length === 0) this.#groups.delete(name);
+  #forgetIfIdle(name: string, group: Group): void {
+    // By now the name may be that of a later group.
+    if (this.#groups.get(name) !== group) return;
+    if (group.running === 0 && group.waiting.length === 0) this.#groups.delete(name);
   }
 
   /** Resolves with a place taken. */

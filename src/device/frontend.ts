@@ -90,4 +90,9 @@ export interface FrontendSource {
   /** Why there is no connection at the moment, for people: "listening on …", "connect …: ECONNREFUSED". */
   readonly situation: string;
   close(): void;
+  /**
+   * Instead of `open`: removes the file of a socket of ours on which nobody answers, as a process that was killed leaves
+   * it. @throws VirtioUserError as `open` does
+   */
+  clear(): void;
 }

@@ -64,6 +64,9 @@ export class ConnectSource implements FrontendSource {
     this.#cancelRetry = this.#connections.timers.after(0, () => this.#attempt());
   }
 
+  /** The file is the switch's. */
+  clear(): void {}
+
   close(): void {
     this.#closed = true;
     this.#cancelRetry?.();

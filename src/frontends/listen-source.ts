@@ -79,6 +79,11 @@ export class ListenSource implements FrontendSource {
     this.#dropHeld();
   }
 
+  /** Listening clears the name; with nothing there no switch shall find us for that moment. */
+  clear(): void {
+    if (this.#fileNow() !== null) this.#listen().close();
+  }
+
   #listen(): Listener {
     const { binding, path, mode, groupId } = this.#options;
     try {

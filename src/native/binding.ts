@@ -309,7 +309,7 @@ export type PortBreak = 'ring-corrupt' | 'kick-blocked' | 'memory-lost';
 export interface PortEvent {
   /**
    * `ring-corrupt`: a used entry that cannot be.
-   * `kick-blocked`: a write to the kick eventfd blocked, which only a backend can bring about.
+   * `kick-blocked`: writes to a kick eventfd blocked or took milliseconds, which only a backend can bring about.
    * `memory-lost`: shared memory is gone; with huge pages the backend can punch holes.
    * `tap-gone`: the TAP was deleted (EBADFD, ENODEV).
    * `backend-stalled`: the backend has taken nothing of what waits for 5 s; again after every further 5 s.

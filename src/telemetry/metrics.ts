@@ -65,8 +65,8 @@ const verbs = ['ADD', 'DEL', 'CHECK', 'GC', 'STATUS'] as const;
 const awaitedVerbs = ['ADD', 'DEL'] as const;
 
 /**
- * A ring that cannot be, a kick that blocks, memory that is gone, an index of a ring that cannot be at its orderly end,
- * features or pairs that are missing, a handshake that fails again and again, a record set aside.
+ * A ring that cannot be, a kick that blocks or is slow, memory that is gone, an index of a ring that cannot be at its orderly end,
+ * features or pairs that are missing, a handshake that fails again and again, a record that cannot be read.
  */
 const incidentKinds = [
   'ring-corrupt',

@@ -44,6 +44,8 @@ export class FakeNode {
   /** Of the agent; filled before the first attachment. */
   readonly pumps: Pump[] = [];
   devices: FakeDevice[] = [];
+  /** Thrown where a source is asked for: its path is none that is allowed. */
+  pathRefusal: Error | null = null;
   /** Thrown by `open` of the next source. */
   socketRefusal: Error | null = null;
   /** Operation of the binding for which no descriptor is left. */
@@ -200,6 +202,7 @@ export class FakeNode {
         return device;
       },
       createSource: (backend) => {
+        if (this.pathRefusal !== null) throw this.pathRefusal;
         const source = new FakeSource(backend.path, this.#socketFiles);
         source.refusal = this.socketRefusal;
         this.sources.push(source);

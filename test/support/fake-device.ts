@@ -161,6 +161,10 @@ export class FakeSource implements FrontendSource {
     this.isOpen = false;
   }
 
+  clear(): void {
+    if (!this.isOpen) this.#files.delete(this.path);
+  }
+
   /** Its file stays. */
   processDied(): void {
     this.isOpen = false;

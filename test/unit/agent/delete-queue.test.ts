@@ -7,6 +7,7 @@ import type { RemoveRequest } from '../../../src/attachment/api.ts';
 import type { QueuedDelete } from '../../../src/cni/queued-delete.ts';
 import { VirtioUserError } from '../../../src/errors.ts';
 import { silentLogger } from '../../../src/telemetry/log.ts';
+import { withoutDescriptors } from '../../support/descriptors.ts';
 
 let directory: string;
 let removed: RemoveRequest[];
@@ -106,6 +107,17 @@ describe('the queue of deletes', () => {
     expect(removed.map(({ key }) => key.containerId)).toEqual(['b']);
     await drain(queue());
     expect(results.filter((result) => result === 'corrupt')).toHaveLength(2);
+  });
+
+  it('keeps what cannot be read now, and reads it next time', async () => {
+    entry('1700000000.0-1.req', 'a');
+    const subject = queue();
+    const names = await subject.list();
+    // Nor can the directory be synced then.
+    await withoutDescriptors(() => subject.workOff(names, new AbortController().signal).catch(() => 0));
+    expect([readdirSync(directory), results, removed]).toEqual([['1700000000.0-1.req'], ['failed'], []]);
+    expect(await drain(subject)).toBe(0);
+    expect(results).toEqual(['failed', 'done']);
   });
 
   it('does not read an entry that is larger than any frame', async () => {

@@ -222,6 +222,21 @@ describe('ADD', () => {
     expect(node.leftovers()).toEqual([]);
   });
 
+  it('whose undo can neither be done nor written down is undone later', async () => {
+    node.ovs.away = true;
+    node.ipam.failing = 'DEL';
+    // Two for each record before: its file and its directory.
+    node.gate.arm(5, 'fail', (name) => name === 'file.open');
+    await expect(node.add(spec)).rejects.toMatchObject({ code: 'OVS_UNAVAILABLE' });
+    expect([node.gate.struck, node.state]).toEqual([true, 'closing']);
+    node.gate.disarm();
+    node.ipam.failing = null;
+    node.ovs.away = false;
+    await node.clock.advance(30_000);
+    await node.manager.settled();
+    expect(node.leftovers()).toEqual([]);
+  });
+
   it('whose IPAM plugin ends badly after it has answered leaves nothing', async () => {
     node.ipam.relents = true;
     await expect(node.add(spec)).rejects.toMatchObject({ code: 'IPAM_FAILED' });

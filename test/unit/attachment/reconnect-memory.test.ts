@@ -69,6 +69,7 @@ class World {
         this.#offer = onConnection;
       },
       close: () => undefined,
+      clear: () => undefined,
     };
     this.reconnect = new Reconnect({
       identity: { id: 'vu000000000001', networkName: 'net', containerId: 'c', ifName: 'eth0', pod: null },

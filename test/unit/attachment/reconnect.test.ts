@@ -515,6 +515,9 @@ describe('without a control queue', () => {
   it('announces the address it was made with when the interface cannot be looked at', async () => {
     await node.del(spec);
     await node.add({ ...spec, device: { ...spec.device, cq: false } });
+    const [link] = node.kernel.links;
+    if (link === undefined) throw new Error('no interface');
+    node.kernel.change(link, { mac: '02:00:00:00:00:77' });
     node.gate.arm(1, 'fail', (name) => name === 'watchPodLink');
     await node.connect();
     expect(sourceOf(node.port.injected[0])).toBe(spec.device.mac.replaceAll(':', ''));

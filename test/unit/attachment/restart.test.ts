@@ -195,6 +195,35 @@ describe('a new agent', () => {
     expect(node.leftovers()).toEqual([]);
   });
 
+  it('removes an attachment whose socket path is no longer allowed; its file stays', async () => {
+    await node.add(spec);
+    node.kernel.removeNetns(netns);
+    await node.killAndRestart();
+    node.pathRefusal = new VirtioUserError('SOCKET_PATH', 'not below --backend-dirs');
+    await node.del(spec);
+    expect(node.leftovers()).toEqual([expect.stringContaining('socket')]);
+  });
+
+  it('leaves a socket alone that is another attachment’s by now', async () => {
+    const backend = { ...spec.backend, path: '/run/vhost/shared.sock' };
+    await node.add({ ...spec, backend });
+    node.gate.arm(1, 'kill-before', (name) => name === 'file.rm');
+    const died = node.gate.expectDeath();
+    void node.del({ ...spec, backend });
+    await died;
+    await node.killAndRestart(() => {
+      node.ovs.away = true; // the first record stays for a while
+    });
+    const later = { ...spec, backend, key: { ...spec.key, containerId: 'container-2' } };
+    const other = { ...later, netnsPath: node.kernel.addNetns(), ovs: null };
+    await node.add(other);
+    node.ovs.away = false;
+    await node.clock.advance(30_000);
+    await node.manager.settled();
+    expect(node.source.isOpen).toBe(true);
+    expect(node.leftovers().filter((name) => name.startsWith('socket'))).toHaveLength(1);
+  });
+
   it('after a reboot gives back leases and ports, whatever is at the paths now', async () => {
     await node.add(spec);
     node.bootId = 'boot-2';

@@ -77,6 +77,28 @@ describe('admission', () => {
     await Promise.all(hung);
   });
 
+  it('a caller that leaves as its group ends takes nothing from the next group of that name', async () => {
+    const admission = new Admission({ what: 'ADD', running: 9, runningOfGroup: 1, waiting: 10 });
+    const [first, second] = [gate(), gate()];
+    const leaving = new AbortController();
+    const started: string[] = [];
+    const ended = admission.run('net', patient, first.work);
+    const left = admission.run('net', leaving.signal, async () => {}).catch(() => undefined);
+    first.open();
+    queueMicrotask(() => {
+      void admission.run('net', patient, () => {
+        started.push('second');
+        return second.work();
+      });
+    });
+    leaving.abort(new Error('gone'));
+    await Promise.all([ended, left]);
+    const third = admission.run('net', patient, async () => void started.push('third'));
+    expect(started).toEqual(['second']);
+    second.open();
+    await third;
+  });
+
   it('free places go to the groups in turn, and within one in the order they came', async () => {
     const admission = new Admission({ what: 'ADD', running: 1, runningOfGroup: 1, waiting: 10 });
     const first = gate();

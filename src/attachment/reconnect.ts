@@ -450,11 +450,19 @@ export class Reconnect {
     if (this.#connection !== null) this.#cut(this.#connection, reason);
   }
 
-  /** Ends a connection in whatever state it is: a handshake under way is given up now, not at its deadline. */
+  /**
+   * Ends a connection in whatever state it is: a handshake under way is given up now, not at its deadline. One that has
+   * come to the rings gets the time of an orderly stop to go through, since the backend may be starting the device.
+   */
   #cut(connection: Connection, reason: string): void {
+    const { clock, device } = this.#parts;
     connection.end(reason);
     // After the handshake the memory is the port's until it has quiesced: `#serve` goes that way, or is on it.
-    if (this.#negotiating) void this.#parts.device.shutDown();
+    const giveUp = (): void => {
+      if (this.#negotiating && this.#connection === connection) void device.shutDown();
+    };
+    if (device.ringsOut) clock.after(this.#orderlyStopMs, giveUp);
+    else giveUp();
   }
 
   async #shutDown(connection: Connection): Promise<readonly Anomaly[]> {

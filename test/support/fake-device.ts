@@ -94,6 +94,8 @@ export class FakeSession {
 /** What the backend behind a connection does in the handshake. */
 export type Backend =
   | { readonly kind: 'willing'; readonly degradedBy?: readonly string[]; readonly queuePairs?: number }
+  /** Has its rings, and takes until `started` for the rest. */
+  | { readonly kind: 'starting'; readonly started: Promise<void> }
   | { readonly kind: 'lacking'; readonly missing: readonly string[] }
   | { readonly kind: 'failing'; readonly error: Error }
   | { readonly kind: 'stalling' };
@@ -257,6 +259,17 @@ export class FakeDevice implements VirtioUserDevice {
       this.state = { kind: 'idle' };
       throw new VirtioUserError('CANCELLED', 'handshake given up');
     }
+    if (backend.kind === 'starting') {
+      this.ringsOut = true;
+      const givenUp = new Promise<'given up'>((resolve) => {
+        this.#giveUp = () => resolve('given up');
+      });
+      if ((await Promise.race([backend.started, givenUp])) === 'given up') {
+        connection.close();
+        this.state = { kind: 'idle' };
+        throw new VirtioUserError('CANCELLED', 'handshake given up');
+      }
+    }
     if (backend.kind === 'failing') {
       this.state = { kind: 'failed', error: backend.error };
       throw backend.error;
@@ -266,7 +279,7 @@ export class FakeDevice implements VirtioUserDevice {
       const details = { missing: backend.missing.join(', ') };
       throw new VirtioUserError('NOT_NEGOTIATED', `backend lacks ${details.missing}`, { details });
     }
-    const queuePairs = backend.queuePairs ?? this.#options.queues;
+    const { queuePairs = this.#options.queues, degradedBy = [] } = backend.kind === 'willing' ? backend : {};
     const ready: ReadyDevice = {
       session: new FakeSession() as unknown as Session,
       offeredFeatures: 0x1_0000_0020n,
@@ -277,7 +290,7 @@ export class FakeDevice implements VirtioUserDevice {
       queuePairs,
       activePairs: Math.min(this.#wantedPairs ?? queuePairs, queuePairs),
       offloads: { tapMask: 7, softwareGso: false, softwareChecksum: false, softwareGro: false },
-      degradedBy: backend.degradedBy ?? [],
+      degradedBy,
     };
     this.state = { kind: 'ready', ready };
     this.#needsReset = false;

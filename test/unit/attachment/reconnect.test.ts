@@ -370,6 +370,40 @@ describe('[84] DEL', () => {
     expect(node.leftovers()).toEqual([]);
   });
 
+  describe('in the middle of a handshake', () => {
+    async function removing(): Promise<{ readonly go: () => void; readonly call: Promise<void> }> {
+      const { promise: started, resolve: go } = Promise.withResolvers<void>();
+      await node.connect({ kind: 'starting', started });
+      const call = node.del(spec);
+      await until(() => !node.source.isOpen);
+      return { go, call };
+    }
+
+    it('lets a backend that has its rings come through, and ends in order', async () => {
+      const { go, call } = await removing();
+      expect(node.ovs.ports.size).toBe(1);
+      go();
+      await call;
+      expect(node.leftovers()).toEqual([]);
+    });
+
+    it('gives it up after two seconds, and removes the port when the switch must have seen that', async () => {
+      const { call } = await removing();
+      await node.clock.advance(2000);
+      await call;
+      expect(node.ovs.ports.size).toBe(1);
+      await node.clock.advance(30_000);
+      await node.manager.settled();
+      expect(node.leftovers()).toEqual([]);
+    });
+
+    it('gives it up at once where the backend has no ring', async () => {
+      await node.connect({ kind: 'stalling' });
+      await node.del(spec);
+      expect(node.leftovers()).toEqual([]);
+    });
+  });
+
   describe('of a switch that does not let go in order', () => {
     /** @returns the call under way, while the switch has been asked to let go */
     async function removing(): Promise<{ readonly frontend: FakeConnection; readonly call: Promise<void> }> {

@@ -2,6 +2,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
 import type { Child, ChildOutcome } from '../../src/native/binding.ts';
 import { loadNative } from '../../src/native/load.ts';
+import { openDescriptors } from '../support/open-descriptors.ts';
 import { until } from '../support/process.ts';
 
 const binding = loadNative();
@@ -130,11 +131,10 @@ describe('a child process', () => {
   });
 
   it('leaves no descriptor and no zombie behind', async () => {
-    const descriptors = (): number => readdirSync('/proc/self/fd').length;
     await script('true').ended;
-    const before = descriptors();
+    const before = openDescriptors();
     await Promise.all(Array.from({ length: 40 }, () => script('echo x').ended));
-    expect(descriptors()).toBeLessThanOrEqual(before);
+    expect(openDescriptors()).toBeLessThanOrEqual(before);
     const zombies = readdirSync('/proc').filter((pid) => /^\d+$/.test(pid) && state(pid) === `Z ${process.pid}`);
     expect(zombies).toEqual([]);
   });

@@ -12,9 +12,9 @@ import { exitCode } from '../../src/cli/exit-code.ts';
 import { errorCodes, VirtioUserError } from '../../src/errors.ts';
 import { eventReasons } from '../../src/kubernetes/event-recorder.ts';
 import { nodeStatus, stoppedStatus } from '../../src/kubernetes/node-object.ts';
-import { Metrics } from '../../src/telemetry/metrics.ts';
 import { attachmentView } from '../support/attachment-view.ts';
 import { chart, container, find, helmTemplate, type PodSpec, podSpec } from './support/manifests.ts';
+import { quietMetrics } from '../support/quiet-metrics.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -96,23 +96,14 @@ describe('docs/errors.md', () => {
 describe('docs/metrics.md', () => {
   const rows = table(manual('metrics.md'), 'metric');
 
-  const newMetrics = (): Metrics =>
-    new Metrics({
-      version: '0',
-      attachments: () => [],
-      deleteQueueLength: () => 0,
-      cniInFlight: () => 0,
-      lostLogLines: () => 0,
-    });
-
   it('has every metric of ours with its type, and no other', async () => {
-    const { body } = await newMetrics().render();
+    const { body } = await quietMetrics().render();
     const served = [...body.matchAll(/^# TYPE (virtio_user_\w+) (\w+)$/gm)].map(([, name, type]) => `${name} ${type}`);
     expect(rows.map(([name, type]) => `${code(name)} ${type}`).sort()).toEqual(served.sort());
   });
 
   it('has every state of an interface', async () => {
-    const { body } = await newMetrics().render();
+    const { body } = await quietMetrics().render();
     const states = [...body.matchAll(/^virtio_user_attachments\{state="([^"]+)"\}/gm)].map(([, state]) => state);
     const [, , , meaning = ''] = rows.find(([name]) => code(name) === 'virtio_user_attachments') ?? [];
     const listed = meaning.replaceAll(/ \([^)]*\)/g, '').replace(/^interfaces: /, '');

@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
 import { Metrics } from '../../src/telemetry/metrics.ts';
 import { chart, find, helmTemplate, readJson } from './support/manifests.ts';
+import { quietMetrics } from '../support/quiet-metrics.ts';
 
 interface Rule {
   readonly alert: string;
@@ -144,13 +145,7 @@ describe('the alert on interfaces without a backend', () => {
   });
 
   it('says of every other state what it means', async () => {
-    const metrics = new Metrics({
-      version: '0',
-      attachments: () => [],
-      deleteQueueLength: () => 0,
-      cniInFlight: () => 0,
-      lostLogLines: () => 0,
-    });
+    const metrics = quietMetrics();
     const { body } = await metrics.render();
     const states = [...body.matchAll(/^virtio_user_attachments\{state="([^"]+)"\}/gm)].map(([, state]) => state ?? '');
     expect(states).toContain('degraded');

@@ -2,7 +2,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import net from 'node:net';
 import { once } from 'node:events';
-import { readdirSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import type {
   FdSocket,
@@ -14,6 +13,7 @@ import type {
   NativeFd,
   SocketHandlers,
 } from '../../src/native/binding.ts';
+import { descriptorLinks } from './open-descriptors.ts';
 
 export interface ReceivedChunk {
   /** Offset of its first byte in the stream. */
@@ -149,15 +149,7 @@ export async function foreignPeer(
 
 /** Number and link (`socket:[inode]`) of every socket of this process. */
 function sockets(): (readonly [string, string])[] {
-  return readdirSync('/proc/self/fd').flatMap((name) => {
-    try {
-      const link = readlinkSync(`/proc/self/fd/${name}`);
-      return link.startsWith('socket:') ? [[name, link] as const] : [];
-    } catch {
-      // The descriptor of the directory that is being read.
-      return [];
-    }
-  });
+  return descriptorLinks().filter(([, link]) => link.startsWith('socket:'));
 }
 
 /** The sockets of this process, each once by its link. */

@@ -8,11 +8,11 @@ export function openDescriptors(): number {
   return readdirSync(directory).length;
 }
 
-/** What each descriptor stands for, `number link`. */
-function descriptors(): string[] {
+/** Number of each descriptor, and what it stands for: a path, `socket:[inode]`, … */
+export function descriptorLinks(): (readonly [string, string])[] {
   return readdirSync(directory).flatMap((name) => {
     try {
-      return [`${name} ${readlinkSync(`${directory}/${name}`)}`];
+      return [[name, readlinkSync(`${directory}/${name}`)] as const];
     } catch {
       // The descriptor of the directory that is being read.
       return [];
@@ -26,7 +26,7 @@ function descriptors(): string[] {
  */
 export async function descriptorsBackTo(most: number): Promise<void> {
   await until('descriptors are back', () => openDescriptors() <= most).catch((error: unknown) => {
-    throw new Error(`${openDescriptors()} descriptors are open, not ${most}: ${descriptors().join(', ')}`, {
+    throw new Error(`${openDescriptors()} descriptors are open, not ${most}: ${descriptorLinks().join('; ')}`, {
       cause: error,
     });
   });

@@ -2,17 +2,9 @@
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { DisconnectCounts, listenToChannels, sampleOf } from '../../../src/agent/samples.ts';
 import { publish } from '../../../src/telemetry/channels.ts';
-import { Metrics } from '../../../src/telemetry/metrics.ts';
 import { attachmentView } from './views.ts';
+import { quietMetrics } from '../../support/quiet-metrics.ts';
 
-const newMetrics = (): Metrics =>
-  new Metrics({
-    version: '0',
-    attachments: () => [],
-    deleteQueueLength: () => 0,
-    cniInFlight: () => 0,
-    lostLogLines: () => 0,
-  });
 const attachment = { id: 'vu1', networkName: 'net', containerId: 'c', ifName: 'eth0', pod: null };
 const reason = 'for a test';
 
@@ -29,7 +21,7 @@ describe('an incident', () => {
     ['handshake-failing', () => publish('attachmentDegraded', { attachment, failures: 5, reason })],
     ['record-corrupt', () => publish('stateCorrupt', { id: 'vu1', path: '/x.bad', reason })],
   ])('%s is counted under its kind, and under no other', async (kind, happen) => {
-    const metrics = newMetrics();
+    const metrics = quietMetrics();
     stop = listenToChannels(metrics, new DisconnectCounts());
     happen();
     const { body } = await metrics.render();
@@ -59,7 +51,7 @@ describe('a sample of an attachment', () => {
 
 it('disconnects are counted for as long as their attachment is there, whether anybody scrapes or not', () => {
   const disconnects = new DisconnectCounts();
-  stop = listenToChannels(newMetrics(), disconnects);
+  stop = listenToChannels(quietMetrics(), disconnects);
   const going = { ...attachment, id: 'vu000000000001' };
   const staying = { ...attachment, id: 'vu000000000002' };
   for (const each of [going, going, staying]) publish('backendDisconnected', { attachment: each, reason: 'gone' });

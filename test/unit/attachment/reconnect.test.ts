@@ -534,12 +534,15 @@ describe('the end of the agent', () => {
 });
 
 describe('without a control queue', () => {
-  it("announces the address that the pod's interface has, whatever it was made with", async () => {
+  beforeEach(async () => {
     await node.del(spec);
     await node.add({ ...spec, device: { ...spec.device, cq: false } });
     const [link] = node.kernel.links;
     if (link === undefined) throw new Error('no link');
     node.kernel.change(link, { mac: '02:00:00:00:00:77' });
+  });
+
+  it("announces the address that the pod's interface has, whatever it was made with", async () => {
     await node.connect();
     await node.clock.advance(500);
     expect(node.port.injected).toHaveLength(6);
@@ -547,11 +550,6 @@ describe('without a control queue', () => {
   });
 
   it('announces the address it was made with when the interface cannot be looked at', async () => {
-    await node.del(spec);
-    await node.add({ ...spec, device: { ...spec.device, cq: false } });
-    const [link] = node.kernel.links;
-    if (link === undefined) throw new Error('no interface');
-    node.kernel.change(link, { mac: '02:00:00:00:00:77' });
     node.gate.arm(1, 'fail', (name) => name === 'watchPodLink');
     await node.connect();
     expect(sourceOf(node.port.injected[0])).toBe(spec.device.mac.replaceAll(':', ''));

@@ -1,6 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { type AttachmentSample, Metrics } from '../../../src/telemetry/metrics.ts';
 import { statusBit } from '../../../src/virtio/status.ts';
+import { quietMetrics } from '../../support/quiet-metrics.ts';
 
 function sample(changes: Partial<AttachmentSample> = {}): AttachmentSample {
   return {
@@ -66,13 +67,7 @@ describe('metrics', () => {
   });
 
   it('count attachments by state, with zeros for states that none has', async () => {
-    const metrics = new Metrics({
-      version: '0',
-      attachments: () => [sample({ state: 'degraded' })],
-      deleteQueueLength: () => 0,
-      cniInFlight: () => 0,
-      lostLogLines: () => 0,
-    });
+    const metrics = quietMetrics({ attachments: () => [sample({ state: 'degraded' })] });
     // What `reconnect.ts` and `view.ts` say of one.
     const states = 'creating waiting negotiating running held parked degraded tap-gone absent closing'.split(' ');
     expect((await scrape(metrics)).filter((line) => line.startsWith('virtio_user_attachments'))).toEqual(
@@ -101,13 +96,7 @@ describe('metrics', () => {
 
   it('a removed attachment takes its series along, and counters follow the source', async () => {
     let samples = [sample(), sample({ id: 'vu000000000002', pod: 'two' })];
-    const metrics = new Metrics({
-      version: '0',
-      attachments: () => samples,
-      deleteQueueLength: () => 0,
-      cniInFlight: () => 0,
-      lostLogLines: () => 0,
-    });
+    const metrics = quietMetrics({ attachments: () => samples });
     expect((await scrape(metrics)).join('\n')).toContain('vu000000000002');
     samples = [sample({ connections: 9 })];
     const text = (await scrape(metrics)).join('\n');
@@ -116,26 +105,14 @@ describe('metrics', () => {
   });
 
   it('hostile label values stay inside their quotes', async () => {
-    const metrics = new Metrics({
-      version: '0',
-      attachments: () => [sample({ pod: 'a"} 1\nevil' })],
-      deleteQueueLength: () => 0,
-      cniInFlight: () => 0,
-      lostLogLines: () => 0,
-    });
+    const metrics = quietMetrics({ attachments: () => [sample({ pod: 'a"} 1\nevil' })] });
     const lines = await scrape(metrics);
     expect(lines.some((line) => line.startsWith('evil'))).toBe(false);
     expect(lines.join('\n')).toContain(String.raw`pod="a\"} 1\nevil"`);
   });
 
   it('have the codes of ADD and DEL from the start, so that a first failure is a rise', async () => {
-    const metrics = new Metrics({
-      version: '0',
-      attachments: () => [],
-      deleteQueueLength: () => 0,
-      cniInFlight: () => 0,
-      lostLogLines: () => 0,
-    });
+    const metrics = quietMetrics();
     expect(await scrape(metrics)).toEqual(
       expect.arrayContaining([
         'virtio_user_cni_requests_total{verb="CHECK",code="OK"} 0',
@@ -147,13 +124,7 @@ describe('metrics', () => {
   });
 
   it('count CNI calls by verb and code, with duration', async () => {
-    const metrics = new Metrics({
-      version: '0',
-      attachments: () => [],
-      deleteQueueLength: () => 0,
-      cniInFlight: () => 0,
-      lostLogLines: () => 0,
-    });
+    const metrics = quietMetrics();
     metrics.cniServed('ADD', 'OVS_UNAVAILABLE', 30);
     metrics.cniServed('DEL', null, 3);
     const lines = await scrape(metrics);
@@ -168,13 +139,7 @@ describe('metrics', () => {
   });
 
   it('count outages, queued deletes and reconciliations', async () => {
-    const metrics = new Metrics({
-      version: '0',
-      attachments: () => [],
-      deleteQueueLength: () => 0,
-      cniInFlight: () => 0,
-      lostLogLines: () => 0,
-    });
+    const metrics = quietMetrics();
     metrics.backendOutage(400);
     metrics.queuedDelete('corrupt');
     metrics.reconciled('ok');
